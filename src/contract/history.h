@@ -1,0 +1,56 @@
+/* contract/history.h -- reading one user's events, whoever keeps them.
+ *
+ * The embedded log and Spanner implement it; features, having and the SQL tables read through it.
+ *
+ * Threads  a reader from any thread, each call on its own; rows are used by the caller's thread.
+ */
+#pragma once
+
+#include "contract/record.h"
+
+enum { KZ_SOURCES_MAX = 64 };
+
+/* A run of records that belongs to a user: their own, or that of an id linked to them. Records of
+ * `owner` at or before `head` are theirs. */
+struct kz_source {
+    uint64_t owner;
+    kz_lsn head; /* newest record on the chain; 0 where there is none */
+};
+
+struct kz_history_query {
+    const struct kz_source *sources;
+    size_t source_count;
+    enum kz_chain chain;
+    kz_lsn as_of;        /* records at or before this address; UINT64_MAX for all */
+    uint32_t events_max; /* newest that many; 0 for all */
+    int64_t since_ms;    /* EVENTS with ts before this are left out; INT64_MIN for none */
+    bool include_actions;
+};
+
+struct kz_history_rows {
+    const struct kz_record **records; /* count of them, oldest first (by address) */
+    const kz_lsn *lsns;               /* their addresses */
+    size_t count;
+    bool truncated; /* events_max cut something off that since_ms would have let in */
+    void *priv;     /* the implementation's hold on the bytes */
+};
+
+struct kz_history_reader {
+    const struct kz_history_reader_ops *ops;
+};
+
+struct kz_history_reader_ops {
+    /* Fills `ret_rows`; the records stay readable until release. */
+    enum kz_code (*scan)(struct kz_history_reader *reader, const struct kz_history_query *query,
+            struct kz_history_rows *ret_rows, struct kz_err *err);
+    void (*release)(struct kz_history_reader *reader, struct kz_history_rows *rows);
+    /* Calls `each` with every record with from <= lsn < until in address order; a code other than
+     * KZ_OK from it ends the scan and is returned (KZ_END: stop, no error). */
+    enum kz_code (*scan_all)(struct kz_history_reader *reader, kz_lsn from, kz_lsn until,
+            enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
+            struct kz_err *err);
+    /* One record by address, copied into `out` (cleared first). KZ_NOT_FOUND where retention or
+     * erasure has taken it. */
+    enum kz_code (*get)(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
+            struct kz_buf *out, struct kz_err *err);
+};
