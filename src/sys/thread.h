@@ -1,0 +1,24 @@
+/* sys/thread.h -- named threads. Locks are pthread's own.
+ *
+ * Owner    whoever started it joins it, once.
+ * Fails    KZ_NO_MEMORY where the system has no more threads to give.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "base/err.h"
+
+struct kz_thread {
+    pthread_t id;
+    bool started;
+};
+
+/* `name` is shown by top and gdb, cut at 15 bytes. Signals are blocked in the new thread: they are
+ * the main thread's business. `run` and `arg` must outlive the thread. */
+KZ_MUST_USE enum kz_code kz_thread_start(struct kz_thread *thread, const char *name,
+        void (*run)(void *arg), void *arg, struct kz_err *err);
+/* Waits for `run` to return; nothing where the thread was never started or is already joined. */
+void kz_thread_join(struct kz_thread *thread);
+/* Cores this process may run on, at least 1. */
+unsigned kz_cpu_count(void);
