@@ -221,7 +221,7 @@ struct kz_result_body {
     char user_kind;
     uint8_t zero[7];
 };
-_Static_assert(sizeof(struct kz_result_body) == 168, "on disk");
+_Static_assert(sizeof(struct kz_result_body) == 152, "on disk");
 
 /* ---- DECISION and DELIVERY ------------------------------------------------------------------ */
 
@@ -250,7 +250,7 @@ struct kz_decision_body { /* the delivery's idempotency key is made of this reco
     char user_kind;
     uint8_t zero2[7];
 };
-_Static_assert(sizeof(struct kz_decision_body) == 88, "on disk");
+_Static_assert(sizeof(struct kz_decision_body) == 80, "on disk");
 
 enum kz_delivery_state {
     KZ_DELIVERY_SHOWN = 1, /* web: acknowledged by the page */
