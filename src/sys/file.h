@@ -56,7 +56,8 @@ struct kz_file_ops {
     enum kz_code (*map)(struct kz_file *file, uint64_t size, const void **ret_data,
             struct kz_err *err);
     void (*unmap)(struct kz_file *file, const void *data, uint64_t size);
-    /* An exclusive lock for as long as the file is open; KZ_LOCKED where somebody has it. */
+    /* An exclusive lock for as long as the file, opened for writing, is open; KZ_LOCKED where
+     * somebody has it. */
     enum kz_code (*lock)(struct kz_file *file, struct kz_err *err);
 };
 

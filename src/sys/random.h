@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 
-/* From the kernel (getrandom); for keys, ids and tokens. Ends the process where there are none. */
+/* From the kernel (getentropy); for keys, ids and tokens. Ends the process where there are none. */
 void kz_random_bytes(void *data, size_t size);
 
 /* xoshiro256** (Blackman and Vigna), seeded by splitmix64: the same seed gives the same numbers for

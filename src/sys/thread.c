@@ -1,0 +1,63 @@
+#include "sys/thread.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct start {
+    void (*run)(void *arg);
+    void *arg;
+    char name[16];
+};
+
+static void *enter(void *arg)
+{
+    struct start start = *(struct start *)arg;
+
+    free(arg);
+    /* The name is a courtesy to whoever looks from outside. */
+    (void)pthread_setname_np(pthread_self(), start.name);
+    start.run(start.arg);
+    return NULL;
+}
+
+enum kz_code kz_thread_start(struct kz_thread *thread, const char *name, void (*run)(void *arg),
+        void *arg, struct kz_err *err)
+{
+    struct start *start = kz_malloc(sizeof(*start));
+    sigset_t all, before;
+    int rc;
+
+    *start = (struct start){.run = run, .arg = arg};
+    snprintf(start->name, sizeof(start->name), "%.15s", name);
+    sigfillset(&all);
+    /* A new thread inherits its maker's mask. */
+    KZ_BUG_ON(pthread_sigmask(SIG_SETMASK, &all, &before) != 0);
+    rc = pthread_create(&thread->id, NULL, enter, start);
+    KZ_BUG_ON(pthread_sigmask(SIG_SETMASK, &before, NULL) != 0);
+    if (rc != 0) {
+        free(start);
+        return kz_fail(err, KZ_NO_MEMORY, "could not start thread \"%s\": %s", name, strerror(rc));
+    }
+    thread->started = true;
+    return KZ_OK;
+}
+
+void kz_thread_join(struct kz_thread *thread)
+{
+    if (!thread->started)
+        return;
+    KZ_BUG_ON(pthread_join(thread->id, NULL) != 0);
+    thread->started = false;
+}
+
+unsigned kz_cpu_count(void)
+{
+    cpu_set_t set;
+    int count = 0;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        count = CPU_COUNT(&set);
+    return count > 0 ? (unsigned)count : 1;
+}
