@@ -1,0 +1,38 @@
+/* history/checkpoint.h -- the views as a file, so that a start replays only what came after.
+ *
+ *     ckpt-<seq, 16 hex digits>.kzc = header, sections (raw copies of the views' memory), footer
+ *
+ * Every part has a CRC-32C. A checkpoint is written beside its name, synced and renamed, so it is
+ * there as a whole or not at all; the newest two are kept.
+ *
+ * Threads  save: the views' owner, or a forked child of it (it only reads the views).
+ * Fails    KZ_IO, KZ_NO_SPACE: the older checkpoints stay as they were.
+ */
+#pragma once
+
+#include "history/views.h"
+#include "sys/file.h"
+
+enum { KZ_CHECKPOINT_VERSION = 1 };
+
+struct kz_checkpoint_info {
+    kz_lsn position;     /* the first record that has to be replayed is at or after this */
+    uint64_t seq;        /* last record that is in */
+    uint64_t size_bytes;
+    bool fell_back;      /* load: the newest one was no good; `warning` says why */
+    char warning[400];
+};
+
+/* Writes the views as they are. Everything below `position` must be durable in the log. Takes its
+ * seq from the views. `project` is a project's name; `ret_info` may be NULL. */
+KZ_MUST_USE enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir,
+        const struct kz_views *views, kz_lsn position, const char *project,
+        struct kz_checkpoint_info *ret_info, struct kz_err *err);
+
+/* Loads the newest checkpoint that is whole. KZ_NOT_FOUND: there is none, replay from the start.
+ * KZ_CORRUPT: there are some and none is whole. KZ_UNSUPPORTED: written by a newer Kizashi.
+ * KZ_CONFLICT: of another project. The last two are final: no older file is tried.
+ * `dead_letters_max` as in kz_views_new(). */
+KZ_MUST_USE enum kz_code kz_checkpoint_load(struct kz_fs *fs, const char *dir, const char *project,
+        uint32_t dead_letters_max, struct kz_views **ret_views, struct kz_checkpoint_info *ret_info,
+        struct kz_err *err);
