@@ -28,25 +28,18 @@ int64_t kz_trigger_due(const struct kz_trigger_state *state)
 
 /* Whether a count rule is reached by a hit at `ts_ms`; records the hit either way. */
 static bool count_reached(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
-        const int64_t *hits, size_t hit_count, int64_t ts_ms, kz_lsn event,
-        struct kz_trigger_step *step)
+        size_t hits, int64_t ts_ms, kz_lsn event, struct kz_trigger_step *step)
 {
-    int64_t from_ms = ts_ms - def->count.within_ms;
-    size_t within = 1;
-
-    for (size_t i = 0; i < hit_count; i++)
-        if (hits[i] > from_ms && hits[i] <= ts_ms)
-            within++;
-    emit(step, KZ_TRIGGER_COUNT, from_ms, ts_ms, event);
-    if (within < def->count.reaches || ts_ms < state->rearm_due_ms)
+    emit(step, KZ_TRIGGER_COUNT, ts_ms - def->count.within_ms, ts_ms, event);
+    if (hits + 1 < def->count.reaches || ts_ms < state->rearm_due_ms)
         return false;
     emit(step, KZ_TRIGGER_REACHED, ts_ms + def->count.rearm_ms, ts_ms, event);
     return true;
 }
 
 void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
-        const int64_t *hits, size_t hit_count, const struct kz_match *match, int64_t ts_ms,
-        kz_lsn event, struct kz_trigger_step *ret_step)
+        size_t hits, const struct kz_match *match, int64_t ts_ms, kz_lsn event,
+        struct kz_trigger_step *ret_step)
 {
     static const struct kz_trigger_state nothing;
     struct kz_trigger_step *step = ret_step;
@@ -58,7 +51,7 @@ void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigg
         emit(step, KZ_TRIGGER_CANCEL, 0, ts_ms, event);
     if (!match->when)
         return;
-    if (def->count.of && !count_reached(def, state, hits, hit_count, ts_ms, event, step))
+    if (def->count.of && !count_reached(def, state, hits, ts_ms, event, step))
         return;
     if (def->delay_ms) {
         emit(step, KZ_TRIGGER_DELAY, ts_ms + def->delay_ms, ts_ms, event);

@@ -77,8 +77,11 @@ static void event(struct run *run, int64_t ts, bool when, bool unless)
     struct kz_match match = {.when = when, .unless = unless};
     struct kz_trigger_step step;
 
-    kz_trigger_on_event(&run->def, &run->state, run->hits, run->hit_count, &match, ts,
-            (kz_lsn)ts + 1, &step);
+    size_t hits = 0;
+
+    for (size_t i = 0; i < run->hit_count; i++)
+        hits += run->hits[i] > ts - run->def.count.within_ms;
+    kz_trigger_on_event(&run->def, &run->state, hits, &match, ts, (kz_lsn)ts + 1, &step);
     apply(run, &step);
 }
 

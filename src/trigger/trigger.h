@@ -74,10 +74,11 @@ struct kz_trigger_step {
     int64_t timer_ms;   /* a timer to set, 0 none */
 };
 
-/* `state` NULL: nothing kept yet. `hits` are the rule's times, any order, 0 unused. */
+/* `state` NULL: nothing kept yet. `hits` is how many earlier hits of a count rule lie in its window,
+ * that is after ts_ms - within. */
 void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
-        const int64_t *hits, size_t hit_count, const struct kz_match *match, int64_t ts_ms,
-        kz_lsn event, struct kz_trigger_step *ret_step);
+        size_t hits, const struct kz_match *match, int64_t ts_ms, kz_lsn event,
+        struct kz_trigger_step *ret_step);
 /* Gives op_count 0 where the timer was overtaken: cancelled, restarted, fired. */
 void kz_trigger_on_timer(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
         int64_t due_ms, struct kz_trigger_step *ret_step);

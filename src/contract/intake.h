@@ -1,0 +1,69 @@
+/* contract/intake.h -- how events enter the pipeline, whoever collects them.
+ *
+ * collect makes submissions; the embedded pipeline or the Pub/Sub bus takes them.
+ *
+ * Threads  the pipeline's.
+ */
+#pragma once
+
+#include "contract/record.h"
+
+enum kz_intake_state { KZ_INTAKE_ACCEPTED, KZ_INTAKE_DUPLICATE, KZ_INTAKE_REJECTED };
+
+enum { KZ_EVENT_ID_MADE_SIZE = 26 };
+
+/* One event of a submission. REJECTED before submitting (shape found it wrong): code, message and
+ * payload are kept as a dead letter. The pipeline may reject as well. */
+struct kz_intake_item {
+    struct kz_event event;
+    enum kz_intake_state state;
+    const char *code;      /* rejected: short and stable */
+    struct kz_str message; /* rejected: for the sender */
+    struct kz_str payload; /* rejected: what came in */
+    uint64_t seq;          /* accepted: its place */
+    char made_id[KZ_EVENT_ID_MADE_SIZE]; /* where the client sent no event_id */
+    struct kz_value columns[KZ_COLUMNS_MAX];
+};
+
+/* What a caller of ?wait= is told. */
+struct kz_wait_pending {
+    unsigned model;
+    const char *reason; /* "timeout", "dead_letter", "superseded", "expired", "dropped" */
+};
+
+struct kz_submission {
+    struct kz_intake_item **items; /* borrowed until done */
+    size_t item_count;
+    const bool *wait_models; /* [model_count] which to wait for, or NULL */
+    uint32_t wait_timeout_ms;
+
+    /* Called once: KZ_OK when everything accepted is durable (and what was waited for is there or
+     * timed out); else nothing of it was accepted, and `err` says why. */
+    void (*done)(struct kz_submission *submission, enum kz_code code, const struct kz_err *err);
+    void *user;
+
+    /* Set when done, where models were waited for. */
+    kz_lsn *results; /* RESULT records, to be read as predictions */
+    size_t result_count;
+    struct kz_wait_pending *pending;
+    size_t pending_count;
+
+    /* The pipeline's own. */
+    struct kz_submission *next;
+    kz_lsn durable_at;
+    int64_t wait_until_us;
+    size_t wait_open;
+    int64_t started_us;
+};
+
+struct kz_intake {
+    const struct kz_intake_ops *ops;
+};
+
+struct kz_intake_ops {
+    /* Takes a submission; `done` follows later, or within the call on refusal (KZ_OVERLOADED,
+     * KZ_NO_SPACE, KZ_UNAVAILABLE). */
+    void (*submit)(struct kz_intake *intake, struct kz_submission *submission);
+    /* Whether a request should be refused before its body is read: KZ_OK or the reason. */
+    enum kz_code (*ready)(struct kz_intake *intake, struct kz_err *err);
+};
