@@ -1,0 +1,5 @@
+-- 1 when nothing more is heard of the visitor within the horizon, else 0: one row, one column.
+-- `events` holds what came after the request; @now and @horizon are milliseconds.
+SELECT count(*) = 0 AS label
+FROM events
+WHERE ts <= @now + @horizon
