@@ -37,7 +37,7 @@ class Leaving(kizashi.Model):
         """Scores in (0, 1), shape (n,), of features (n, k); a missing value is NaN."""
         if batch.names != self.names:
             self.columns = [batch.names.index(name) for name in self.terms]
-            self.names = list(batch.names)
+            self.names = batch.names
         if np is not None:
             return self.score_array(np.asarray(batch.features))
         return [self.score_row(row) for row in batch.features]

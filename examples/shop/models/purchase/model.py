@@ -45,7 +45,7 @@ class Purchase(kizashi.Model):
     def bind(self, names):
         """Looks up the place of each tree's features among the batch's columns."""
         self.columns = [[names.index(name) for name in tree["features"]] for tree in self.trees]
-        self.names = list(names)
+        self.names = names
         if np is not None:
             self.columns = np.array(self.columns)
 
