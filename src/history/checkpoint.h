@@ -23,8 +23,9 @@ struct kz_checkpoint_info {
     char warning[400];
 };
 
-/* Writes the views as they are. Everything below `position` must be durable in the log. Takes its
- * seq from the views. `project` is a project's name; `ret_info` may be NULL. */
+/* Writes the views as they are. Everything applied to them must be durable in the log before this
+ * returns KZ_OK to anybody who drops segments: a checkpoint must not know what a power cut takes
+ * back. `position` is the log's end at that moment, and the seq is the views'. `project` is a project's name; `ret_info` may be NULL. */
 KZ_MUST_USE enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir,
         const struct kz_views *views, kz_lsn position, const char *project,
         struct kz_checkpoint_info *ret_info, struct kz_err *err);

@@ -8,7 +8,8 @@
  * Threads  one; a forked child may read (history/checkpoint.h).
  * Life     new or kz_checkpoint_load(), apply*, free.
  * Pointers to users and slots stay valid while the user or slot exists: memory is in chunks that
- *          never move. User indexes are never used again while the process lives.
+ *          never move. The index of a user who is gone (erased, forgotten) is given to somebody else
+ *          only after KZ_VIEWS_INDEX_REST others have gone.
  * Fails    apply: KZ_CORRUPT for a body that is not what its type says. Never logs.
  */
 #pragma once
@@ -22,6 +23,7 @@ enum {
     KZ_VIEWS_TIMES_MAX = 64 * KZ_TIMES_PER_SLOT, /* hits or deliveries kept of a (user, name) */
     KZ_VIEWS_CAP_TIMES_MAX = 100000,             /* deliveries kept of an action in total */
     KZ_VIEWS_CONTROLS_MAX = 4096,                /* operator's words; past that the oldest goes */
+    KZ_VIEWS_INDEX_REST = 65536,
 };
 
 /* `dead_letters_max` 0: 10,000. */
@@ -184,7 +186,12 @@ void kz_views_erase_owners(const struct kz_views *views, uint32_t user, struct k
 /* Appends a CARRY body (history/carry.h): the user's whole state, to be logged under their owner
  * before old segments are dropped. Bring views up to date first. */
 void kz_views_carry(const struct kz_views *views, uint32_t user, struct kz_buf *out);
-/* The same for what belongs to nobody; logged with owner 0. */
+/* Whether nothing is left to keep of a user once the log below `below` is dropped: no event at or
+ * after it, no slots, no links. Then a CARRY of kz_views_forget()'s body makes the views forget them;
+ * without it memory would grow with every visitor there ever was. */
+bool kz_views_can_forget(const struct kz_views *views, uint32_t user, kz_lsn below);
+void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf *out);
+/* A CARRY body of what belongs to nobody (this section's neighbour above); logged with owner 0. */
 void kz_views_carry_globals(const struct kz_views *views, struct kz_buf *out);
 
 struct kz_views_stats {
