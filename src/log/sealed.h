@@ -5,33 +5,30 @@
  * records are one block read. docs/sealed-format.md is the layout in prose.
  *
  *     raw segment -> kz_sealed_sort -> kz_sealed_writer_add* -> finish -> NNNNNNNN.kzs
- *     kz_sealed_open -> seek, prev* | get | find_key | scan | scan_sorted | check
+ *     kz_sealed_open -> owner | get | find_key | each | each_sorted | fsck
  *
  * The step along a chain in a sealed segment: `prev` of its records is not followed one by one, for
- * all of them lie side by side. Seek (owner, head), take records newest to oldest, skip those of the
- * other chain, and where the run ends go on at `prev` of the oldest one taken: it leads to an earlier
- * segment, or is 0.
+ * they lie side by side. kz_sealed_owner() gives all of the owner's records on that chain at or below
+ * the head, and `prev` of the oldest one leads to an earlier segment, or is 0.
  *
- * Owner    whoever opened it; the segment table counts its readers.
- * Threads  a kz_sealed from any; a cursor, a writer from one at a time; a pool from any.
- * Fails    KZ_CORRUPT for any byte that is not as written, KZ_UNSUPPORTED for a newer version, and
- *          what the file system says. A truncation while it is mapped cannot be survived (SIGBUS).
+ * Owner    its kz_segment, which also maps the file and counts the readers.
+ * Threads  a kz_sealed from any, each call on its own; a writer from one at a time.
+ * Fails    KZ_CORRUPT for any byte that is not as written, KZ_UNSUPPORTED for a newer version; a
+ *          writer also with what the file system says. Never logs.
  */
 #pragma once
 
-#include "contract/record.h"
-#include "sys/file.h"
+#include "base/arena.h"
+#include "log/log.h"
 
 struct kz_sealed;
 struct kz_sealed_writer;
-struct kz_sealed_pool;
-struct kz_sealed_scratch;
 
 enum {
     KZ_SEALED_VERSION = 1,
     KZ_SEALED_BLOCK_BYTES = 32 << 10,       /* decompressed; a larger record has its own block */
     KZ_SEALED_RECORD_MAX_BYTES = 16 << 20,  /* twice the frame limit: more is corruption */
-    KZ_SEALED_SCAN_WINDOW_BYTES = 64 << 20, /* addresses gathered at a time by kz_sealed_scan() */
+    KZ_SEALED_SCAN_WINDOW_BYTES = 64 << 20, /* addresses gathered at a time by kz_sealed_each() */
     KZ_SEALED_LEVEL = 1,                    /* of zstd */
 };
 
@@ -65,8 +62,8 @@ struct kz_sealed_header {
     uint64_t owners_offset, owners_size, owner_count;
     uint32_t keys_crc, owners_crc;
     uint64_t file_size;
-    uint32_t zero;
-    uint32_t crc; /* of all before it */
+    uint32_t last_crc; /* of the raw segment's last frame, which its successor names */
+    uint32_t crc;      /* of all before it */
 };
 _Static_assert(sizeof(struct kz_sealed_header) == 192, "on disk");
 
@@ -106,6 +103,7 @@ struct kz_sealed_params {
     uint64_t seq_first, seq_last;
     int64_t at_first_ms, at_last_ms;
     kz_lsn end;
+    uint32_t last_crc;
     const uint64_t *erased; /* sorted owners whose records are left out, or NULL */
     size_t erased_count;
     uint64_t left_out_count; /* by an earlier sealing: a rewrite passes on what the old header says */
@@ -137,61 +135,51 @@ struct kz_sealed_entry {
 void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count);
 
 /* ---- reading -------------------------------------------------------------------------------- */
+/* A sealed segment is read through bytes that the caller has mapped; it owns no file. Records handed
+ * out are 8-byte aligned and have their original addresses. */
 
-/* Decompressors and their buffers, lent to one reader at a time; up to `idle_max` are kept. */
-struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max);
-void kz_sealed_pool_free(struct kz_sealed_pool *pool);
-KZ_DEFINE_FREEP(struct kz_sealed_pool, kz_sealed_pool_free)
-
-/* Maps the file and verifies header, footer and index; blocks and filters are verified when they
- * are read. `pool` is borrowed. */
-KZ_MUST_USE enum kz_code kz_sealed_open(struct kz_fs *fs, const char *path,
-        struct kz_sealed_pool *pool, struct kz_sealed **ret_sealed, struct kz_err *err);
-void kz_sealed_close(struct kz_sealed *sealed);
+/* Checks header, footer and index of segment `number`; blocks and filters are verified when they
+ * are read. `data` is 8-byte aligned and borrowed until close, `path` is copied, for messages. */
+KZ_MUST_USE enum kz_code kz_sealed_open(const char *path, const void *data, uint64_t size,
+        uint32_t number, struct kz_sealed **ret_sealed, struct kz_err *err);
+void kz_sealed_close(struct kz_sealed *sealed); /* NULL is nothing */
 KZ_DEFINE_FREEP(struct kz_sealed, kz_sealed_close)
+/* Borrowed. */
 const struct kz_sealed_header *kz_sealed_get_header(const struct kz_sealed *sealed);
+/* Fills all but `current`. */
+void kz_sealed_info(const struct kz_sealed *sealed, struct kz_log_segment_info *ret_info);
+const uint8_t *kz_sealed_log_id(const struct kz_sealed *sealed); /* 16 bytes */
 
-/* Walks the records of one owner from new to old. */
-struct kz_sealed_cursor {
-    struct kz_sealed *sealed;
-    struct kz_sealed_scratch *scratch;
-    uint64_t owner;
-    uint32_t block;  /* the one in scratch */
-    uint32_t limit;  /* records after this offset are left out */
-    uint32_t left;   /* of the block's records, not given yet */
-    bool loaded, ended;
-};
-
-/* Stands behind the newest record of `owner` at or before `head`. Reads nothing yet. */
-void kz_sealed_seek(struct kz_sealed_cursor *cursor, struct kz_sealed *sealed, uint64_t owner,
-        kz_lsn head);
-/* The next older record; borrowed until the next call on the cursor. KZ_END after the oldest. */
-KZ_MUST_USE enum kz_code kz_sealed_prev(struct kz_sealed_cursor *cursor, kz_lsn *ret_lsn,
-        const struct kz_record **ret_record, struct kz_err *err);
-/* Gives the buffers back; also after a failure. */
-void kz_sealed_cursor_done(struct kz_sealed_cursor *cursor);
-
-/* One record, copied into `out` (cleared first, and on failure too). KZ_NOT_FOUND: not in here. */
-KZ_MUST_USE enum kz_code kz_sealed_get(struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
+/* The newest at most `count_max` records of `owner` on `chain` with address <= `newest`, newest
+ * first, into records[] and lsns[], copied to `arena`. None: *ret_count is 0 and the chain ends here
+ * (erased). KZ_TOO_LARGE where the arena is full. */
+KZ_MUST_USE enum kz_code kz_sealed_owner(const struct kz_sealed *sealed, uint64_t owner,
+        enum kz_chain chain, kz_lsn newest, size_t count_max, struct kz_arena *arena,
+        const struct kz_record **records, kz_lsn *lsns, size_t *ret_count, struct kz_err *err);
+/* Whether there is any record of `owner`. The filter answers nearly every time it is no. */
+KZ_MUST_USE enum kz_code kz_sealed_has_owner(const struct kz_sealed *sealed, uint64_t owner,
+        bool *ret_has, struct kz_err *err);
+/* Appends the record at `lsn` to `out`. `owner` 0: nobody's or not known, and where it is somebody's
+ * the whole segment is searched. KZ_NOT_FOUND: not in here. */
+KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err);
-/* Whether there is a record of this owner; false is certain, true wrong once in 10,000. */
-KZ_MUST_USE enum kz_code kz_sealed_may_have_owner(struct kz_sealed *sealed, uint64_t owner,
-        bool *ret_may, struct kz_err *err);
-/* The owner's newest record with this key (not 0) that satisfies `match` (NULL: any). Without it the
- * filter answers, nearly always. */
-KZ_MUST_USE enum kz_code kz_sealed_find_key(struct kz_sealed *sealed, uint64_t key, uint64_t owner,
-        bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
-        struct kz_err *err);
-
-/* Calls `each` with every record with from <= lsn < until, in order of address; what it returns
- * other than KZ_OK ends the scan and is returned. The file is gone through once for each 64 MiB of
- * addresses, and holds that much in memory: for rebuilds, dumps and full scans. */
-KZ_MUST_USE enum kz_code kz_sealed_scan(struct kz_sealed *sealed, kz_lsn from, kz_lsn until,
+/* Filter first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:
+ * any), the newest first? `owner` 0: anybody's, in no order, and the whole segment is searched where
+ * the filter does not rule it out. */
+KZ_MUST_USE enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key,
+        uint64_t owner, bool (*match)(void *arg, const struct kz_record *record), void *arg,
+        bool *ret_found, struct kz_err *err);
+/* Every record with from <= lsn < until in address order; a code of `each` other than KZ_OK ends it
+ * and is returned. Decompresses the file once for each KZ_SEALED_SCAN_WINDOW_BYTES of addresses and
+ * holds that much: for rebuilds, dumps and full scans. */
+KZ_MUST_USE enum kz_code kz_sealed_each(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
-/* The same in order of (owner, lsn), everything, with one block in memory. */
-KZ_MUST_USE enum kz_code kz_sealed_scan_sorted(struct kz_sealed *sealed,
+/* Every record in the order of the file: by (owner, lsn), with one block in memory. */
+KZ_MUST_USE enum kz_code kz_sealed_each_sorted(const struct kz_sealed *sealed,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
-/* Verifies every byte and every promise of this header: fsck. Reports nothing by itself. */
-KZ_MUST_USE enum kz_code kz_sealed_check(struct kz_sealed *sealed, struct kz_err *err);
+/* Verifies every byte of the file, its order, counts and filters; problems go to `report`, one line
+ * each. The insides of records are fsck's. KZ_CORRUPT where there was any. */
+KZ_MUST_USE enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
+        void (*report)(void *arg, const char *line), void *arg, struct kz_err *err);

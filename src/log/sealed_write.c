@@ -1,0 +1,316 @@
+/* How a sealed segment comes to be.
+ *
+ * W1  Until finish has returned, only the temporary file has been touched: a crash leaves nothing
+ *     but that, and open removes it.
+ * W2  The order is: all bytes, header last; sync; rename; sync of the directory. So the name never
+ *     leads to a file that is not whole.
+ * W3  Records come sorted by (owner, lsn) and leave in blocks in that order; a block is cut before
+ *     the record that would take it past KZ_SEALED_BLOCK_BYTES.
+ */
+#include "log/sealed.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "codec/crc32c.h"
+#include "codec/zstd.h"
+#include "log/filter.h"
+
+enum {
+    WRITE_BYTES = 1 << 20, /* gathered before a pwrite */
+    FILTER_ALIGN = KZ_FILTER_BLOCK_BYTES,
+    RADIX = 256,
+};
+
+struct kz_sealed_writer {
+    struct kz_sealed_params params;
+    struct kz_file *file;
+    struct kz_zstd *zstd;
+    struct kz_sealed_header header;
+    struct kz_sealed_block block; /* being filled */
+    struct kz_buf raw;            /* its records */
+    struct kz_buf out;            /* not written yet */
+    uint64_t written_bytes;       /* of the file; `out` goes there */
+    struct kz_buf index;          /* struct kz_sealed_block each */
+    struct kz_buf keys, owners;   /* uint64_t each */
+    uint64_t owner_last;
+    kz_lsn lsn_last;
+    size_t erased_at; /* erased owners before it are below owner_last */
+    bool any, named;
+    char *temporary; /* path */
+};
+
+void kz_sealed_name(uint32_t segment, bool temporary, char ret_name[KZ_SEALED_NAME_BYTES])
+{
+    (void)snprintf(ret_name, KZ_SEALED_NAME_BYTES, "%08" PRIx32 ".kzs%s", segment,
+            temporary ? ".tmp" : "");
+}
+
+bool kz_sealed_name_parse(const char *name, uint32_t *ret_segment, bool *ret_temporary)
+{
+    char again[KZ_SEALED_NAME_BYTES];
+    uint32_t segment;
+
+    if (strlen(name) < 12 || sscanf(name, "%8" SCNx32, &segment) != 1)
+        return false;
+    for (int temporary = 0; temporary < 2; temporary++) {
+        kz_sealed_name(segment, temporary, again);
+        if (strcmp(name, again) == 0) {
+            *ret_segment = segment;
+            *ret_temporary = temporary;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Counts every byte value of every position in one pass, then moves only where a position tells
+ * owners apart. */
+void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count)
+{
+    KZ_AUTO(kz_freep) struct kz_sealed_entry *spare = kz_malloc(count * sizeof(*entries) + 1);
+    KZ_AUTO(kz_freep) size_t(*counts)[RADIX] = kz_calloc(8, sizeof(*counts));
+    struct kz_sealed_entry *from = entries, *to = spare;
+
+    for (size_t i = 0; i < count; i++)
+        for (int digit = 0; digit < 8; digit++)
+            counts[digit][(uint8_t)(entries[i].owner >> (8 * digit))]++;
+    for (int digit = 0; digit < 8 && count; digit++) {
+        size_t *starts = counts[digit], sum = 0;
+        struct kz_sealed_entry *moved = to;
+
+        if (starts[(uint8_t)(from[0].owner >> (8 * digit))] == count)
+            continue;
+        for (int value = 0; value < RADIX; value++) {
+            size_t n = starts[value];
+
+            starts[value] = sum;
+            sum += n;
+        }
+        for (size_t i = 0; i < count; i++)
+            to[starts[(uint8_t)(from[i].owner >> (8 * digit))]++] = from[i];
+        to = from;
+        from = moved;
+    }
+    if (from != entries)
+        memcpy(entries, from, count * sizeof(*entries));
+}
+
+enum kz_code kz_sealed_writer_new(const struct kz_sealed_params *params,
+        struct kz_sealed_writer **ret_writer, struct kz_err *err)
+{
+    KZ_AUTO(kz_sealed_writer_freep) struct kz_sealed_writer *writer = kz_calloc(1, sizeof(*writer));
+    char name[KZ_SEALED_NAME_BYTES];
+    struct kz_buf path = {0};
+
+    writer->params = *params;
+    kz_sealed_name(params->segment, true, name);
+    kz_buf_printf(&path, "%s/%s", params->dir, name);
+    kz_buf_char(&path, 0);
+    writer->temporary = path.data;
+    KZ_TRY(params->fs->ops->open(params->fs, writer->temporary,
+            KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &writer->file, err));
+    writer->zstd = kz_zstd_new(KZ_STR_NULL, params->level ? params->level : KZ_SEALED_LEVEL);
+    if (!writer->zstd)
+        return kz_fail(err, KZ_NO_MEMORY, "could not start compressing \"%s\"", writer->temporary);
+    writer->header = (struct kz_sealed_header){
+            .magic = KZ_SEALED_MAGIC,
+            .version = KZ_SEALED_VERSION,
+            .segment = params->segment,
+            .seq_first = params->seq_first,
+            .seq_last = params->seq_last,
+            .at_first_ms = params->at_first_ms,
+            .at_last_ms = params->at_last_ms,
+            .left_out_count = params->left_out_count,
+            .end = params->end,
+            .last_crc = params->last_crc,
+    };
+    memcpy(writer->header.log_id, params->log_id, sizeof(writer->header.log_id));
+    /* The header's place; its contents are known last. */
+    memset(kz_buf_extend(&writer->out, sizeof(writer->header)), 0, sizeof(writer->header));
+    *ret_writer = kz_take(&writer);
+    return KZ_OK;
+}
+
+void kz_sealed_writer_free(struct kz_sealed_writer *writer)
+{
+    struct kz_fs *fs;
+
+    if (!writer)
+        return;
+    fs = writer->params.fs;
+    if (writer->file) {
+        kz_file_close(writer->file);
+        if (!writer->named)
+            (void)fs->ops->unlink(fs, writer->temporary, NULL); /* else the next open does it */
+    }
+    kz_zstd_free(writer->zstd);
+    kz_buf_done(&writer->raw);
+    kz_buf_done(&writer->out);
+    kz_buf_done(&writer->index);
+    kz_buf_done(&writer->keys);
+    kz_buf_done(&writer->owners);
+    free(writer->temporary);
+    free(writer);
+}
+
+static uint64_t file_end(const struct kz_sealed_writer *writer)
+{
+    return writer->written_bytes + writer->out.size;
+}
+
+static enum kz_code write_out(struct kz_sealed_writer *writer, struct kz_err *err)
+{
+    KZ_TRY(writer->file->ops->pwrite(
+            writer->file, writer->out.data, writer->out.size, writer->written_bytes, err));
+    writer->written_bytes += writer->out.size;
+    kz_buf_clear(&writer->out);
+    return KZ_OK;
+}
+
+static enum kz_code end_block(struct kz_sealed_writer *writer, struct kz_err *err)
+{
+    struct kz_sealed_block *block = &writer->block;
+    size_t start = writer->out.size;
+
+    if (!block->record_count)
+        return KZ_OK;
+    block->at = file_end(writer);
+    block->raw_size = (uint32_t)writer->raw.size;
+    KZ_TRY(kz_zstd_compress(writer->zstd, kz_buf_view(&writer->raw), &writer->out, err));
+    block->stored_size = (uint32_t)(writer->out.size - start);
+    block->crc = kz_crc32c(0, writer->out.data + start, block->stored_size);
+    kz_buf_put(&writer->index, block, sizeof(*block));
+    writer->header.raw_bytes += block->raw_size;
+    writer->header.block_count++;
+    block->record_count = 0;
+    kz_buf_clear(&writer->raw);
+    return writer->out.size >= WRITE_BYTES ? write_out(writer, err) : KZ_OK;
+}
+
+/* Owners come in rising order, so one step through the erased ones answers for all. */
+static bool is_erased(struct kz_sealed_writer *writer, uint64_t owner)
+{
+    const struct kz_sealed_params *params = &writer->params;
+
+    while (writer->erased_at < params->erased_count && params->erased[writer->erased_at] < owner)
+        writer->erased_at++;
+    return writer->erased_at < params->erased_count && params->erased[writer->erased_at] == owner;
+}
+
+static enum kz_code check_next(const struct kz_sealed_writer *writer, kz_lsn lsn,
+        const struct kz_record *record, struct kz_err *err)
+{
+    if (KZ_LSN_SEGMENT(lsn) != writer->params.segment || lsn >= writer->params.end)
+        return kz_fail(err, KZ_CORRUPT, "cannot seal record %" PRIx64 " into segment %" PRIu32, lsn,
+                writer->params.segment);
+    if (record->size < sizeof(*record) || record->size > KZ_SEALED_RECORD_MAX_BYTES)
+        return kz_fail(err, KZ_CORRUPT, "cannot seal record %" PRIx64 " of %" PRIu32 " bytes", lsn,
+                record->size);
+    if (writer->any && (record->owner < writer->owner_last ||
+                               (record->owner == writer->owner_last && lsn <= writer->lsn_last)))
+        return kz_fail(err, KZ_CORRUPT, "cannot seal record %" PRIx64 " after %" PRIx64, lsn,
+                writer->lsn_last);
+    return KZ_OK;
+}
+
+enum kz_code kz_sealed_writer_add(struct kz_sealed_writer *writer, kz_lsn lsn,
+        const struct kz_record *record, struct kz_err *err)
+{
+    struct kz_sealed_block *block = &writer->block;
+    size_t padded = KZ_ALIGN8((size_t)record->size);
+    bool same_owner = writer->any && record->owner == writer->owner_last;
+    char *at;
+
+    KZ_TRY(check_next(writer, lsn, record, err));
+    if (is_erased(writer, record->owner)) {
+        writer->header.left_out_count++;
+        return KZ_OK;
+    }
+    if (writer->raw.size + KZ_SEALED_PREFIX_BYTES + padded > KZ_SEALED_BLOCK_BYTES)
+        KZ_TRY(end_block(writer, err));
+    if (!block->record_count)
+        *block = (struct kz_sealed_block){
+                .owner = record->owner,
+                .offset = KZ_LSN_OFFSET(lsn),
+                .flags = same_owner ? KZ_SEALED_CONTINUES : 0,
+        };
+    block->record_count++;
+    at = kz_buf_extend(&writer->raw, KZ_SEALED_PREFIX_BYTES + padded);
+    kz_store_u64(at, lsn);
+    memcpy(at + KZ_SEALED_PREFIX_BYTES, record, record->size);
+    memset(at + KZ_SEALED_PREFIX_BYTES + record->size, 0, padded - record->size);
+
+    if (record->key)
+        kz_buf_u64(&writer->keys, record->key);
+    if (!same_owner)
+        kz_buf_u64(&writer->owners, record->owner);
+    writer->header.record_count++;
+    writer->header.event_count += record->type == KZ_RECORD_EVENT;
+    writer->owner_last = record->owner;
+    writer->lsn_last = lsn;
+    writer->any = true;
+    return KZ_OK;
+}
+
+static void align_out(struct kz_sealed_writer *writer)
+{
+    size_t extra = (size_t)(-file_end(writer) % FILTER_ALIGN);
+
+    memset(kz_buf_extend(&writer->out, extra), 0, extra);
+}
+
+static void put_filter(struct kz_sealed_writer *writer, const struct kz_buf *values,
+        uint64_t *ret_offset, uint64_t *ret_size, uint64_t *ret_count, uint32_t *ret_crc)
+{
+    size_t count = values->size / sizeof(uint64_t), size = kz_filter_size(count);
+    char *filter;
+
+    align_out(writer);
+    *ret_offset = file_end(writer);
+    *ret_size = size;
+    *ret_count = count;
+    filter = kz_buf_extend(&writer->out, size);
+    memset(filter, 0, size);
+    for (size_t i = 0; i < count; i++)
+        kz_filter_add(filter, size, kz_load_u64(values->data + i * sizeof(uint64_t)));
+    *ret_crc = kz_crc32c(0, filter, size);
+}
+
+static enum kz_code write_end(struct kz_sealed_writer *writer, struct kz_err *err)
+{
+    struct kz_sealed_header *header = &writer->header;
+    struct kz_sealed_footer footer = {.magic = KZ_SEALED_MAGIC};
+
+    KZ_TRY(end_block(writer, err));
+    align_out(writer);
+    header->index_offset = file_end(writer);
+    header->index_crc = kz_crc32c(0, writer->index.data, writer->index.size);
+    kz_buf_str(&writer->out, kz_buf_view(&writer->index));
+    put_filter(writer, &writer->keys, &header->keys_offset, &header->keys_size, &header->key_count,
+            &header->keys_crc);
+    put_filter(writer, &writer->owners, &header->owners_offset, &header->owners_size,
+            &header->owner_count, &header->owners_crc);
+    header->file_size = file_end(writer) + sizeof(footer);
+    header->crc = kz_crc32c(0, header, offsetof(struct kz_sealed_header, crc));
+    footer.file_size = header->file_size;
+    footer.header_crc = header->crc;
+    footer.crc = kz_crc32c(0, &footer, offsetof(struct kz_sealed_footer, crc));
+    kz_buf_put(&writer->out, &footer, sizeof(footer));
+    KZ_TRY(write_out(writer, err));
+    return writer->file->ops->pwrite(writer->file, header, sizeof(*header), 0, err);
+}
+
+enum kz_code kz_sealed_writer_finish(struct kz_sealed_writer *writer, struct kz_err *err)
+{
+    struct kz_fs *fs = writer->params.fs;
+    KZ_AUTO(kz_freep) char *path = kz_strdup(writer->temporary);
+
+    path[strlen(path) - strlen(".tmp")] = 0;
+    KZ_TRY(write_end(writer, err));
+    KZ_TRY(writer->file->ops->sync(writer->file, err));
+    KZ_TRY(fs->ops->rename(fs, writer->temporary, path, err));
+    writer->named = true;
+    return fs->ops->sync_dir(fs, writer->params.dir, err);
+}
