@@ -18,6 +18,7 @@
 #include "log/log.h"
 
 struct kz_sealed;
+struct kz_sealed_pool;
 
 enum {
     KZ_LOG_FORMAT = 1,
@@ -65,11 +66,12 @@ struct kz_segment {
     uint32_t number;
     bool is_sealed;
     struct kz_fs *fs;
-    struct kz_file *file; /* owned; both kinds */
-    const char *map;      /* the whole file, read-only */
-    uint64_t map_size;
+    struct kz_file *file; /* owned; of a sealed one only for backup */
+    uint64_t file_size;
     struct kz_sealed *sealed; /* owned; NULL where raw */
 
+    const char *map; /* raw only: the whole file, read-only */
+    struct kz_segment_header header;
     /* Raw only. Bytes below `end` are whole frames and never change; the writer moves it. */
     _Atomic uint32_t end;
     uint64_t seq_first; /* of the first record, or the next one where there is none yet */
@@ -91,10 +93,11 @@ struct kz_log_view {
 
 /* "<dir>/%08x.kzl" or ".kzs"; free() it. */
 char *kz_segment_path(const char *dir, uint32_t number, bool sealed);
-/* Opens and maps an existing file; raw ones have `end` at the header and no keys yet: recover.c
- * walks them. `writable` also makes a raw file's size full again where it was copied short. */
-KZ_MUST_USE enum kz_code kz_segment_open(struct kz_fs *fs, const char *dir, uint32_t number,
-        bool sealed, bool writable, struct kz_segment **ret_seg, struct kz_err *err);
+/* Opens and maps an existing raw file of any contents: recover.c reads header and frames. */
+KZ_MUST_USE enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, uint32_t number,
+        bool writable, struct kz_segment **ret_seg, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_segment_open_sealed(struct kz_fs *fs, const char *dir, uint32_t number,
+        struct kz_sealed_pool *pool, struct kz_segment **ret_seg, struct kz_err *err);
 struct kz_segment *kz_segment_ref(struct kz_segment *seg);
 void kz_segment_unref(struct kz_segment *seg);
 KZ_DEFINE_FREEP(struct kz_segment, kz_segment_unref)
