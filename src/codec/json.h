@@ -15,7 +15,8 @@
  * To read in one pass, or one element at a time, use kz_json_open() and kz_json_member() or
  * kz_json_element() on the parser itself.
  *
- * Not checked: member names may repeat (who looks one up gets the last, as JavaScript does).
+ * Not checked: member names may repeat. kz_json_get() and kz_json_get_path() give the first of them,
+ * because SQLite's ->> does, and a typed column must say the same as SQL over `props`.
  *
  * Owner    spans borrow the text.
  * Threads  one parser, one thread.
@@ -108,7 +109,7 @@ bool kz_json_walk_member(struct kz_json_walk *walk, struct kz_json_value *ret_ke
         struct kz_json_value *ret_value);
 bool kz_json_walk_element(struct kz_json_walk *walk, struct kz_json_value *ret_value);
 
-/* The object's member, the last one of that name; kind KZ_JSON_NONE where there is none. */
+/* The object's member, the first of that name; kind KZ_JSON_NONE where there is none. */
 struct kz_json_value kz_json_get(struct kz_json_value object, const char *name);
 /* `path` as SQLite writes it: $ then any of .name  ."any name"  ['any name']  [0]; names are compared
  * with what the text's escapes stand for. KZ_JSON_NONE where it leads nowhere. */
