@@ -1,0 +1,261 @@
+#include "history/views_int.h"
+
+/* ---- the list of a user ------------------------------------------------------------------------ */
+
+static bool is(const struct kz_slot *slot, enum kz_slot_kind kind, uint64_t name)
+{
+    return slot->kind == kind && (!name || slot->name == name);
+}
+
+static struct kz_slot *find_from(const struct kz_views *views, uint32_t at, enum kz_slot_kind kind,
+        uint64_t name)
+{
+    while (at) {
+        struct kz_slot *slot = kz_views_slot_at(views, at);
+
+        if (is(slot, kind, name))
+            return slot;
+        at = slot->next;
+    }
+    return NULL;
+}
+
+struct kz_slot *kz_views_slot_find(const struct kz_views *views, uint32_t user,
+        enum kz_slot_kind kind, uint64_t name)
+{
+    return user ? find_from(views, kz_views_at(views, user)->slots, kind, name) : NULL;
+}
+
+const struct kz_slot *kz_views_slot(const struct kz_views *views, uint32_t user,
+        enum kz_slot_kind kind, uint64_t name)
+{
+    return kz_views_slot_find(views, user, kind, name);
+}
+
+const struct kz_slot *kz_views_slot_next(const struct kz_views *views, const struct kz_slot *slot,
+        enum kz_slot_kind kind, uint64_t name)
+{
+    return find_from(views, slot->next, kind, name);
+}
+
+const struct kz_slot *kz_views_request(const struct kz_views *views, uint32_t user,
+        uint64_t request_seq)
+{
+    const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_REQUEST, 0);
+
+    while (slot && slot->request.request != request_seq)
+        slot = kz_views_slot_next(views, slot, KZ_SLOT_REQUEST, 0);
+    return slot;
+}
+
+const struct kz_slot *kz_views_delivery(const struct kz_views *views, uint32_t user,
+        uint64_t decision_seq)
+{
+    const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_DELIVERY, 0);
+
+    while (slot && slot->delivery.decision != decision_seq)
+        slot = kz_views_slot_next(views, slot, KZ_SLOT_DELIVERY, 0);
+    return slot;
+}
+
+static const struct kz_slot *give(struct kz_slot_cursor *cursor, const struct kz_views *views,
+        uint32_t user, uint32_t at, enum kz_slot_kind kind)
+{
+    while (at) {
+        const struct kz_slot *slot = kz_views_slot_at(views, at);
+
+        if (slot->kind == kind) {
+            *cursor = (struct kz_slot_cursor){user, at};
+            return slot;
+        }
+        at = slot->next;
+    }
+    return NULL;
+}
+
+const struct kz_slot *kz_views_next_slot(const struct kz_views *views, enum kz_slot_kind kind,
+        struct kz_slot_cursor *cursor)
+{
+    uint32_t user = cursor->user;
+
+    if (cursor->slot) {
+        const struct kz_slot *slot = give(cursor, views, user,
+                kz_views_slot_at(views, cursor->slot)->next, kind);
+
+        if (slot)
+            return slot;
+    }
+    while ((user = kz_views_next_user(views, user))) {
+        const struct kz_slot *slot =
+                give(cursor, views, user, kz_views_at(views, user)->slots, kind);
+
+        if (slot)
+            return slot;
+    }
+    *cursor = (struct kz_slot_cursor){UINT32_MAX - 1, 0};
+    return NULL;
+}
+
+/* ---- coming and going ------------------------------------------------------------------------- */
+
+static void count_kind(struct kz_views *views, unsigned kind, int by)
+{
+    views->slot_count += (uint32_t)by;
+    if (kind == KZ_SLOT_REQUEST)
+        views->pending_count += (uint32_t)by;
+    if (kind == KZ_SLOT_DELIVERY)
+        views->waiting_count += (uint32_t)by;
+}
+
+/* The place that holds the number of the slot. */
+static uint32_t *link_to(struct kz_views *views, uint32_t user, const struct kz_slot *slot)
+{
+    uint32_t *link = &kz_views_at(views, user)->slots;
+
+    while (*link && kz_views_slot_at(views, *link) != slot)
+        link = &kz_views_slot_at(views, *link)->next;
+    KZ_BUG_ON(!*link);
+    return link;
+}
+
+struct kz_slot *kz_views_slot_add(struct kz_views *views, uint32_t user, enum kz_slot_kind kind,
+        uint64_t name)
+{
+    struct kz_user *u = kz_views_at(views, user);
+    uint32_t at = views->slot_free;
+    struct kz_slot *slot;
+
+    if (at)
+        views->slot_free = kz_views_slot_at(views, at)->next;
+    else
+        at = kz_pool_take(&views->slots, 1, NULL);
+    slot = kz_views_slot_at(views, at);
+    *slot = (struct kz_slot){.name = name, .kind = (uint8_t)kind, .next = u->slots};
+    u->slots = at;
+    count_kind(views, kind, 1);
+    return slot;
+}
+
+struct kz_slot *kz_views_slot_get(struct kz_views *views, uint32_t user, enum kz_slot_kind kind,
+        uint64_t name)
+{
+    struct kz_slot *slot = kz_views_slot_find(views, user, kind, name);
+
+    return slot ? slot : kz_views_slot_add(views, user, kind, name);
+}
+
+void kz_views_slot_remove(struct kz_views *views, uint32_t user, struct kz_slot *slot)
+{
+    uint32_t *link = link_to(views, user, slot);
+    uint32_t at = *link;
+
+    *link = slot->next;
+    count_kind(views, slot->kind, -1);
+    *slot = (struct kz_slot){.next = views->slot_free};
+    views->slot_free = at;
+}
+
+void kz_views_slots_free(struct kz_views *views, uint32_t user)
+{
+    struct kz_user *u = kz_views_at(views, user);
+
+    while (u->slots)
+        kz_views_slot_remove(views, user, kz_views_slot_at(views, u->slots));
+}
+
+void kz_views_slot_move(struct kz_views *views, uint32_t from, uint32_t to, struct kz_slot *slot)
+{
+    uint32_t *link = link_to(views, from, slot);
+    uint32_t at = *link;
+
+    *link = slot->next;
+    slot->next = kz_views_at(views, to)->slots;
+    kz_views_at(views, to)->slots = at;
+}
+
+/* ---- times ------------------------------------------------------------------------------------ */
+
+size_t kz_views_times_get(const struct kz_views *views, uint32_t user, uint64_t name,
+        int64_t out[KZ_VIEWS_TIMES_MAX])
+{
+    const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_TIMES, name);
+    size_t count = 0;
+
+    for (; slot; slot = kz_views_slot_next(views, slot, KZ_SLOT_TIMES, name)) {
+        for (unsigned i = 0; i < KZ_TIMES_PER_SLOT && count < KZ_VIEWS_TIMES_MAX; i++) {
+            if (slot->times.at_ms[i])
+                out[count++] = slot->times.at_ms[i];
+        }
+    }
+    return count;
+}
+
+/* Writes the times back into the user's slots of the name, as many as that takes, in list order: new
+ * slots come first in the list, so all are there before the first is written (V4). */
+static void times_put(struct kz_views *views, uint32_t user, uint64_t name, const int64_t *times,
+        size_t count)
+{
+    struct kz_slot *slot = kz_views_slot_find(views, user, KZ_SLOT_TIMES, name);
+    size_t room = 0;
+
+    for (; slot; slot = find_from(views, slot->next, KZ_SLOT_TIMES, name))
+        room += KZ_TIMES_PER_SLOT;
+    for (; room < count; room += KZ_TIMES_PER_SLOT)
+        (void)kz_views_slot_add(views, user, KZ_SLOT_TIMES, name); /* filled below */
+    slot = kz_views_slot_find(views, user, KZ_SLOT_TIMES, name);
+    for (size_t done = 0; slot; done += KZ_TIMES_PER_SLOT) {
+        struct kz_slot *next = find_from(views, slot->next, KZ_SLOT_TIMES, name);
+
+        if (done < count) {
+            memset(&slot->times, 0, sizeof(slot->times));
+            memcpy(slot->times.at_ms, times + done,
+                    KZ_MIN(count - done, (size_t)KZ_TIMES_PER_SLOT) * sizeof(*times));
+        } else {
+            kz_views_slot_remove(views, user, slot);
+        }
+        slot = next;
+    }
+}
+
+void kz_views_times_add(struct kz_views *views, uint32_t user, uint64_t name, const int64_t *at_ms,
+        size_t count, int64_t horizon_ms)
+{
+    int64_t times[KZ_VIEWS_TIMES_MAX + 1];
+    size_t n = kz_views_times_get(views, user, name, times);
+
+    for (size_t i = 0; i < count; i++) {
+        size_t at = n;
+
+        if (!at_ms[i]) /* 0 is "unused"; 1970 is nobody's event */
+            continue;
+        for (; at > 0 && times[at - 1] < at_ms[i]; at--)
+            times[at] = times[at - 1];
+        times[at] = at_ms[i];
+        n = KZ_MIN(n + 1, (size_t)KZ_VIEWS_TIMES_MAX);
+    }
+    while (n && times[n - 1] < horizon_ms)
+        n--;
+    times_put(views, user, name, times, n);
+}
+
+static size_t count_since(const struct kz_views *views, uint32_t user, uint64_t name,
+        int64_t since_ms)
+{
+    int64_t times[KZ_VIEWS_TIMES_MAX];
+    size_t n = kz_views_times_get(views, user, name, times);
+
+    while (n && times[n - 1] < since_ms)
+        n--;
+    return n;
+}
+
+size_t kz_views_hits(const struct kz_views *views, uint32_t user, uint64_t rule, int64_t since_ms)
+{
+    return count_since(views, user, rule, since_ms);
+}
+
+size_t kz_views_deliveries(const struct kz_views *views, uint32_t user, uint64_t action,
+        int64_t since_ms)
+{
+    return count_since(views, user, kz_views_cap_name(action), since_ms);
+}
