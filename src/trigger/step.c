@@ -68,8 +68,8 @@ void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigg
     }
 }
 
-void kz_trigger_on_timer(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
-        int64_t due_ms, struct kz_trigger_step *ret_step)
+void kz_trigger_on_timer(const struct kz_trigger_state *state, int64_t due_ms,
+        struct kz_trigger_step *ret_step)
 {
     struct kz_trigger_step *step = ret_step;
 
@@ -77,8 +77,5 @@ void kz_trigger_on_timer(const struct kz_trigger_def *def, const struct kz_trigg
     if (!state || kz_trigger_due(state) != due_ms)
         return;
     emit(step, KZ_TRIGGER_FIRE, due_ms, state->pending_ts_ms, state->pending);
-    if (!state->delay_due_ms && def->debounce_ms)
-        emit(step, KZ_TRIGGER_WINDOW, due_ms + def->debounce_ms, state->pending_ts_ms,
-                state->pending);
     ask(step, state->pending, state->pending_ts_ms, due_ms);
 }

@@ -89,7 +89,7 @@ static void timer(struct run *run, int64_t due)
 {
     struct kz_trigger_step step;
 
-    kz_trigger_on_timer(&run->def, &run->state, due, &step);
+    kz_trigger_on_timer(&run->state, due, &step);
     apply(run, &step);
 }
 
@@ -102,15 +102,13 @@ static void debounce_asks_at_once_and_once_more_at_the_end(void **state)
     event(&run, 1500, true, false);
     event(&run, 2900, true, false);
     timer(&run, 3000);
-    event(&run, 4000, true, false);
-    timer(&run, 5000);
-    timer(&run, 7000); /* nothing came since: the window is just over */
-    event(&run, 7000, true, false);
+    event(&run, 3000, true, false); /* the window is over: a first one again */
+    timer(&run, 5000);              /* nothing came since */
+    event(&run, 5100, true, false);
     assert_string_equal(run.trace,
             "window 3000/1000; ask 1000/1000; pending 3000/1500; pending 3000/2900; "
-            "fire 3000/2900; window 5000/2900; ask 3000/2900; pending 5000/4000; "
-            "fire 5000/4000; window 7000/4000; ask 5000/4000; "
-            "window 9000/7000; ask 7000/7000");
+            "fire 3000/2900; ask 3000/2900; window 5000/3000; ask 3000/3000; "
+            "window 7100/5100; ask 5100/5100");
 }
 
 static void delay_restarts_with_each_match_and_unless_ends_it(void **state)

@@ -4,9 +4,9 @@
  * timer in; what to record and whether to ask out. It changes nothing itself: the pipeline logs the
  * ops and applies them (history/apply.c), so that a crash between the two cannot part them.
  *
- *               match, window shut / WINDOW + ask        due, pending / FIRE + WINDOW + ask
- *   debounce:  idle ------------------------> open ------------------------------> open
- *                                             | match / PENDING (the last one counts)
+ *               match / WINDOW + ask          due, pending / FIRE + ask
+ *   debounce:  shut ---------------------> open -------------------------> shut
+ *                                          | match / PENDING (the last one counts)
  *                match / DELAY                      due / FIRE + ask if having
  *   delay:     idle --------------> armed (restarts with each match) ---------------> idle
  *                                     | unless / CANCEL -> idle
@@ -14,7 +14,8 @@
  *
  * All times here are on the event clock (ts). Invariants:
  *   T1  at most one timer of a rule and user is armed: delay_due, or window_due with pending.
- *   T2  between two asks of a debounced rule and user lie at least debounce_ms of ts.
+ *   T2  a debounced rule asks at most twice about a user in debounce_ms of ts: at once and at the
+ *       end of the window.
  *
  * Threads  a kz_triggers belongs to the thread of its kz_sql. The steps are pure.
  */
@@ -80,7 +81,7 @@ void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigg
         size_t hits, const struct kz_match *match, int64_t ts_ms, kz_lsn event,
         struct kz_trigger_step *ret_step);
 /* Gives op_count 0 where the timer was overtaken: cancelled, restarted, fired. */
-void kz_trigger_on_timer(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
-        int64_t due_ms, struct kz_trigger_step *ret_step);
+void kz_trigger_on_timer(const struct kz_trigger_state *state, int64_t due_ms,
+        struct kz_trigger_step *ret_step);
 /* The timer that `state` stands for, 0 for none; to set timers again after a restart. */
 int64_t kz_trigger_due(const struct kz_trigger_state *state);

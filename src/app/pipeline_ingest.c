@@ -1,0 +1,509 @@
+/* app/pipeline_ingest.c -- events in: identity, duplicates, time, session, rules. */
+
+#include <stdlib.h>
+
+#include "app/pipeline_int.h"
+#include "base/hash.h"
+#include "codec/uuid.h"
+#include "sys/clock.h"
+
+static struct kz_user_key key_as_sent(const struct kz_event *event)
+{
+    if (event->user_id.size)
+        return (struct kz_user_key){'u', event->user_id};
+    return (struct kz_user_key){'a', event->anonymous_id};
+}
+
+static void reject(struct kz_intake_item *item, const char *code, struct kz_str message)
+{
+    item->state = KZ_INTAKE_REJECTED;
+    item->code = code;
+    item->message = message;
+}
+
+/* ---- duplicates -------------------------------------------------------------------------------- */
+
+struct same_event {
+    struct kz_user_key key;
+    struct kz_str event_id;
+};
+
+static bool is_same_event(void *arg, const struct kz_record *record)
+{
+    const struct same_event *same = arg;
+    struct kz_event event;
+    struct kz_user_key key;
+
+    if (record->type != KZ_RECORD_EVENT || kz_event_decode(record, &event, NULL) != KZ_OK)
+        return false;
+    key = key_as_sent(&event);
+    return key.kind == same->key.kind && kz_str_eq(key.id, same->key.id) &&
+            kz_str_eq(event.event_id, same->event_id);
+}
+
+/* Whether the event was taken before. In sealed segments records are found by owner, and an id's
+ * events may lie with its own owner, with the user it was merged into, or with the one it points to
+ * now. */
+static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
+        struct kz_views_place place, struct kz_str event_id, uint64_t dedupe_key, bool *ret_seen,
+        struct kz_err *err)
+{
+    struct same_event same = {key, event_id};
+    int64_t since_ms = p->now_ms - p->project->events.dedupe_ms;
+    uint64_t owners[3] = {place.owner, 0, 0};
+    struct kz_views_place own = kz_views_lookup(p->views, key);
+    uint32_t merged = own.index ? kz_views_state_user(p->views, own.owner) : 0;
+
+    if (own.owner != place.owner)
+        owners[1] = own.owner;
+    if (merged) {
+        uint64_t owner = kz_views_user(p->views, merged)->owner;
+
+        if (owner != place.owner && owner != own.owner)
+            owners[2] = owner;
+    }
+    *ret_seen = false;
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(owners) && !*ret_seen; i++)
+        if (i == 0 || owners[i])
+            KZ_TRY(kz_log_find_key(p->log, dedupe_key, owners[i], since_ms, is_same_event, &same,
+                    ret_seen, err));
+    return KZ_OK;
+}
+
+/* ---- time and session -------------------------------------------------------------------------- */
+
+static void set_time(struct kz_pipeline *p, struct kz_event *event)
+{
+    int64_t least = p->now_ms - p->project->events.max_behind_ms;
+    int64_t most = p->now_ms + p->project->events.max_ahead_ms;
+
+    event->received_at_ms = p->now_ms;
+    event->ts_ms = event->client_ts_ms ? event->client_ts_ms : p->now_ms;
+    if (event->flags & KZ_EVENT_IMPORTED)
+        return;
+    if (event->ts_ms < least || event->ts_ms > most) {
+        event->ts_ms = event->ts_ms < least ? least : most;
+        event->flags |= KZ_EVENT_CLAMPED;
+        p->counters.events_clamped_total++;
+    }
+}
+
+static uint64_t session_of(struct kz_pipeline *p, uint32_t user, int64_t ts_ms)
+{
+    const struct kz_user *known = user ? kz_views_user(p->views, user) : NULL;
+
+    if (known && known->session && ts_ms - known->session_ts_ms <= p->project->events.session_gap_ms)
+        return known->session;
+    return p->seq + 1;
+}
+
+/* An id that repeats when the same log is made again: time and seq, no randomness. */
+static void make_event_id(struct kz_pipeline *p, struct kz_intake_item *item)
+{
+    char text[KZ_ULID_BYTES];
+    uint8_t entropy[10] = {0};
+    uint64_t seq = __builtin_bswap64(p->seq + 1);
+
+    memcpy(entropy + 2, &seq, sizeof(seq));
+    kz_ulid(p->now_ms, entropy, text);
+    _Static_assert(KZ_ULID_BYTES - 1 == KZ_EVENT_ID_MADE_SIZE, "ulid");
+    memcpy(item->made_id, text, KZ_EVENT_ID_MADE_SIZE);
+    item->event.event_id = kz_str_n(item->made_id, KZ_EVENT_ID_MADE_SIZE);
+    item->event.flags |= KZ_EVENT_ID_MADE;
+}
+
+/* ---- history with what is staged --------------------------------------------------------------- */
+
+static void rows_reserve(struct kz_pipeline *p, size_t count)
+{
+    if (count <= p->rows_capacity)
+        return;
+    p->rows_capacity = count * 2;
+    p->rows = kz_realloc(p->rows, p->rows_capacity * sizeof(*p->rows));
+    p->row_lsns = kz_realloc(p->row_lsns, p->rows_capacity * sizeof(*p->row_lsns));
+}
+
+/* Walks the staged part of the user's own chain, newest first, into the end of p->rows; gives how
+ * many and the first address that is not staged. */
+static size_t staged_rows(struct kz_pipeline *p, kz_lsn head, bool include_actions, size_t max,
+        kz_lsn *ret_rest)
+{
+    size_t count = 0;
+    const struct kz_record *record;
+
+    while (head && count < max && (record = kz_log_get_staged(p->log, head))) {
+        if (record->type == KZ_RECORD_EVENT &&
+                (include_actions || !(record->flags & KZ_EVENT_ACTION))) {
+            rows_reserve(p, count + 1);
+            p->rows[count] = record;
+            p->row_lsns[count++] = head;
+        }
+        head = record->prev;
+    }
+    *ret_rest = head;
+    return count;
+}
+
+enum kz_code kz_pl_history(struct kz_pipeline *p, uint32_t user, const struct kz_history_def *def,
+        int64_t now_ms, struct kz_pl_history *ret, struct kz_err *err)
+{
+    struct kz_source sources[KZ_SOURCES_MAX];
+    size_t source_count =
+            kz_views_sources(p->views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources);
+    struct kz_history_query query = {
+            .sources = sources,
+            .source_count = source_count,
+            .chain = KZ_CHAIN_EVENTS,
+            .as_of = UINT64_MAX,
+            .since_ms = def->window_ms ? now_ms - def->window_ms : INT64_MIN,
+            .include_actions = def->include_actions,
+    };
+    size_t max = def->events_max, staged;
+
+    /* Only the user's own chain, the first, can have staged records that are new to it; those of a
+     * chain merged in this turn are few and in order, too. */
+    staged = staged_rows(p, source_count ? sources[0].head : 0, def->include_actions, max,
+            &sources[0].head);
+    query.events_max = (uint32_t)(max > staged ? max - staged : 0);
+    *ret = (struct kz_pl_history){0};
+    if (query.events_max)
+        KZ_TRY(p->reader->ops->scan(p->reader, &query, &ret->held, err));
+    else
+        ret->held.truncated = true;
+    if (!staged) {
+        ret->rows = ret->held;
+        return KZ_OK;
+    }
+    rows_reserve(p, staged + ret->held.count);
+    /* Newest-first staged rows become oldest-first behind the held ones. */
+    for (size_t i = 0; i < staged / 2; i++) {
+        const struct kz_record *record = p->rows[i];
+        kz_lsn lsn = p->row_lsns[i];
+
+        p->rows[i] = p->rows[staged - 1 - i];
+        p->row_lsns[i] = p->row_lsns[staged - 1 - i];
+        p->rows[staged - 1 - i] = record;
+        p->row_lsns[staged - 1 - i] = lsn;
+    }
+    memmove(p->rows + ret->held.count, p->rows, staged * sizeof(*p->rows));
+    memmove(p->row_lsns + ret->held.count, p->row_lsns, staged * sizeof(*p->row_lsns));
+    if (ret->held.count) {
+        memcpy(p->rows, ret->held.records, ret->held.count * sizeof(*p->rows));
+        memcpy(p->row_lsns, ret->held.lsns, ret->held.count * sizeof(*p->row_lsns));
+    }
+    ret->rows = (struct kz_history_rows){.records = p->rows,
+            .lsns = p->row_lsns,
+            .count = staged + ret->held.count,
+            .truncated = ret->held.truncated};
+    return KZ_OK;
+}
+
+void kz_pl_release(struct kz_pipeline *p, struct kz_pl_history *history)
+{
+    if (history->held.priv)
+        p->reader->ops->release(p->reader, &history->held);
+}
+
+/* ---- rules ------------------------------------------------------------------------------------- */
+
+static void rule_failed(void *arg, const struct kz_rule *rule, const struct kz_err *err)
+{
+    struct kz_pipeline *p = arg;
+    struct kz_err ignored;
+
+    p->counters.rules_failed_total++;
+    (void)kz_pl_dead_letter(p, KZ_STAGE_TRIGGER, 0, 0, "sql", kz_str(err->message),
+            rule->def->name, KZ_STR_NULL, &ignored); /* counted either way */
+}
+
+static enum kz_code put_ops(struct kz_pipeline *p, const struct kz_rule *rule, uint64_t owner,
+        uint32_t user, const struct kz_trigger_step *step, struct kz_err *err)
+{
+    for (size_t i = 0; i < step->op_count; i++) {
+        struct kz_trigger_body body = {
+                .rule = rule->name,
+                .op = (uint8_t)step->ops[i].op,
+                .due_ms = step->ops[i].due_ms,
+                .event_ts_ms = step->ops[i].event_ts_ms,
+                .event = step->ops[i].event,
+        };
+        struct kz_log_entry entry = {
+                .type = KZ_RECORD_TRIGGER,
+                .owner = owner,
+                .prev = kz_pl_head(p, user, KZ_CHAIN_NOTES),
+                .at_ms = p->now_ms,
+                .body = kz_str_n(&body, sizeof(body)),
+                .reserved = true,
+        };
+
+        KZ_TRY(kz_pl_put(p, &entry, NULL, NULL, err));
+    }
+    return KZ_OK;
+}
+
+static enum kz_code try_rules(struct kz_pipeline *p, const struct kz_event *event, kz_lsn lsn,
+        uint64_t owner, uint32_t user, struct kz_err *err)
+{
+    struct kz_match matches[KZ_MATCHES_MAX];
+    size_t count = kz_triggers_match(p->triggers, event, matches, rule_failed, p);
+
+    for (size_t i = 0; i < count; i++) {
+        const struct kz_rule *rule = matches[i].rule;
+        const struct kz_slot *slot = kz_views_slot(p->views, user, KZ_SLOT_TRIGGER, rule->name);
+        struct kz_trigger_step step;
+        size_t hits = 0;
+
+        p->counters.rules_matched_total++;
+        if (rule->def->count.of)
+            hits = kz_views_hits(p->views, user, rule->name,
+                    event->ts_ms - rule->def->count.within_ms + 1);
+        kz_trigger_on_event(rule->def, slot ? &slot->trigger : NULL, hits, &matches[i],
+                event->ts_ms, lsn, &step);
+        KZ_TRY(put_ops(p, rule, owner, user, &step, err));
+        if (step.timer_ms)
+            kz_pl_set_timer(p, TIMER_TRIGGER, step.timer_ms, owner, rule->name);
+        if (step.ask) {
+            struct asking asking = {
+                    .user = user,
+                    .event = lsn,
+                    .event_seq = event->seq,
+                    .event_id = event->event_id,
+                    .session = event->session,
+                    .trigger_ts_ms = step.ask_ts_ms,
+                    .now_ms = step.ask_now_ms,
+                    .trigger = rule->def->name,
+                    .max_age_ms = rule->def->max_age_ms,
+            };
+
+            KZ_TRY(kz_pl_ask(p, rule, &asking, err));
+        }
+    }
+    return KZ_OK;
+}
+
+/* A due timer: the rule's step, and the question if it still stands. */
+void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
+{
+    const struct kz_rule *rule = kz_triggers_by_name(p->triggers, timer->name);
+    uint32_t user = kz_views_state_user(p->views, timer->owner);
+    const struct kz_slot *slot =
+            user ? kz_views_slot(p->views, user, KZ_SLOT_TRIGGER, timer->name) : NULL;
+    struct kz_trigger_step step;
+    struct kz_event event;
+    struct kz_buf found = {0};
+    struct kz_err err;
+    uint64_t owner;
+
+    if (!rule || !slot || p->failed)
+        return;
+    kz_trigger_on_timer(&slot->trigger, timer->at_ms, &step);
+    if (!step.op_count)
+        return;
+    owner = kz_views_user(p->views, user)->owner;
+    if (kz_pl_group(p, 0, &err) != KZ_OK || put_ops(p, rule, owner, user, &step, &err) != KZ_OK)
+        return;
+    p->counters.timers_fired_total++;
+    /* The trigger event may lie on a chain that was merged since; any owner. */
+    const struct kz_record *staged = kz_log_get_staged(p->log, step.ask_event);
+    if (staged) {
+        kz_buf_put(&found, staged, staged->size);
+    } else if (p->reader->ops->get(p->reader, step.ask_event, 0, &found, &err) != KZ_OK) {
+        kz_buf_done(&found);
+        return; /* erased or past retention: nothing to ask about */
+    }
+    if (kz_event_decode((const struct kz_record *)(void *)found.data, &event, &err) == KZ_OK) {
+        struct asking asking = {
+                .user = user,
+                .event = step.ask_event,
+                .event_seq = event.seq,
+                .event_id = event.event_id,
+                .session = event.session,
+                .trigger_ts_ms = step.ask_ts_ms,
+                .now_ms = step.ask_now_ms,
+                .trigger = rule->def->name,
+                .max_age_ms = rule->def->max_age_ms,
+        };
+
+        (void)kz_pl_ask(p, rule, &asking, &err); /* a failed log shows at the commit */
+    }
+    kz_buf_done(&found);
+}
+
+/* ---- identity ---------------------------------------------------------------------------------- */
+
+static enum kz_code link_ids(struct kz_pipeline *p, const struct kz_event *event, struct kz_err *err)
+{
+    struct kz_user_key from = {'a', event->anonymous_id}, to = {'u', event->user_id};
+    struct kz_link_plan plan;
+    struct kz_log_entry entry = {.type = KZ_RECORD_LINK, .at_ms = p->now_ms, .reserved = true};
+
+    if (!from.id.size || !to.id.size)
+        return KZ_OK;
+    /* An alias's previous id is a user's where we know one of that name. */
+    if (event->identity == KZ_IDENTITY_ALIAS) {
+        struct kz_user_key user = {'u', event->anonymous_id};
+
+        if (kz_views_find(p->views, user))
+            from = user;
+    }
+    plan = kz_views_link_plan(p->views, from, to, event->identity);
+    if (plan.outcome == KZ_LINK_REFUSED || plan.sources_full)
+        p->counters.links_refused_total++;
+    if (plan.outcome != KZ_LINK_DO)
+        return KZ_OK;
+    kz_buf_clear(&p->body);
+    kz_link_plan_encode(&plan, &p->body);
+    entry.owner = plan.to.owner;
+    entry.prev = kz_pl_head(p, plan.to.index, KZ_CHAIN_NOTES);
+    entry.body = kz_buf_view(&p->body);
+    KZ_TRY(kz_pl_put(p, &entry, NULL, NULL, err));
+    p->counters.links_total++;
+    return KZ_OK;
+}
+
+/* ---- one event --------------------------------------------------------------------------------- */
+
+static bool is_erased(struct kz_pipeline *p, struct kz_user_key key, const struct kz_event *event)
+{
+    const struct kz_tombstone *stone;
+
+    if (!kz_views_stats(p->views).tombstones)
+        return false;
+    stone = kz_views_tombstone(p->views, kz_pl_tombstone_hash(p, key));
+    return stone && event->client_ts_ms && event->client_ts_ms <= stone->at_ms;
+}
+
+enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, bool ask,
+        struct kz_err *err)
+{
+    struct kz_event *event = &item->event;
+    struct kz_user_key key = key_as_sent(event);
+    struct kz_views_place place = kz_views_resolve(p->views, key);
+    struct kz_log_entry entry = {.type = KZ_RECORD_EVENT, .at_ms = p->now_ms};
+    kz_lsn lsn;
+    uint64_t seq;
+
+    if (is_erased(p, key, event)) {
+        reject(item, "erased", KZ_STR("this user was erased after the event's time"));
+        p->counters.events_rejected_total++;
+        return KZ_OK;
+    }
+    KZ_TRY(kz_pl_group(p, event->props.size + sizeof(item->columns), err));
+    if (event->event_id.size) {
+        bool seen;
+
+        entry.key = kz_dedupe_key(key, event->event_id);
+        KZ_TRY(seen_before(p, key, place, event->event_id, entry.key, &seen, err));
+        if (seen) {
+            item->state = KZ_INTAKE_DUPLICATE;
+            p->counters.events_duplicate_total++;
+            return KZ_OK;
+        }
+    } else {
+        make_event_id(p, item);
+    }
+    set_time(p, event);
+    event->session = session_of(p, place.index, event->ts_ms);
+    kz_buf_clear(&p->body);
+    kz_event_encode(event, &p->body);
+    entry.flags = (uint8_t)event->flags;
+    entry.owner = place.owner;
+    entry.prev = kz_pl_head(p, place.index, KZ_CHAIN_EVENTS);
+    entry.body = kz_buf_view(&p->body);
+    KZ_TRY(kz_pl_put(p, &entry, &lsn, &seq, err));
+    event->seq = seq;
+    item->seq = seq;
+    item->state = KZ_INTAKE_ACCEPTED;
+    p->counters.events_accepted_total++;
+    if (event->identity != KZ_IDENTITY_NONE)
+        KZ_TRY(link_ids(p, event, err));
+    if (ask && !(event->flags & KZ_EVENT_IMPORTED)) {
+        /* After the link: the rules see whose event it has become. */
+        uint32_t user = kz_views_find_owner(p->views, place.owner);
+
+        KZ_TRY(try_rules(p, event, lsn, place.owner, user, err));
+    } else {
+        p->counters.events_imported_total += (event->flags & KZ_EVENT_IMPORTED) != 0;
+    }
+    return KZ_OK;
+}
+
+/* ---- submissions ------------------------------------------------------------------------------- */
+
+enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err)
+{
+    struct kz_pipeline *p = KZ_CONTAINER_OF(intake, struct kz_pipeline, intake);
+
+    KZ_CHECK_MAGIC(p, PIPELINE_MAGIC);
+    if (p->closing)
+        return kz_fail(err, KZ_UNAVAILABLE, "stopping");
+    if (p->failed) {
+        (void)kz_fail(err, KZ_IO, "the log has stopped: %s", p->failure.message);
+        return kz_hint(err, "restart once the disk is well; nothing that was not on disk was answered");
+    }
+    if (kz_log_no_space(p->log)) {
+        (void)kz_fail(err, KZ_NO_SPACE, "the disk is full: events are refused, reads go on");
+        return kz_hint(err, "make room or lower `retention`; intake resumes by itself");
+    }
+    if (kz_views_stats(p->views).pending_requests >= p->project->limits.pending_max)
+        return kz_fail(err, KZ_OVERLOADED, "%u requests are pending, the most there may be",
+                p->project->limits.pending_max);
+    if (p->unsynced_bytes > UNSYNCED_MAX_BYTES)
+        return kz_fail(err, KZ_OVERLOADED, "the disk does not keep up");
+    return KZ_OK;
+}
+
+static enum kz_code keep_rejected(struct kz_pipeline *p, struct kz_intake_item *item,
+        struct kz_err *err)
+{
+    struct kz_user_key key = key_as_sent(&item->event);
+    uint64_t owner = key.id.size ? kz_views_resolve(p->views, key).owner : 0;
+
+    p->counters.events_rejected_total++;
+    KZ_TRY(kz_pl_group(p, item->payload.size, err));
+    return kz_pl_dead_letter(p, KZ_STAGE_SHAPE, 0, owner, item->code, item->message, NULL,
+            item->payload, err);
+}
+
+void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
+{
+    struct kz_pipeline *p = KZ_CONTAINER_OF(intake, struct kz_pipeline, intake);
+    struct kz_err err;
+    enum kz_code rc = kz_pl_ready(intake, &err);
+    bool wait = submission->wait_models != NULL;
+
+    if (rc != KZ_OK) {
+        submission->done(submission, rc, &err);
+        return;
+    }
+    p->now_ms = kz_pl_now(p);
+    submission->started_us = kz_mono_us();
+    submission->durable_at = 0;
+    submission->wait_open = 0;
+    p->current = wait ? submission : NULL;
+    for (size_t i = 0; i < submission->item_count; i++) {
+        struct kz_intake_item *item = submission->items[i];
+
+        rc = item->state == KZ_INTAKE_REJECTED ? keep_rejected(p, item, &err)
+                                               : kz_pl_event(p, item, p->options.ask, &err);
+        /* What was staged before stands; the sender is told item by item what did not go in. */
+        if (rc == KZ_OK || p->failed)
+            continue;
+        reject(item, kz_code_name(rc),
+                rc == KZ_NO_SPACE ? KZ_STR("the disk is full, send it again later")
+                                  : KZ_STR("could not be stored, send it again"));
+    }
+    p->current = NULL;
+    if (p->failed) {
+        kz_pl_forget_waiters(p, submission);
+        submission->done(submission, KZ_IO, &p->failure);
+        return;
+    }
+    kz_pl_due(p, DUE_SUBMISSION)->submission = submission;
+    if (wait) {
+        submission->wait_until_us =
+                submission->started_us + (int64_t)submission->wait_timeout_ms * 1000;
+        submission->next = p->waiting;
+        p->waiting = submission;
+    }
+}

@@ -1,0 +1,281 @@
+/* app/pipeline_int.h -- what the files of the pipeline share. */
+#pragma once
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "act/webhook.h"
+#include "app/pipeline.h"
+#include "history/checkpoint.h"
+#include "history/views.h"
+#include "infer/infer.h"
+#include "log/log.h"
+#include "trigger/trigger.h"
+
+enum {
+    PIPELINE_MAGIC = 0x6b7a7069,
+    TIMINGS_MAX = 1 << 14,     /* events whose timing is remembered; a power of two */
+    WAITER_BUCKETS = 1 << 10,
+    GROUP_SLACK_BYTES = 256 << 10, /* room for what one event leads to, beside itself */
+    UNSYNCED_MAX_BYTES = 128 << 20,
+    DEAD_PAYLOAD_MAX_BYTES = 16 << 10,
+};
+
+/* Something to be done once what was staged before it is durable. */
+enum due_kind { DUE_SUBMISSION, DUE_CALL, DUE_RESULT, DUE_DECISION };
+struct due {
+    kz_lsn lsn; /* of the frame's end; UINT64_MAX until it is committed */
+    enum due_kind kind;
+    union {
+        struct kz_submission *submission;
+        struct {
+            void (*then)(void *arg, enum kz_code code, const struct kz_err *err);
+            void *arg;
+        } call;
+        struct {
+            kz_lsn record;
+            uint64_t owner;
+            uint64_t request; /* RESULT: to find waiters */
+        } news;
+    };
+};
+
+struct due_queue {
+    struct due *items;
+    size_t head, count, capacity; /* a ring; capacity a power of two */
+    size_t uncommitted;           /* at the tail, lsn not known yet */
+};
+
+enum timer_kind { TIMER_TRIGGER, TIMER_RETRY, TIMER_EXPIRY };
+struct timer {
+    int64_t at_ms;
+    uint64_t owner; /* whose state it is about; found again through kz_views_state_user() */
+    uint64_t name;  /* rule's name hash, or the decision's seq */
+    enum timer_kind kind;
+};
+
+struct timers { /* binary heap by (at_ms, owner, name): the order is the same on every run */
+    struct timer *items;
+    size_t count, capacity;
+};
+
+struct backlog_entry {
+    uint64_t owner;
+    uint64_t request;
+    kz_lsn lsn;
+};
+struct backlog { /* pending requests of a model that are not inside infer; a ring */
+    struct backlog_entry *items;
+    size_t head, count, capacity;
+};
+
+struct waiter {
+    uint64_t request;
+    unsigned model;
+    struct kz_submission *submission;
+    struct waiter *next;
+};
+
+struct action { /* an action rule, compiled */
+    const struct kz_action_def *def;
+    uint64_t name;
+    struct kz_sql_expr *when, *having;
+    bool *models; /* [model_count] those `when` speaks of */
+};
+
+struct model {
+    const struct kz_model_def *def;
+    uint64_t name;
+    struct kz_sql_expr *after_when;
+    unsigned after; /* index, or UINT_MAX */
+    struct backlog backlog;
+    uint64_t done, dead, expired, superseded, dropped;
+};
+
+enum upkeep_state { UPKEEP_IDLE, UPKEEP_RUNNING, UPKEEP_DONE };
+struct upkeep {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool started, stop;
+    enum upkeep_state state;
+    void (*work)(struct kz_pipeline *p); /* on the upkeep thread */
+    enum kz_code code;
+    struct kz_err err;
+    /* Arguments and results of the work, touched by one side at a time. */
+    kz_lsn seal_below;
+    struct kz_buf erased; /* uint64_t owners, sorted */
+    unsigned sealed, rewritten;
+    kz_lsn drop_below;
+    struct kz_buf owners; /* uint64_t, of the segment to be dropped */
+    char backup_dest[1024];
+    void (*backup_done)(void *arg, enum kz_code code, const struct kz_err *err);
+    void *backup_arg;
+
+    pid_t checkpoint_child;
+    kz_lsn checkpoint_at;      /* position of the newest checkpoint */
+    kz_lsn checkpoint_before;  /* of the one before it: segments below can be sealed */
+    kz_lsn checkpoint_pending; /* position of the one the child writes */
+    uint64_t checkpoint_log_bytes; /* log bytes when it was written */
+    int64_t checkpoint_tried_ms;
+    unsigned erasure_checkpoints; /* checkpoints written since the last erasure was asked for */
+    bool erasing;
+    size_t carry_index; /* progress through `owners` */
+    bool carrying;
+    int64_t next_ms; /* real time of the next look */
+};
+
+struct kz_pipeline {
+    uint32_t magic;
+    struct kz_intake intake;
+    struct kz_query query;
+    struct kz_pipeline_options options;
+    const struct kz_project *project;
+    char *log_dir, *views_dir;
+    struct kz_file *lock;
+
+    struct kz_log *log;
+    struct kz_history_reader *reader;
+    struct kz_views *views;
+    struct kz_sql *sql;
+    struct kz_triggers *triggers;
+    struct kz_infer *infer;
+    struct kz_webhooks *webhooks;
+    struct model *models;
+    struct action *actions;
+
+    int64_t now_ms;     /* our clock, of this turn */
+    int64_t virtual_ms; /* where options.virtual_clock */
+    uint64_t seq;       /* the last one given */
+    uint64_t unsynced_bytes;
+    bool failed;        /* the log has stopped; `failure` says why */
+    struct kz_err failure;
+    bool closing;
+
+    struct due_queue due;
+    struct timers timers;
+    struct waiter *waiters[WAITER_BUCKETS];
+    struct kz_submission *waiting; /* submissions that wait for predictions, by `next` */
+    struct kz_submission *current; /* being ingested */
+    struct kz_subscription *subscriptions;
+    struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */
+    struct kz_infer_job *fresh;    /* spare */
+
+    /* Scratch, reused. `body` holds the body being staged, `text` payloads and props. */
+    struct kz_buf body, text, record;
+    const struct kz_record **rows;
+    kz_lsn *row_lsns;
+    size_t rows_capacity;
+
+    struct upkeep upkeep;
+    struct kz_pipeline_counters counters;
+    struct kz_pipeline_histograms histograms;
+    struct {
+        uint64_t seq;
+        struct kz_event_timing timing;
+    } *timings;
+    struct { /* events staged since the last commit, for their log time */
+        uint64_t seq_first;
+        int64_t staged_us;
+    } turn;
+    uint64_t dice; /* jitter of retries only */
+};
+
+/* pipeline.c */
+int64_t kz_pl_now(struct kz_pipeline *p);
+/* Stages a record and applies it (P2). */
+KZ_MUST_USE enum kz_code kz_pl_put(struct kz_pipeline *p, const struct kz_log_entry *entry,
+        kz_lsn *ret_lsn, uint64_t *ret_seq, struct kz_err *err);
+/* Makes sure that a group of `size` bytes and its consequences go into one frame (P1). */
+KZ_MUST_USE enum kz_code kz_pl_group(struct kz_pipeline *p, size_t size, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_commit(struct kz_pipeline *p, struct kz_err *err);
+struct due *kz_pl_due(struct kz_pipeline *p, enum due_kind kind);
+void kz_pl_set_timer(struct kz_pipeline *p, enum timer_kind kind, int64_t at_ms, uint64_t owner,
+        uint64_t name);
+void kz_pl_observe(struct kz_histogram *histogram, int64_t us);
+kz_lsn kz_pl_head(struct kz_pipeline *p, uint32_t user, enum kz_chain chain);
+/* A dead letter of this turn; the payload is cut at DEAD_PAYLOAD_MAX_BYTES. */
+KZ_MUST_USE enum kz_code kz_pl_dead_letter(struct kz_pipeline *p, enum kz_stage stage,
+        uint64_t ref, uint64_t owner, const char *code, struct kz_str reason, const char *model,
+        struct kz_str payload, struct kz_err *err);
+
+/* pipeline_ingest.c */
+void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission);
+enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err);
+/* Stages one event of a user and what follows from it; `ask`: rules are tried. */
+KZ_MUST_USE enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, bool ask,
+        struct kz_err *err);
+/* The history of a user as of now, staged records included; valid until the next record is put.
+ * Release with kz_pl_release(). */
+struct kz_pl_history {
+    struct kz_history_rows rows; /* committed and staged, oldest first */
+    struct kz_history_rows held; /* the reader's part */
+};
+KZ_MUST_USE enum kz_code kz_pl_history(struct kz_pipeline *p, uint32_t user,
+        const struct kz_history_def *def, int64_t now_ms, struct kz_pl_history *ret,
+        struct kz_err *err);
+void kz_pl_release(struct kz_pipeline *p, struct kz_pl_history *history);
+
+/* pipeline_ask.c */
+struct asking { /* what a request is about */
+    uint32_t user;
+    kz_lsn event;
+    uint64_t event_seq;
+    struct kz_str event_id;
+    uint64_t session;
+    int64_t trigger_ts_ms;
+    int64_t now_ms;
+    const char *trigger;
+    int64_t max_age_ms;
+};
+/* Asks a rule's models, where its `having` holds. */
+KZ_MUST_USE enum kz_code kz_pl_ask(struct kz_pipeline *p, const struct kz_rule *rule,
+        const struct asking *asking, struct kz_err *err);
+void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer);
+void kz_pl_results(struct kz_pipeline *p);
+void kz_pl_refill(struct kz_pipeline *p);
+void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_entry entry);
+/* Ends every pending request of a model (UINT_MAX: of all); gives how many. */
+uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model);
+void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission);
+void kz_pl_waiters_timeout(struct kz_pipeline *p);
+void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due);
+void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submission);
+
+/* pipeline_act.c */
+/* Tries the actions that speak of `model` on a new prediction. */
+KZ_MUST_USE enum kz_code kz_pl_act(struct kz_pipeline *p, uint32_t user, unsigned model,
+        const struct kz_record *result, kz_lsn result_lsn, struct kz_err *err);
+bool kz_pl_after_holds(struct kz_pipeline *p, struct model *model, uint32_t user,
+        const struct kz_record *result, struct kz_err *err);
+void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due);
+void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer);
+void kz_pl_webhook_outcomes(struct kz_pipeline *p);
+KZ_MUST_USE enum kz_code kz_pl_acknowledge(struct kz_query *query, uint32_t user, uint64_t decision,
+        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_actions_open(struct kz_pipeline *p, struct kz_err *err);
+
+/* pipeline_upkeep.c */
+KZ_MUST_USE enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err);
+void kz_pl_upkeep_close(struct kz_pipeline *p);
+void kz_pl_upkeep_tick(struct kz_pipeline *p);
+KZ_MUST_USE enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
+        void (*done)(void *arg, enum kz_code code, const struct kz_err *err), void *arg,
+        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
+        uint64_t *ret_erasure, struct kz_err *err);
+uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key);
+
+/* pipeline_query.c */
+extern const struct kz_query_ops kz_pl_query_ops;
+/* The news of a record that became durable. */
+void kz_pl_publish(struct kz_pipeline *p, enum kz_news_kind kind, const struct kz_record *record);
+
+static inline struct kz_pipeline *kz_pl_of_query(struct kz_query *query)
+{
+    struct kz_pipeline *p = KZ_CONTAINER_OF(query, struct kz_pipeline, query);
+
+    KZ_CHECK_MAGIC(p, PIPELINE_MAGIC);
+    return p;
+}
