@@ -125,13 +125,14 @@ KZ_MUST_USE enum kz_code kz_sealed_writer_finish(struct kz_sealed_writer *writer
 void kz_sealed_writer_free(struct kz_sealed_writer *writer);
 KZ_DEFINE_FREEP(struct kz_sealed_writer, kz_sealed_writer_free)
 
-/* One record of a raw segment that is to be sorted: 16 bytes a record is what sealing needs. */
+/* One record that is to be sorted: 16 bytes each, and as much again while sorting, is what sealing
+ * needs besides its buffers. */
 struct kz_sealed_entry {
-    uint64_t owner;
+    uint64_t order;  /* its owner */
     uint32_t offset; /* lower half of its address */
     uint32_t zero;
 };
-/* Sorts by owner and keeps the order of equal ones (a radix sort; needs as much memory again). */
+/* By `order`, equal ones as they were (a radix sort). */
 void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count);
 
 /* ---- reading -------------------------------------------------------------------------------- */

@@ -66,7 +66,7 @@ bool kz_sealed_name_parse(const char *name, uint32_t *ret_segment, bool *ret_tem
 }
 
 /* Counts every byte value of every position in one pass, then moves only where a position tells
- * owners apart. */
+ * entries apart. */
 void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count)
 {
     KZ_AUTO(kz_freep) struct kz_sealed_entry *spare = kz_malloc(count * sizeof(*entries) + 1);
@@ -75,12 +75,12 @@ void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count)
 
     for (size_t i = 0; i < count; i++)
         for (int digit = 0; digit < 8; digit++)
-            counts[digit][(uint8_t)(entries[i].owner >> (8 * digit))]++;
+            counts[digit][(uint8_t)(entries[i].order >> (8 * digit))]++;
     for (int digit = 0; digit < 8 && count; digit++) {
         size_t *starts = counts[digit], sum = 0;
         struct kz_sealed_entry *moved = to;
 
-        if (starts[(uint8_t)(from[0].owner >> (8 * digit))] == count)
+        if (starts[(uint8_t)(from[0].order >> (8 * digit))] == count)
             continue;
         for (int value = 0; value < RADIX; value++) {
             size_t n = starts[value];
@@ -89,7 +89,7 @@ void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count)
             sum += n;
         }
         for (size_t i = 0; i < count; i++)
-            to[starts[(uint8_t)(from[i].owner >> (8 * digit))]++] = from[i];
+            to[starts[(uint8_t)(from[i].order >> (8 * digit))]++] = from[i];
         to = from;
         from = moved;
     }
