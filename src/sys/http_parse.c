@@ -157,6 +157,19 @@ static struct kz_str trim(struct kz_str s)
     return s;
 }
 
+/* The library does not look at a value's first byte. No early exit, so that it is vectorised. */
+static bool has_control(struct kz_str s)
+{
+    bool found = false;
+
+    for (size_t i = 0; i < s.size; i++) {
+        unsigned char c = (unsigned char)s.ptr[i];
+
+        found |= (c < 32 && c != '\t') || c == 127;
+    }
+    return found;
+}
+
 /* Every line ends in CR LF, none goes on in the next (obs-fold), and nothing is left open. */
 static bool lines_are_sound(const char *data, size_t size)
 {
@@ -255,6 +268,8 @@ static enum kz_code judge_fields(struct kz_http_parse *parse, struct seen *seen,
         /* A blank between name and colon is caught as part of the name or here. */
         if (parse->data[field->name.at + field->name.size] != ':')
             return refuse(parse, 400, err, "a header name is not followed by a colon");
+        if (has_control(value))
+            return refuse(parse, 400, err, "a header value has a control character in it");
         field->value.at = value.size ? (uint32_t)(value.ptr - parse->data) : field->value.at;
         field->value.size = (uint32_t)value.size;
         KZ_TRY(judge_field(parse, name, value, seen, err));
