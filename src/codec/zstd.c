@@ -1,0 +1,96 @@
+#include "codec/zstd.h"
+
+#include <stdlib.h>
+#include <zdict.h>
+#include <zstd.h>
+
+struct kz_zstd {
+    ZSTD_CCtx *compressor;
+    ZSTD_DCtx *decompressor;
+};
+
+static void set(ZSTD_CCtx *compressor, ZSTD_cParameter what, int value)
+{
+    /* The parameters are ours, and the levels are clamped by the library. */
+    KZ_BUG_ON(ZSTD_isError(ZSTD_CCtx_setParameter(compressor, what, value)));
+}
+
+struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level)
+{
+    struct kz_zstd *zstd = kz_malloc(sizeof(*zstd));
+
+    zstd->compressor = ZSTD_createCCtx();
+    zstd->decompressor = ZSTD_createDCtx();
+    KZ_BUG_ON(!zstd->compressor || !zstd->decompressor);
+    set(zstd->compressor, ZSTD_c_compressionLevel, level);
+    set(zstd->compressor, ZSTD_c_checksumFlag, 0);
+    if (dictionary.size &&
+            (ZSTD_isError(ZSTD_CCtx_loadDictionary(
+                     zstd->compressor, dictionary.ptr, dictionary.size)) ||
+                    ZSTD_isError(ZSTD_DCtx_loadDictionary(
+                            zstd->decompressor, dictionary.ptr, dictionary.size)))) {
+        kz_zstd_free(zstd);
+        return NULL;
+    }
+    return zstd;
+}
+
+void kz_zstd_free(struct kz_zstd *zstd)
+{
+    if (!zstd)
+        return;
+    ZSTD_freeCCtx(zstd->compressor);
+    ZSTD_freeDCtx(zstd->decompressor);
+    free(zstd);
+}
+
+enum kz_code kz_zstd_compress(struct kz_zstd *zstd, struct kz_str data, struct kz_buf *buf,
+        struct kz_err *err)
+{
+    size_t bound = ZSTD_compressBound(data.size), size;
+
+    kz_buf_reserve(buf, bound);
+    size = ZSTD_compress2(
+            zstd->compressor, buf->data + buf->size, bound, data.size ? data.ptr : "", data.size);
+    if (ZSTD_isError(size))
+        return kz_fail(err, KZ_INTERNAL, "could not compress %zu bytes: %s", data.size,
+                ZSTD_getErrorName(size));
+    buf->size += size;
+    return KZ_OK;
+}
+
+enum kz_code kz_zstd_decompress(struct kz_zstd *zstd, struct kz_str frame, size_t size_max_bytes,
+        struct kz_buf *buf, struct kz_err *err)
+{
+    unsigned long long want = ZSTD_getFrameContentSize(frame.ptr, frame.size);
+    size_t size;
+
+    if (want == ZSTD_CONTENTSIZE_ERROR || want == ZSTD_CONTENTSIZE_UNKNOWN)
+        return kz_fail(err, KZ_CORRUPT, "no zstd frame that says its size");
+    if (want > size_max_bytes)
+        return kz_fail(err, KZ_TOO_LARGE, "zstd frame holds %llu bytes, the limit is %zu", want,
+                size_max_bytes);
+    kz_buf_reserve(buf, want + 1); /* never a NULL target */
+    size = ZSTD_decompressDCtx(
+            zstd->decompressor, buf->data + buf->size, want, frame.ptr, frame.size);
+    if (ZSTD_isError(size))
+        return kz_fail(err, KZ_CORRUPT, "could not decompress a zstd frame of %zu bytes: %s",
+                frame.size, ZSTD_getErrorName(size));
+    buf->size += size;
+    return KZ_OK;
+}
+
+enum kz_code kz_zstd_train(struct kz_str samples, const size_t *sizes, unsigned count,
+        size_t size_max_bytes, struct kz_buf *buf, struct kz_err *err)
+{
+    size_t size;
+
+    kz_buf_reserve(buf, size_max_bytes);
+    size = ZDICT_trainFromBuffer(
+            buf->data + buf->size, size_max_bytes, samples.ptr, sizes, count);
+    if (ZDICT_isError(size))
+        return kz_fail(err, KZ_INVALID, "could not train a dictionary from %u samples: %s", count,
+                ZDICT_getErrorName(size));
+    buf->size += size;
+    return KZ_OK;
+}
