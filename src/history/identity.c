@@ -46,6 +46,11 @@ static uint32_t node_get(struct kz_views *views, uint32_t user)
     return node;
 }
 
+void kz_views_link_insert(struct kz_views *views, uint32_t node)
+{
+    kz_table_insert(&views->link_by_user, user_hash(node_at(views, node)->user), node);
+}
+
 /* A node lives while it says something. */
 static void node_trim(struct kz_views *views, uint32_t node)
 {

@@ -173,5 +173,10 @@ void kz_views_control_put(struct kz_views *views, struct kz_str family, struct k
 enum kz_code kz_views_apply_carry(struct kz_views *views, kz_lsn lsn,
         const struct kz_record *record, struct kz_err *err);
 
+/* rebuild.c: after the pools were loaded. False where a number points outside of its pool. */
+bool kz_views_rebuild(struct kz_views *views);
+/* identity.c: a loaded node becomes findable. */
+void kz_views_link_insert(struct kz_views *views, uint32_t node);
+
 /* check.c */
 bool kz_views_is_nobody(const struct kz_views *views, uint32_t user);

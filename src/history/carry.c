@@ -1,0 +1,198 @@
+#include "history/carry.h"
+
+#include "history/views_int.h"
+
+static size_t slot_count_of(const struct kz_views *views, uint32_t user)
+{
+    size_t count = 0;
+
+    for (uint32_t at = kz_views_at(views, user)->slots; at; at = kz_views_slot_at(views, at)->next)
+        count++;
+    return count;
+}
+
+static void put_slots(const struct kz_views *views, uint32_t user, struct kz_body_writer *w,
+        size_t count)
+{
+    struct kz_buf slots = {0};
+
+    for (uint32_t at = kz_views_at(views, user)->slots; at;) {
+        struct kz_slot slot = *kz_views_slot_at(views, at);
+
+        at = slot.next;
+        slot.next = 0;
+        kz_buf_put(&slots, &slot, sizeof(slot));
+    }
+    KZ_BUG_ON(slots.size != count * sizeof(struct kz_slot));
+    kz_body_span(w, offsetof(struct kz_carry_body, slots), kz_buf_view(&slots));
+    kz_buf_done(&slots);
+}
+
+void kz_views_carry(const struct kz_views *views, uint32_t user, struct kz_buf *out)
+{
+    const struct kz_user *u = kz_views_user(views, user);
+    const struct kz_link_node *node = kz_views_link_of(views, user);
+    uint32_t to = node ? node->to : 0;
+    struct kz_user_key key = kz_views_key(views, user);
+    struct kz_user_key to_key = to ? kz_views_key(views, to) : (struct kz_user_key){0};
+    size_t slot_count = slot_count_of(views, user);
+    struct kz_carry_body body = {
+            .version = KZ_CARRY_VERSION,
+            .key_kind = key.kind,
+            .slot_count = (uint32_t)slot_count,
+            .events_head = u->events_head,
+            .notes_head = u->notes_head,
+            .first_seen_ms = u->first_seen_ms,
+            .last_ts_ms = u->last_ts_ms,
+            .last_event_at_ms = u->last_event_at_ms,
+            .session = u->session,
+            .session_ts_ms = u->session_ts_ms,
+            .event_count = u->event_count,
+            .to_kind = to_key.kind,
+            .to_owner = to ? kz_views_at(views, to)->owner : 0,
+            .merged = node ? node->merged : 0,
+    };
+    struct kz_body_writer w = kz_body_begin(out, &body, sizeof(body));
+
+    kz_body_span(&w, offsetof(struct kz_carry_body, key_id), key.id);
+    kz_body_span(&w, offsetof(struct kz_carry_body, to_id), to_key.id);
+    put_slots(views, user, &w, slot_count);
+}
+
+void kz_views_carry_globals(const struct kz_views *views, struct kz_buf *out)
+{
+    kz_views_globals_encode(views, out);
+}
+
+bool kz_views_can_forget(const struct kz_views *views, uint32_t user, kz_lsn below)
+{
+    const struct kz_user *u = kz_views_user(views, user);
+
+    return !u->slots && u->events_head < below && u->notes_head < below &&
+           !kz_views_link_of(views, user);
+}
+
+void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf *out)
+{
+    struct kz_user_key key = kz_views_key(views, user);
+    struct kz_carry_body body = {
+            .version = KZ_CARRY_VERSION, .flags = KZ_CARRY_GONE, .key_kind = key.kind};
+    struct kz_body_writer w = kz_body_begin(out, &body, sizeof(body));
+
+    kz_body_span(&w, offsetof(struct kz_carry_body, key_id), key.id);
+}
+
+/* ---- applying ---------------------------------------------------------------------------------- */
+
+static enum kz_code check(const struct kz_record *record, struct kz_str bytes, struct kz_err *err)
+{
+    const struct kz_carry_body *body = (const void *)bytes.ptr;
+    struct kz_str slots;
+
+    if (bytes.size < sizeof(*body))
+        return kz_fail(err, KZ_CORRUPT, "carry record seq %llu has only %zu bytes",
+                (unsigned long long)record->seq, bytes.size);
+    if (body->version != KZ_CARRY_VERSION)
+        return kz_fail(err, KZ_UNSUPPORTED, "carry record seq %llu has version %u, not %d",
+                (unsigned long long)record->seq, body->version, KZ_CARRY_VERSION);
+    slots = kz_span_str(bytes, body->slots);
+    if (slots.size != body->slot_count * sizeof(struct kz_slot) ||
+            kz_span_str(bytes, body->key_id).size != body->key_id.size ||
+            kz_span_str(bytes, body->to_id).size != body->to_id.size)
+        return kz_fail(err, KZ_CORRUPT, "carry record seq %llu reaches beyond its end",
+                (unsigned long long)record->seq);
+    for (uint32_t i = 0; i < body->slot_count; i++) {
+        struct kz_slot slot;
+
+        memcpy(&slot, slots.ptr + i * sizeof(slot), sizeof(slot));
+        if (slot.kind == KZ_SLOT_FREE || slot.kind > KZ_SLOT_SOURCE)
+            return kz_fail(err, KZ_CORRUPT, "carry record seq %llu has a slot of unknown kind %u",
+                    (unsigned long long)record->seq, slot.kind);
+    }
+    return KZ_OK;
+}
+
+/* Live, a CARRY says what is known already. Then nothing is touched, so that pointers stay good. */
+static bool says_nothing_new(const struct kz_views *views, uint32_t user, struct kz_str bytes)
+{
+    struct kz_buf now = {0};
+    bool same;
+
+    kz_views_carry(views, user, &now);
+    same = kz_str_eq(kz_buf_view(&now), bytes);
+    kz_buf_done(&now);
+    return same;
+}
+
+static void put_user(struct kz_views *views, uint32_t user, const struct kz_carry_body *body,
+        struct kz_str slots)
+{
+    struct kz_user *u = kz_views_at(views, user);
+
+    kz_views_slots_free(views, user);
+    u->events_head = body->events_head;
+    u->first_seen_ms = body->first_seen_ms;
+    u->last_ts_ms = body->last_ts_ms;
+    u->last_event_at_ms = body->last_event_at_ms;
+    u->session = body->session;
+    u->session_ts_ms = body->session_ts_ms;
+    u->event_count = body->event_count;
+    for (uint32_t i = body->slot_count; i > 0; i--) { /* added in front: from the last */
+        struct kz_slot from, *slot;
+        uint32_t next;
+
+        memcpy(&from, slots.ptr + (i - 1) * sizeof(from), sizeof(from));
+        slot = kz_views_slot_add(views, user, (enum kz_slot_kind)from.kind, from.name);
+        next = slot->next;
+        *slot = from;
+        slot->next = next;
+    }
+}
+
+static bool nobody_goes(const void *arg, uint64_t owner)
+{
+    (void)arg;
+    (void)owner;
+    return false;
+}
+
+static void forget(struct kz_views *views, uint64_t owner)
+{
+    uint32_t user = kz_views_find_owner(views, owner);
+
+    if (!user)
+        return;
+    kz_views_slots_free(views, user);
+    kz_views_link_clear(views, user, nobody_goes, NULL);
+    kz_views_remove_user(views, user);
+}
+
+enum kz_code kz_views_apply_carry(struct kz_views *views, kz_lsn lsn,
+        const struct kz_record *record, struct kz_err *err)
+{
+    struct kz_str bytes = kz_record_body(record);
+    const struct kz_carry_body *body = (const void *)bytes.ptr;
+    struct kz_user_key key, to_key;
+    uint32_t user = 0, to = 0;
+
+    if (!record->owner)
+        return kz_views_globals_decode(views, bytes, err);
+    KZ_TRY(check(record, bytes, err));
+    if (body->flags & KZ_CARRY_GONE) {
+        forget(views, record->owner);
+        return KZ_OK;
+    }
+    key = (struct kz_user_key){body->key_kind, kz_span_str(bytes, body->key_id)};
+    to_key = (struct kz_user_key){body->to_kind, kz_span_str(bytes, body->to_id)};
+    KZ_TRY(kz_views_ensure_owner(views, record->owner, key, &user, err));
+    if (!says_nothing_new(views, user, bytes)) {
+        if (body->to_owner) {
+            KZ_TRY(kz_views_ensure_owner(views, body->to_owner, to_key, &to, err));
+            KZ_TRY(kz_views_link_set(views, user, to, err));
+            kz_views_link_set_merged(views, user, body->merged);
+        }
+        put_user(views, user, body, kz_span_str(bytes, body->slots));
+    }
+    kz_views_at(views, user)->notes_head = lsn;
+    return KZ_OK;
+}
