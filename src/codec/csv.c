@@ -29,7 +29,7 @@ struct row {
     uint64_t line;
 };
 
-enum outcome { FIELD_MORE, FIELD_LAST, FIELD_CUT, FIELD_BAD };
+enum outcome { FIELD_MORE, FIELD_LAST, FIELD_CUT, FIELD_BAD, FIELD_OPEN };
 
 /* What stands behind a field: a separator, a line's end, or the text's. */
 static enum outcome finish_field(const struct kz_csv *csv, struct row *row)
@@ -78,7 +78,7 @@ static enum outcome quoted_field(struct kz_csv *csv, struct row *row)
         for (const char *at = row->at; (at = memchr(at, '\n', (size_t)(stop - at))); at++)
             row->line++;
         if (!quote)
-            return csv->last ? FIELD_BAD : FIELD_CUT;
+            return csv->last ? FIELD_OPEN : FIELD_CUT;
         row->at = quote + 1;
         if (row->at == row->end && !csv->last)
             return FIELD_CUT; /* the next piece may begin with the second of two quotes */
@@ -164,7 +164,7 @@ enum kz_code kz_csv_next(struct kz_csv *csv, struct kz_csv_row *ret_row, struct 
     }
     if (outcome == FIELD_CUT)
         return kz_fail(err, KZ_END, "no complete row left");
-    if (outcome == FIELD_BAD && row.at == row.end)
+    if (outcome == FIELD_OPEN)
         return kz_fail(err, KZ_INVALID, "line %llu: a quote opened in this row is never closed",
                 (unsigned long long)csv->line);
     if (outcome == FIELD_BAD)
