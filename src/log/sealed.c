@@ -9,6 +9,7 @@
 #include "log/sealed.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -21,31 +22,41 @@ enum {
     RECORD_BYTES_MIN = KZ_SEALED_PREFIX_BYTES + sizeof(struct kz_record),
     BLOCK_RECORDS_MAX = KZ_SEALED_BLOCK_BYTES / RECORD_BYTES_MIN,
     KEPT_BYTES_MAX = 2 * KZ_SEALED_BLOCK_BYTES, /* of a scratch that waits for its next use */
-    ANY_CHAIN = -1,
 };
 #define NO_BLOCK UINT32_MAX
 
 /* A decompressor and the block it has decompressed last. */
-struct scratch {
+struct kz_sealed_scratch {
     struct kz_zstd *zstd;
     struct kz_buf raw;
-    uint32_t block; /* in raw, NO_BLOCK: none */
-    uint32_t count; /* of its records */
+    uint64_t serial; /* of the segment whose block is in raw */
+    uint32_t block;  /* NO_BLOCK: none */
+    uint32_t count;  /* of its records */
     uint32_t at[BLOCK_RECORDS_MAX]; /* their prefixes' places in raw */
+};
+
+struct kz_sealed_pool {
+    atomic_uint_fast64_t serial;
+    pthread_mutex_t lock;
+    unsigned idle_max;
+    unsigned idle_count, lent_count;
+    struct kz_sealed_scratch *idle[]; /* the one given back longest ago first */
 };
 
 enum filter_state { FILTER_UNKNOWN, FILTER_GOOD };
 
 struct kz_sealed {
     uint32_t magic;
-    char *path;
+    struct kz_sealed_pool *pool;
+    struct kz_file *file;
+    uint64_t serial; /* never given twice, unlike an address */
+    uint64_t size;
     const char *data;
     const struct kz_sealed_header *header;
     const struct kz_sealed_block *blocks;
-    atomic_int keys_state, owners_state; /* enum filter_state */
-    /* One scratch waits here for the next call, its block still in it; a second caller at the same
-     * time makes its own. New ones cost 8 us against some 30 for a block. */
-    _Atomic(struct scratch *) idle;
+    struct filters {
+        atomic_int keys, owners; /* enum filter_state */
+    } *filters; /* apart, because all else never changes */
 };
 
 typedef enum kz_code (*each_fn)(void *arg, kz_lsn lsn, const struct kz_record *record);
@@ -53,7 +64,7 @@ typedef enum kz_code (*each_fn)(void *arg, kz_lsn lsn, const struct kz_record *r
 static enum kz_code fail_corrupt(const struct kz_sealed *sealed, struct kz_err *err,
         const char *what)
 {
-    return kz_fail(err, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->path, what);
+    return kz_fail(err, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->file->path, what);
 }
 
 /* ---- opening -------------------------------------------------------------------------------- */
@@ -66,19 +77,19 @@ static bool is_zero(const char *data, uint64_t size)
     return true;
 }
 
-static enum kz_code check_ends(const struct kz_sealed *sealed, uint64_t size, uint32_t number,
-        struct kz_err *err)
+static enum kz_code check_ends(const struct kz_sealed *sealed, uint32_t number, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
+    uint64_t size = sealed->size;
     struct kz_sealed_footer footer;
 
-    if (size < sizeof(*header) + sizeof(footer) || header->magic != KZ_SEALED_MAGIC)
+    if (header->magic != KZ_SEALED_MAGIC)
         return fail_corrupt(sealed, err, "it does not begin as one");
     if (header->crc != kz_crc32c(0, header, offsetof(struct kz_sealed_header, crc)))
         return fail_corrupt(sealed, err, "its header fails its checksum");
     if (header->version != KZ_SEALED_VERSION)
         return kz_fail(err, KZ_UNSUPPORTED,
-                "sealed segment \"%s\" has format %" PRIu32 ", this build reads %d", sealed->path,
+                "sealed segment \"%s\" has format %" PRIu32 ", this build reads %d", sealed->file->path,
                 header->version, KZ_SEALED_VERSION);
     if (header->segment != number)
         return fail_corrupt(sealed, err, "it is of another number");
@@ -162,17 +173,29 @@ static enum kz_code check_index(const struct kz_sealed *sealed, struct kz_err *e
     return KZ_OK;
 }
 
-enum kz_code kz_sealed_open(const char *path, const void *data, uint64_t size, uint32_t number,
+enum kz_code kz_sealed_open(struct kz_fs *fs, const char *path, struct kz_sealed_pool *pool,
         struct kz_sealed **ret_sealed, struct kz_err *err)
 {
     KZ_AUTO(kz_sealed_closep) struct kz_sealed *sealed = kz_calloc(1, sizeof(*sealed));
+    const char *slash = strrchr(path, '/');
+    const void *data;
+    uint32_t number;
+    bool temporary;
 
-    KZ_BUG_ON((uintptr_t)data % 8);
     sealed->magic = SEALED_MAGIC;
-    sealed->path = kz_strdup(path);
+    sealed->pool = pool;
+    sealed->serial = atomic_fetch_add(&pool->serial, 1) + 1;
+    sealed->filters = kz_calloc(1, sizeof(*sealed->filters));
+    if (!kz_sealed_name_parse(slash ? slash + 1 : path, &number, &temporary))
+        return kz_fail(err, KZ_INVALID, "\"%s\" is not the name of a sealed segment", path);
+    KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_READ, &sealed->file, err));
+    KZ_TRY(sealed->file->ops->size(sealed->file, &sealed->size, err));
+    if (sealed->size < sizeof(struct kz_sealed_header) + sizeof(struct kz_sealed_footer))
+        return fail_corrupt(sealed, err, "it is too short");
+    KZ_TRY(sealed->file->ops->map(sealed->file, sealed->size, &data, err));
     sealed->data = data;
     sealed->header = data;
-    KZ_TRY(check_ends(sealed, size, number, err));
+    KZ_TRY(check_ends(sealed, number, err));
     KZ_TRY(check_sections(sealed, err));
     sealed->blocks = (const void *)(sealed->data + sealed->header->index_offset);
     KZ_TRY(check_index(sealed, err));
@@ -180,22 +203,15 @@ enum kz_code kz_sealed_open(const char *path, const void *data, uint64_t size, u
     return KZ_OK;
 }
 
-static void free_scratch(struct scratch *scratch)
-{
-    if (!scratch)
-        return;
-    kz_zstd_free(scratch->zstd);
-    kz_buf_done(&scratch->raw);
-    free(scratch);
-}
-
 void kz_sealed_close(struct kz_sealed *sealed)
 {
     if (!sealed)
         return;
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
-    free_scratch(atomic_load(&sealed->idle));
-    free(sealed->path);
+    if (sealed->data)
+        sealed->file->ops->unmap(sealed->file, sealed->data, sealed->size);
+    kz_file_close(sealed->file);
+    free(sealed->filters);
     sealed->magic = 0;
     free(sealed);
 }
@@ -205,38 +221,72 @@ const struct kz_sealed_header *kz_sealed_get_header(const struct kz_sealed *seal
     return sealed->header;
 }
 
-const uint8_t *kz_sealed_log_id(const struct kz_sealed *sealed)
+/* ---- the pool ------------------------------------------------------------------------------- */
+
+struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max)
 {
-    return sealed->header->log_id;
+    struct kz_sealed_pool *pool;
+
+    KZ_BUG_ON(!idle_max);
+    pool = kz_calloc(1, sizeof(*pool) + idle_max * sizeof(pool->idle[0]));
+    pool->idle_max = idle_max;
+    pthread_mutex_init(&pool->lock, NULL);
+    return pool;
 }
 
-void kz_sealed_info(const struct kz_sealed *sealed, struct kz_log_segment_info *ret_info)
+static void free_scratch(struct kz_sealed_scratch *scratch)
 {
-    const struct kz_sealed_header *header = sealed->header;
-
-    ret_info->number = header->segment;
-    ret_info->sealed = true;
-    ret_info->disk_bytes = header->file_size;
-    ret_info->raw_bytes = header->raw_bytes;
-    ret_info->seq_first = header->seq_first;
-    ret_info->seq_last = header->seq_last;
-    ret_info->at_first_ms = header->at_first_ms;
-    ret_info->at_last_ms = header->at_last_ms;
-    ret_info->event_count = header->event_count;
+    if (!scratch)
+        return;
+    kz_zstd_free(scratch->zstd);
+    kz_buf_done(&scratch->raw);
+    free(scratch);
 }
 
-/* ---- blocks --------------------------------------------------------------------------------- */
-
-/* The slot is a cache, not a part of the value, so a const segment has it too. */
-static _Atomic(struct scratch *) *idle_slot(const struct kz_sealed *sealed)
+void kz_sealed_pool_free(struct kz_sealed_pool *pool)
 {
-    return &((struct kz_sealed *)(uintptr_t)sealed)->idle;
+    if (!pool)
+        return;
+    KZ_BUG_ON(pool->lent_count);
+    for (unsigned i = 0; i < pool->idle_count; i++)
+        free_scratch(pool->idle[i]);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
 }
 
-static struct scratch *take_scratch(const struct kz_sealed *sealed)
+/* The idle one that holds the block, else the one that has waited longest; NULL where a new one is to
+ * be made, which is so as long as there are fewer than may wait. Under the lock. */
+static struct kz_sealed_scratch *take_idle(struct kz_sealed_pool *pool, uint64_t serial,
+        uint32_t block)
 {
-    struct scratch *scratch = atomic_exchange(idle_slot(sealed), NULL);
+    struct kz_sealed_scratch *scratch;
+    unsigned found = 0;
 
+    while (found < pool->idle_count &&
+            (pool->idle[found]->serial != serial || pool->idle[found]->block != block))
+        found++;
+    if (found == pool->idle_count) {
+        if (!found || pool->idle_count + pool->lent_count < pool->idle_max)
+            return NULL;
+        found = 0;
+    }
+    scratch = pool->idle[found];
+    pool->idle_count--;
+    memmove(&pool->idle[found], &pool->idle[found + 1],
+            (pool->idle_count - found) * sizeof(pool->idle[0]));
+    return scratch;
+}
+
+/* `block` is the first that will be asked for; NO_BLOCK: none in particular. */
+static struct kz_sealed_scratch *take_scratch(const struct kz_sealed *sealed, uint32_t block)
+{
+    struct kz_sealed_pool *pool = sealed->pool;
+    struct kz_sealed_scratch *scratch;
+
+    pthread_mutex_lock(&pool->lock);
+    scratch = take_idle(pool, sealed->serial, block);
+    pool->lent_count++;
+    pthread_mutex_unlock(&pool->lock);
     if (scratch)
         return scratch;
     scratch = kz_calloc(1, sizeof(*scratch));
@@ -246,28 +296,46 @@ static struct scratch *take_scratch(const struct kz_sealed *sealed)
     return scratch;
 }
 
-static void put_scratch(const struct kz_sealed *sealed, struct scratch *scratch)
+static void forget_block(struct kz_sealed_scratch *scratch)
 {
+    scratch->block = NO_BLOCK;
+    kz_buf_clear(&scratch->raw);
+}
+
+static void put_scratch(const struct kz_sealed *sealed, struct kz_sealed_scratch *scratch)
+{
+    struct kz_sealed_pool *pool = sealed->pool;
+    struct kz_sealed_scratch *extra = NULL;
+
     if (scratch->raw.capacity > KEPT_BYTES_MAX) {
         kz_buf_done(&scratch->raw);
         scratch->raw = (struct kz_buf){0};
-        scratch->block = NO_BLOCK;
+        forget_block(scratch);
     }
-    free_scratch(atomic_exchange(idle_slot(sealed), scratch));
+    pthread_mutex_lock(&pool->lock);
+    pool->lent_count--;
+    if (pool->idle_count < pool->idle_max)
+        pool->idle[pool->idle_count++] = scratch;
+    else
+        extra = scratch;
+    pthread_mutex_unlock(&pool->lock);
+    free_scratch(extra);
 }
 
-static kz_lsn lsn_at(const struct scratch *scratch, uint32_t k)
+/* ---- blocks --------------------------------------------------------------------------------- */
+
+static kz_lsn lsn_at(const struct kz_sealed_scratch *scratch, uint32_t k)
 {
     return kz_load_u64(scratch->raw.data + scratch->at[k]);
 }
 
-static const struct kz_record *record_at(const struct scratch *scratch, uint32_t k)
+static const struct kz_record *record_at(const struct kz_sealed_scratch *scratch, uint32_t k)
 {
     return (const void *)(scratch->raw.data + scratch->at[k] + KZ_SEALED_PREFIX_BYTES);
 }
 
 /* Finds the records of a decompressed block. */
-static bool find_records(const struct kz_sealed *sealed, uint32_t number, struct scratch *scratch)
+static bool find_records(const struct kz_sealed *sealed, uint32_t number, struct kz_sealed_scratch *scratch)
 {
     const struct kz_sealed_block *block = &sealed->blocks[number];
     const struct kz_buf *raw = &scratch->raw;
@@ -307,17 +375,16 @@ static bool find_records(const struct kz_sealed *sealed, uint32_t number, struct
 }
 
 static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
-        struct scratch *scratch, struct kz_err *err)
+        struct kz_sealed_scratch *scratch, struct kz_err *err)
 {
     const struct kz_sealed_block *block = &sealed->blocks[number];
     const char *frame = sealed->data + block->at;
     const char *what = "fails its checksum";
     enum kz_code rc;
 
-    if (scratch->block == number)
+    if (scratch->block == number && scratch->serial == sealed->serial)
         return KZ_OK;
-    scratch->block = NO_BLOCK;
-    kz_buf_clear(&scratch->raw);
+    forget_block(scratch);
     if (kz_crc32c(0, frame, block->stored_size) == block->crc) {
         rc = kz_zstd_decompress(scratch->zstd, kz_str_n(frame, block->stored_size),
                 block->raw_size, &scratch->raw, NULL);
@@ -331,7 +398,8 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
     if (what)
         return kz_fail(err, KZ_CORRUPT,
                 "sealed segment \"%s\" is damaged: block %" PRIu32 " at byte %" PRIu64 " %s",
-                sealed->path, number, block->at, what);
+                sealed->file->path, number, block->at, what);
+    scratch->serial = sealed->serial;
     scratch->block = number;
     return KZ_OK;
 }
@@ -356,7 +424,7 @@ static uint32_t find_block(const struct kz_sealed *sealed, uint64_t owner, uint3
 }
 
 /* How many records of the loaded block are not behind (owner, offset). */
-static uint32_t count_upto(const struct scratch *scratch, uint64_t owner, uint32_t offset)
+static uint32_t count_upto(const struct kz_sealed_scratch *scratch, uint64_t owner, uint32_t offset)
 {
     uint32_t low = 0, high = scratch->count;
 
@@ -372,85 +440,72 @@ static uint32_t count_upto(const struct scratch *scratch, uint64_t owner, uint32
     return low;
 }
 
-/* Calls `each` with the owner's records at or before `newest`, from new to old. */
-static enum kz_code walk(const struct kz_sealed *sealed, uint64_t owner, kz_lsn newest,
-        struct scratch *scratch, each_fn each, void *arg, struct kz_err *err)
+void kz_sealed_seek(struct kz_sealed_cursor *cursor, const struct kz_sealed *sealed, uint64_t owner,
+        kz_lsn head)
 {
     uint32_t segment = sealed->header->segment;
-    uint32_t offset = KZ_LSN_SEGMENT(newest) > segment ? UINT32_MAX : KZ_LSN_OFFSET(newest);
-    uint32_t number = find_block(sealed, owner, offset);
-
-    if (KZ_LSN_SEGMENT(newest) < segment || number == NO_BLOCK)
-        return KZ_OK;
-    for (;; number--) {
-        const struct kz_sealed_block *block = &sealed->blocks[number];
-
-        KZ_TRY(load_block(sealed, number, scratch, err));
-        for (uint32_t k = count_upto(scratch, owner, offset); k-- > 0;) {
-            const struct kz_record *record = record_at(scratch, k);
-
-            if (record->owner != owner)
-                return KZ_OK;
-            KZ_TRY(each(arg, lsn_at(scratch, k), record));
-        }
-        if (block->owner != owner || !(block->flags & KZ_SEALED_CONTINUES))
-            return KZ_OK;
-    }
-}
-
-struct owner_step {
-    int chain; /* enum kz_chain */
-    size_t count, count_max;
-    struct kz_arena *arena;
-    const struct kz_record **records;
-    kz_lsn *lsns;
-    struct kz_err *err;
-};
-
-static enum kz_code each_of_owner(void *arg, kz_lsn lsn, const struct kz_record *record)
-{
-    struct owner_step *step = arg;
-    void *copy;
-
-    if ((int)kz_record_chain(record->type) != step->chain)
-        return KZ_OK;
-    copy = kz_arena_alloc(step->arena, record->size);
-    if (!copy)
-        return kz_fail(step->err, KZ_TOO_LARGE,
-                "could not read a history: it needs more than the %zu bytes it may have",
-                step->arena->size_max_bytes);
-    memcpy(copy, record, record->size);
-    step->records[step->count] = copy;
-    step->lsns[step->count] = lsn;
-    step->count++;
-    return step->count == step->count_max ? KZ_END : KZ_OK;
-}
-
-enum kz_code kz_sealed_owner(const struct kz_sealed *sealed, uint64_t owner, enum kz_chain chain,
-        kz_lsn newest, size_t count_max, struct kz_arena *arena, const struct kz_record **records,
-        kz_lsn *lsns, size_t *ret_count, struct kz_err *err)
-{
-    struct owner_step step = {(int)chain, 0, count_max, arena, records, lsns, err};
-    struct scratch *scratch;
-    enum kz_code rc = KZ_OK;
+    uint32_t offset = KZ_LSN_SEGMENT(head) > segment ? UINT32_MAX : KZ_LSN_OFFSET(head);
 
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
-    if (count_max) {
-        scratch = take_scratch(sealed);
-        rc = walk(sealed, owner, newest, scratch, each_of_owner, &step, err);
-        put_scratch(sealed, scratch);
-    }
-    if (rc != KZ_OK && rc != KZ_END)
+    *cursor = (struct kz_sealed_cursor){
+            .sealed = sealed,
+            .owner = owner,
+            .offset = offset,
+            .block = find_block(sealed, owner, offset),
+    };
+    cursor->ended = KZ_LSN_SEGMENT(head) < segment || cursor->block == NO_BLOCK;
+}
+
+void kz_sealed_cursor_done(struct kz_sealed_cursor *cursor)
+{
+    if (cursor->scratch)
+        put_scratch(cursor->sealed, cursor->scratch);
+    cursor->scratch = NULL;
+    cursor->ended = true;
+}
+
+static enum kz_code load_cursor(struct kz_sealed_cursor *cursor, struct kz_err *err)
+{
+    enum kz_code rc;
+
+    if (!cursor->scratch)
+        cursor->scratch = take_scratch(cursor->sealed, cursor->block);
+    rc = load_block(cursor->sealed, cursor->block, cursor->scratch, err);
+    if (rc != KZ_OK) {
+        cursor->ended = true;
         return rc;
-    *ret_count = step.count;
+    }
+    cursor->left = count_upto(cursor->scratch, cursor->owner, cursor->offset);
     return KZ_OK;
 }
 
-static enum kz_code stop_at_first(void *arg, kz_lsn lsn, const struct kz_record *record)
+enum kz_code kz_sealed_prev(struct kz_sealed_cursor *cursor, kz_lsn *ret_lsn,
+        const struct kz_record **ret_record, struct kz_err *err)
 {
-    (void)lsn, (void)record;
-    *(bool *)arg = true;
-    return KZ_END;
+    const struct kz_record *record;
+
+    if (cursor->ended)
+        return KZ_END;
+    if (!cursor->scratch)
+        KZ_TRY(load_cursor(cursor, err));
+    while (!cursor->left) {
+        const struct kz_sealed_block *block = &cursor->sealed->blocks[cursor->block];
+
+        if (block->owner != cursor->owner || !(block->flags & KZ_SEALED_CONTINUES)) {
+            cursor->ended = true;
+            return KZ_END;
+        }
+        cursor->block--;
+        KZ_TRY(load_cursor(cursor, err));
+    }
+    record = record_at(cursor->scratch, cursor->left - 1);
+    if (record->owner != cursor->owner) {
+        cursor->ended = true;
+        return KZ_END;
+    }
+    *ret_lsn = lsn_at(cursor->scratch, --cursor->left);
+    *ret_record = record;
+    return KZ_OK;
 }
 
 /* Verifies a filter before its first answer; two threads may do so at once. */
@@ -469,16 +524,16 @@ static enum kz_code check_keys(const struct kz_sealed *sealed, struct kz_err *er
 {
     const struct kz_sealed_header *header = sealed->header;
 
-    return check_filter(sealed, &((struct kz_sealed *)(uintptr_t)sealed)->keys_state,
-            header->keys_offset, header->keys_size, header->keys_crc, err);
+    return check_filter(sealed, &sealed->filters->keys, header->keys_offset, header->keys_size,
+            header->keys_crc, err);
 }
 
 static enum kz_code check_owners(const struct kz_sealed *sealed, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
 
-    return check_filter(sealed, &((struct kz_sealed *)(uintptr_t)sealed)->owners_state,
-            header->owners_offset, header->owners_size, header->owners_crc, err);
+    return check_filter(sealed, &sealed->filters->owners, header->owners_offset, header->owners_size,
+            header->owners_crc, err);
 }
 
 static bool filter_has_key(const struct kz_sealed *sealed, uint64_t key)
@@ -496,26 +551,113 @@ static bool filter_has_owner(const struct kz_sealed *sealed, uint64_t owner)
 enum kz_code kz_sealed_has_owner(const struct kz_sealed *sealed, uint64_t owner, bool *ret_has,
         struct kz_err *err)
 {
-    struct scratch *scratch;
-    enum kz_code rc;
-    bool has = false;
+    enum kz_code rc = KZ_END;
 
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
     KZ_TRY(check_owners(sealed, err));
     if (filter_has_owner(sealed, owner)) {
-        scratch = take_scratch(sealed);
-        rc = walk(sealed, owner, UINT64_MAX, scratch, stop_at_first, &has, err);
-        put_scratch(sealed, scratch);
+        struct kz_sealed_cursor cursor;
+        const struct kz_record *record;
+        kz_lsn lsn;
+
+        kz_sealed_seek(&cursor, sealed, owner, UINT64_MAX);
+        rc = kz_sealed_prev(&cursor, &lsn, &record, err);
+        kz_sealed_cursor_done(&cursor);
         if (rc != KZ_OK && rc != KZ_END)
             return rc;
     }
-    *ret_has = has;
+    *ret_has = rc == KZ_OK;
     return KZ_OK;
 }
 
 /* ---- one record ----------------------------------------------------------------------------- */
 
-static enum kz_code each_block(const struct kz_sealed *sealed, struct scratch *scratch,
+struct search {
+    kz_lsn lsn;   /* 0: any */
+    uint64_t key; /* 0: any */
+    bool (*match)(void *arg, const struct kz_record *record);
+    void *arg;
+    struct kz_buf *out; /* NULL: not wanted */
+    bool found;
+};
+
+static enum kz_code each_of_search(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    struct search *search = arg;
+
+    if ((search->lsn && lsn != search->lsn) || (search->key && record->key != search->key) ||
+            (search->match && !search->match(search->arg, record)))
+        return KZ_OK;
+    if (search->out)
+        kz_buf_put(search->out, record, record->size);
+    search->found = true;
+    return KZ_END;
+}
+
+/* Where the owner is known: their records, the newest first. */
+static enum kz_code search_owner(const struct kz_sealed *sealed, uint64_t owner,
+        struct search *search, struct kz_err *err)
+{
+    struct kz_sealed_cursor cursor;
+    const struct kz_record *record;
+    enum kz_code rc;
+    kz_lsn lsn;
+
+    kz_sealed_seek(&cursor, sealed, owner, search->lsn ? search->lsn : UINT64_MAX);
+    while ((rc = kz_sealed_prev(&cursor, &lsn, &record, err)) == KZ_OK)
+        if (each_of_search(search, lsn, record) == KZ_END || search->lsn)
+            break;
+    kz_sealed_cursor_done(&cursor);
+    return rc == KZ_END ? KZ_OK : rc;
+}
+
+static enum kz_code search_all(const struct kz_sealed *sealed, struct search *search,
+        struct kz_err *err)
+{
+    enum kz_code rc = kz_sealed_scan_sorted(sealed, each_of_search, search, err);
+
+    return rc == KZ_END ? KZ_OK : rc;
+}
+
+enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
+        struct kz_buf *out, struct kz_err *err)
+{
+    struct search search = {.lsn = lsn, .out = out};
+
+    KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
+    kz_buf_clear(out);
+    if (KZ_LSN_SEGMENT(lsn) == sealed->header->segment && KZ_LSN_OFFSET(lsn)) {
+        KZ_TRY(search_owner(sealed, owner, &search, err));
+        if (!search.found && !owner)
+            KZ_TRY(search_all(sealed, &search, err));
+    }
+    if (!search.found)
+        return kz_fail(err, KZ_NOT_FOUND, "there is no record %" PRIx64 " in segment %" PRIu32, lsn,
+                sealed->header->segment);
+    return KZ_OK;
+}
+
+enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, uint64_t owner,
+        bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
+        struct kz_err *err)
+{
+    struct search search = {.key = key, .match = match, .arg = arg};
+
+    KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
+    KZ_TRY(check_keys(sealed, err));
+    if (key && filter_has_key(sealed, key)) {
+        if (owner)
+            KZ_TRY(search_owner(sealed, owner, &search, err));
+        else
+            KZ_TRY(search_all(sealed, &search, err));
+    }
+    *ret_found = search.found;
+    return KZ_OK;
+}
+
+/* ---- everything ----------------------------------------------------------------------------- */
+
+static enum kz_code each_block(const struct kz_sealed *sealed, struct kz_sealed_scratch *scratch,
         each_fn each, void *arg, struct kz_err *err)
 {
     for (uint32_t number = 0; number < sealed->header->block_count; number++) {
@@ -526,101 +668,14 @@ static enum kz_code each_block(const struct kz_sealed *sealed, struct scratch *s
     return KZ_OK;
 }
 
-struct get_step {
-    kz_lsn lsn;
-    bool sorted; /* what comes first is the record or there is none */
-    bool found;
-    struct kz_buf *out;
-};
-
-static enum kz_code each_of_get(void *arg, kz_lsn lsn, const struct kz_record *record)
-{
-    struct get_step *step = arg;
-
-    if (lsn == step->lsn) {
-        kz_buf_put(step->out, record, record->size);
-        step->found = true;
-    }
-    return step->found || step->sorted ? KZ_END : KZ_OK;
-}
-
-enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
-        struct kz_buf *out, struct kz_err *err)
-{
-    struct get_step step = {lsn, true, false, out};
-    struct scratch *scratch;
-    enum kz_code rc = KZ_OK;
-
-    KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
-    scratch = take_scratch(sealed);
-    if (KZ_LSN_SEGMENT(lsn) == sealed->header->segment)
-        rc = walk(sealed, owner, lsn, scratch, each_of_get, &step, err);
-    if ((rc == KZ_OK || rc == KZ_END) && !step.found && !owner &&
-            KZ_LSN_SEGMENT(lsn) == sealed->header->segment) {
-        step.sorted = false;
-        rc = each_block(sealed, scratch, each_of_get, &step, err);
-    }
-    put_scratch(sealed, scratch);
-    if (rc != KZ_OK && rc != KZ_END)
-        return rc;
-    if (!step.found)
-        return kz_fail(err, KZ_NOT_FOUND, "there is no record %" PRIx64 " in segment %" PRIu32, lsn,
-                sealed->header->segment);
-    return KZ_OK;
-}
-
-struct key_step {
-    uint64_t key;
-    bool (*match)(void *arg, const struct kz_record *record);
-    void *arg;
-    bool found;
-};
-
-static enum kz_code each_of_key(void *arg, kz_lsn lsn, const struct kz_record *record)
-{
-    struct key_step *step = arg;
-
-    (void)lsn;
-    if (record->key != step->key || (step->match && !step->match(step->arg, record)))
-        return KZ_OK;
-    step->found = true;
-    return KZ_END;
-}
-
-enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, uint64_t owner,
-        bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
+enum kz_code kz_sealed_scan_sorted(const struct kz_sealed *sealed, each_fn each, void *arg,
         struct kz_err *err)
 {
-    struct key_step step = {key, match, arg, false};
-    struct scratch *scratch;
+    struct kz_sealed_scratch *scratch;
     enum kz_code rc;
 
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
-    KZ_TRY(check_keys(sealed, err));
-    if (key && filter_has_key(sealed, key)) {
-        scratch = take_scratch(sealed);
-        if (owner)
-            rc = walk(sealed, owner, UINT64_MAX, scratch, each_of_key, &step, err);
-        else
-            rc = each_block(sealed, scratch, each_of_key, &step, err);
-        put_scratch(sealed, scratch);
-        if (rc != KZ_OK && rc != KZ_END)
-            return rc;
-    }
-    *ret_found = step.found;
-    return KZ_OK;
-}
-
-/* ---- everything ----------------------------------------------------------------------------- */
-
-enum kz_code kz_sealed_each_sorted(const struct kz_sealed *sealed, each_fn each, void *arg,
-        struct kz_err *err)
-{
-    struct scratch *scratch;
-    enum kz_code rc;
-
-    KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
-    scratch = take_scratch(sealed);
+    scratch = take_scratch(sealed, NO_BLOCK);
     rc = each_block(sealed, scratch, each, arg, err);
     put_scratch(sealed, scratch);
     return rc;
@@ -658,8 +713,8 @@ static enum kz_code each_of_window(const struct kz_sealed *sealed, const struct 
     return KZ_OK;
 }
 
-enum kz_code kz_sealed_each(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until, each_fn each,
-        void *arg, struct kz_err *err)
+enum kz_code kz_sealed_scan(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until,
+        each_fn each, void *arg, struct kz_err *err)
 {
     struct window window = {0};
     enum kz_code rc = KZ_OK;
@@ -673,7 +728,7 @@ enum kz_code kz_sealed_each(const struct kz_sealed *sealed, kz_lsn from, kz_lsn 
         kz_buf_clear(&window.records);
         kz_buf_clear(&window.entries);
         kz_buf_reserve(&window.records, (size_t)(window.until - from));
-        rc = kz_sealed_each_sorted(sealed, each_into_window, &window, err);
+        rc = kz_sealed_scan_sorted(sealed, each_into_window, &window, err);
         if (rc == KZ_OK)
             rc = each_of_window(sealed, &window, each, arg);
         from = window.until;
@@ -723,10 +778,10 @@ enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
 {
     const struct kz_sealed_header *header = sealed->header;
     struct fsck fsck = {.sealed = sealed, .report = report, .arg = arg};
-    struct scratch *scratch = take_scratch(sealed);
+    struct kz_sealed_scratch *scratch = take_scratch(sealed, NO_BLOCK);
     struct kz_err problem;
 
-    scratch->block = NO_BLOCK; /* what is remembered proves nothing about the file */
+    forget_block(scratch); /* what is remembered proves nothing about the file */
     if (check_keys(sealed, &problem) != KZ_OK)
         note(&fsck, &problem);
     if (check_owners(sealed, &problem) != KZ_OK)
@@ -752,6 +807,6 @@ enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
     }
     if (fsck.problem_count)
         return kz_fail(err, KZ_CORRUPT, "sealed segment \"%s\" has %" PRIu64 " problems",
-                sealed->path, fsck.problem_count);
+                sealed->file->path, fsck.problem_count);
     return KZ_OK;
 }

@@ -5,30 +5,33 @@
  * records are one block read. docs/sealed-format.md is the layout in prose.
  *
  *     raw segment -> kz_sealed_sort -> kz_sealed_writer_add* -> finish -> NNNNNNNN.kzs
- *     kz_sealed_open -> owner | get | find_key | each | each_sorted | fsck
+ *     kz_sealed_open -> seek, prev* | get | find_key | scan | scan_sorted | fsck
  *
  * The step along a chain in a sealed segment: `prev` of its records is not followed one by one, for
- * they lie side by side. kz_sealed_owner() gives all of the owner's records on that chain at or below
- * the head, and `prev` of the oldest one leads to an earlier segment, or is 0.
+ * they lie side by side. Seek (owner, head), take records newest to oldest, skip those of the other
+ * chain, and where the run ends go on at `prev` of the oldest one taken: it leads to an earlier
+ * segment, or is 0.
  *
- * Owner    its kz_segment, which also maps the file and counts the readers.
- * Threads  a kz_sealed from any, each call on its own; a writer from one at a time.
+ * Owner    its kz_segment, which counts the readers.
+ * Threads  a kz_sealed and a pool from any; a cursor, a writer from one at a time.
  * Fails    KZ_CORRUPT for any byte that is not as written, KZ_UNSUPPORTED for a newer version; a
  *          writer also with what the file system says. Never logs.
  */
 #pragma once
 
-#include "base/arena.h"
-#include "log/log.h"
+#include "contract/record.h"
+#include "sys/file.h"
 
 struct kz_sealed;
+struct kz_sealed_pool;
+struct kz_sealed_scratch;
 struct kz_sealed_writer;
 
 enum {
     KZ_SEALED_VERSION = 1,
     KZ_SEALED_BLOCK_BYTES = 32 << 10,       /* decompressed; a larger record has its own block */
     KZ_SEALED_RECORD_MAX_BYTES = 16 << 20,  /* twice the frame limit: more is corruption */
-    KZ_SEALED_SCAN_WINDOW_BYTES = 64 << 20, /* addresses gathered at a time by kz_sealed_each() */
+    KZ_SEALED_SCAN_WINDOW_BYTES = 64 << 20, /* addresses gathered at a time by kz_sealed_scan() */
     KZ_SEALED_LEVEL = 1,                    /* of zstd */
 };
 
@@ -136,32 +139,50 @@ struct kz_sealed_entry {
 void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count);
 
 /* ---- reading -------------------------------------------------------------------------------- */
-/* A sealed segment is read through bytes that the caller has mapped; it owns no file. Records handed
- * out are 8-byte aligned and have their original addresses. */
 
-/* Checks header, footer and index of segment `number`; blocks and filters are verified when they
- * are read. `data` is 8-byte aligned and borrowed until close, `path` is copied, for messages. */
-KZ_MUST_USE enum kz_code kz_sealed_open(const char *path, const void *data, uint64_t size,
-        uint32_t number, struct kz_sealed **ret_sealed, struct kz_err *err);
+/* Decompressors, each with the block it has decompressed last, lent to one reader at a time. Up to
+ * `idle_max` (at least 1; some 130 KiB each) wait for their next use, and a reader that asks for the
+ * block that one of them holds gets it as it is. */
+struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max);
+/* After all segments and cursors that use it. */
+void kz_sealed_pool_free(struct kz_sealed_pool *pool);
+KZ_DEFINE_FREEP(struct kz_sealed_pool, kz_sealed_pool_free)
+
+/* Maps the file and verifies header, footer and index, and that it is of the number its name says;
+ * blocks and filters are verified when they are read. `fs` and `pool` are borrowed until close. */
+KZ_MUST_USE enum kz_code kz_sealed_open(struct kz_fs *fs, const char *path,
+        struct kz_sealed_pool *pool, struct kz_sealed **ret_sealed, struct kz_err *err);
 void kz_sealed_close(struct kz_sealed *sealed); /* NULL is nothing */
 KZ_DEFINE_FREEP(struct kz_sealed, kz_sealed_close)
 /* Borrowed. */
 const struct kz_sealed_header *kz_sealed_get_header(const struct kz_sealed *sealed);
-/* Fills all but `current`. */
-void kz_sealed_info(const struct kz_sealed *sealed, struct kz_log_segment_info *ret_info);
-const uint8_t *kz_sealed_log_id(const struct kz_sealed *sealed); /* 16 bytes */
 
-/* The newest at most `count_max` records of `owner` on `chain` with address <= `newest`, newest
- * first, into records[] and lsns[], copied to `arena`. None: *ret_count is 0 and the chain ends here
- * (erased). KZ_TOO_LARGE where the arena is full. */
-KZ_MUST_USE enum kz_code kz_sealed_owner(const struct kz_sealed *sealed, uint64_t owner,
-        enum kz_chain chain, kz_lsn newest, size_t count_max, struct kz_arena *arena,
-        const struct kz_record **records, kz_lsn *lsns, size_t *ret_count, struct kz_err *err);
+/* Walks the records of one owner from new to old; members are the implementation's. */
+struct kz_sealed_cursor {
+    const struct kz_sealed *sealed;
+    struct kz_sealed_scratch *scratch; /* NULL before the first record */
+    uint64_t owner;
+    uint32_t offset; /* records behind it are left out */
+    uint32_t block;
+    uint32_t left; /* of its records, not given yet */
+    bool ended;
+};
+
+/* Stands behind the newest record of `owner` at or before `head`. Reads nothing yet. */
+void kz_sealed_seek(struct kz_sealed_cursor *cursor, const struct kz_sealed *sealed, uint64_t owner,
+        kz_lsn head);
+/* The next older record, 8-byte aligned; borrowed until the next call on the cursor. KZ_END (with no
+ * message) after the oldest, at once where there is none (erased). */
+KZ_MUST_USE enum kz_code kz_sealed_prev(struct kz_sealed_cursor *cursor, kz_lsn *ret_lsn,
+        const struct kz_record **ret_record, struct kz_err *err);
+/* Gives the buffers back; always, also after a failure. */
+void kz_sealed_cursor_done(struct kz_sealed_cursor *cursor);
+
 /* Whether there is any record of `owner`. The filter answers nearly every time it is no. */
 KZ_MUST_USE enum kz_code kz_sealed_has_owner(const struct kz_sealed *sealed, uint64_t owner,
         bool *ret_has, struct kz_err *err);
-/* Appends the record at `lsn` to `out`. `owner` 0: nobody's or not known, and where it is somebody's
- * the whole segment is searched. KZ_NOT_FOUND: not in here. */
+/* The record at `lsn`, copied into `out` (cleared first). `owner` 0: nobody's or not known; where it
+ * turns out to be somebody's the whole segment is searched. KZ_NOT_FOUND: not in here. */
 KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err);
 /* Filter first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:
@@ -170,17 +191,18 @@ KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn ls
 KZ_MUST_USE enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key,
         uint64_t owner, bool (*match)(void *arg, const struct kz_record *record), void *arg,
         bool *ret_found, struct kz_err *err);
-/* Every record with from <= lsn < until in address order; a code of `each` other than KZ_OK ends it
- * and is returned. Decompresses the file once for each KZ_SEALED_SCAN_WINDOW_BYTES of addresses and
- * holds that much: for rebuilds, dumps and full scans. */
-KZ_MUST_USE enum kz_code kz_sealed_each(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until,
+
+/* Calls `each` with every record with from <= lsn < until in address order; a code of it other than
+ * KZ_OK ends the scan and is returned. Decompresses the file once for each
+ * KZ_SEALED_SCAN_WINDOW_BYTES of addresses and holds that much: for rebuilds, dumps, full scans. */
+KZ_MUST_USE enum kz_code kz_sealed_scan(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
 /* Every record in the order of the file: by (owner, lsn), with one block in memory. */
-KZ_MUST_USE enum kz_code kz_sealed_each_sorted(const struct kz_sealed *sealed,
+KZ_MUST_USE enum kz_code kz_sealed_scan_sorted(const struct kz_sealed *sealed,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
-/* Verifies every byte of the file, its order, counts and filters; problems go to `report`, one line
- * each. The insides of records are fsck's. KZ_CORRUPT where there was any. */
+/* Verifies every byte of the file, its order, counts and filters; problems go to `report` (may be
+ * NULL), one line each. The insides of records are fsck's. KZ_CORRUPT where there was any. */
 KZ_MUST_USE enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         void (*report)(void *arg, const char *line), void *arg, struct kz_err *err);
