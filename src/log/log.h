@@ -28,6 +28,8 @@ struct kz_log_options {
     const char *dir;             /* made if absent */
     uint64_t segment_size_bytes; /* 0: 256 MiB */
     uint64_t reserve_bytes;      /* 0: none (tests) */
+    kz_lsn verify_from;          /* what a checkpoint covers: durable, and not verified again */
+    int64_t behind_ms;           /* the most that ts lies before at_ms (max_behind); 0: 24 h */
     bool read_only;              /* sql, dump, backup beside a running process: no lock, no repair */
     bool sync_inline;            /* tests, virtual time: commit returns durable, no sync thread */
     void (*on_durable)(void *arg);
@@ -73,6 +75,9 @@ void kz_log_unstage(struct kz_log *log, kz_lsn lsn);
 /* Writes what is staged as one frame and asks for a sync. Nothing staged: nothing happens. */
 KZ_MUST_USE enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err);
 bool kz_log_has_staged(const struct kz_log *log);
+/* Bytes (records with headers and padding) that can still be staged before KZ_FULL. Whoever has a
+ * group of records that must not be parted commits first where this is less. */
+uint64_t kz_log_room(const struct kz_log *log);
 
 /* Everything at addresses below this is on disk. Any thread. */
 kz_lsn kz_log_durable(const struct kz_log *log);

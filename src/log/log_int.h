@@ -1,6 +1,8 @@
 /* log/log_int.h -- what log.c, reader.c, recover.c, the sealer and sealed segments share.
  *
- *     log.c      writer: append, commit, roll; the sync thread; the disk reserve
+ *     log.c      writer: append, commit, roll; open and close
+ *     sync.c     the sync thread
+ *     space.c    the next segment, prepared ahead; the disk reserve
  *     recover.c  open: finds the end of the log, cuts or refuses
  *     segment.c  a raw segment's file; views (lists of segments)
  *     reader.c   kz_history_reader over a view
@@ -12,6 +14,7 @@
 #include "base/arena.h"
 #include "log/sealed.h"
 #include "log/segment.h"
+#include "sys/thread.h"
 
 /* ---- what the log offers the sealer ----------------------------------------------------------- */
 
@@ -38,3 +41,114 @@ KZ_MUST_USE enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t num
  * are left are always a run of numbers without a gap. `upkeep` is held by the caller. Also counts it
  * in the stats. Never the one being written (asserted). */
 KZ_MUST_USE enum kz_code kz_log_drop_oldest(struct kz_log *log, struct kz_err *err);
+
+/* ---- the log itself: members are for log.c, sync.c, space.c, recover.c, reader.c, backup.c ---- */
+
+enum { KZ_LOG_MAGIC = 0x676f4c6b };
+/* So much may be written and not yet durable; commit waits beyond it. Recovery need look no further
+ * than this behind the end of the log, and a longer run of zeros ends the look. */
+#define KZ_LOG_UNSYNCED_MAX_BYTES ((uint64_t)2 * KZ_LOG_FRAME_SIZE_MAX)
+
+struct kz_scan;
+
+struct kz_log {
+    uint32_t magic;
+    struct kz_history_reader reader;
+    struct kz_log_options options;
+    struct kz_fs *fs;
+    char *dir;
+    uint8_t id[16];
+    struct kz_file *lock_file; /* NULL where read-only */
+    struct kz_sealed_pool *pool;
+    pthread_mutex_t upkeep;
+
+    /* The writer's. */
+    struct kz_segment *current; /* the last of the view; counted here too */
+    char *staged;               /* a frame being built, KZ_LOG_FRAME_SIZE_MAX bytes of room */
+    uint32_t staged_size;       /* 0: nothing, not even the frame's header */
+    uint32_t staged_count;
+    uint64_t seq_next;
+    bool roll_wanted;
+    struct kz_log_view *writer_view; /* what find_key looks through, taken anew when it changed */
+    uint64_t writer_view_change;
+    _Atomic(uint64_t) writer_thread; /* the one that stages, for reads of what is staged */
+
+    /* The list of segments; also the pool of scans. */
+    pthread_mutex_t table_lock;
+    struct kz_log_view *view;
+    _Atomic uint64_t view_change; /* counts publications */
+    struct kz_scan *idle_scans;
+    unsigned idle_scan_count;
+
+    /* Progress. end >= durable; both move up only. */
+    _Atomic kz_lsn end, durable;
+    _Atomic uint64_t seq_last;
+    _Atomic uint64_t end_bytes, durable_bytes; /* the same as counts of bytes, to bound the difference */
+
+    /* sync.c */
+    pthread_mutex_t sync_lock;
+    pthread_cond_t sync_wanted; /* the sync thread sleeps on it */
+    pthread_cond_t sync_done;   /* whoever waits for durability */
+    bool sync_stop;
+    _Atomic bool sync_sleeping;
+    _Atomic unsigned sync_waiters;
+    struct kz_thread sync_thread;
+    _Atomic bool failed; /* the log has stopped; `failure` says why */
+    struct kz_err failure;
+
+    /* space.c, under space_lock unless atomic */
+    pthread_mutex_t space_lock;
+    pthread_cond_t space_wanted, space_changed;
+    bool space_stop;
+    bool next_wanted;
+    uint32_t next_number;
+    struct kz_segment *next; /* zeros, durable, not in the view yet */
+    enum kz_code next_rc;    /* of the last attempt to make it */
+    struct kz_err next_err;
+    bool has_reserve;
+    _Atomic bool no_space;
+    int64_t space_checked_ms;
+    struct kz_thread space_thread;
+
+    /* Statistics; each has one writer. */
+    _Atomic uint64_t commits, bytes, syncs, sync_us_total;
+    _Atomic uint32_t sync_us_last, sync_us_max;
+    _Atomic uint64_t dropped_segments;
+};
+
+/* Stops the log for good; the first reason stays. Any thread. */
+void kz_log_stop(struct kz_log *log, const struct kz_err *err);
+/* Puts `view` (taken) in place of the list. */
+void kz_log_publish(struct kz_log *log, struct kz_log_view *view);
+
+/* recover.c: fills view, current, id, seq_next, end and durable of a log that is being opened. */
+KZ_MUST_USE enum kz_code kz_log_recover(struct kz_log *log, struct kz_log_recovery *ret_recovery,
+        struct kz_err *err);
+/* log.c: makes `seg` (zeros, taken) the current one behind `prev` (NULL: the first). */
+KZ_MUST_USE enum kz_code kz_log_begin_segment(struct kz_log *log, struct kz_segment *seg,
+        const struct kz_segment *prev, struct kz_err *err);
+
+/* sync.c */
+KZ_MUST_USE enum kz_code kz_sync_start(struct kz_log *log, struct kz_err *err);
+void kz_sync_join(struct kz_log *log); /* what is committed is synced first */
+/* Everything up to `end` is to become durable; inline where the options say so. */
+KZ_MUST_USE enum kz_code kz_sync_request(struct kz_log *log, struct kz_err *err);
+/* Blocks until at most `bytes_max` are written and not durable. */
+KZ_MUST_USE enum kz_code kz_sync_wait(struct kz_log *log, uint64_t bytes_max, struct kz_err *err);
+
+/* space.c */
+KZ_MUST_USE enum kz_code kz_space_start(struct kz_log *log, struct kz_err *err);
+void kz_space_join(struct kz_log *log);
+/* How large segment `number` is to be. */
+uint64_t kz_space_segment_size(const struct kz_log *log, uint32_t number);
+/* Asks for segment `number` ahead of need. Writer. */
+void kz_space_want(struct kz_log *log, uint32_t number);
+/* Takes segment `number`, waiting until it is prepared. KZ_NO_SPACE: there is none. Writer. */
+KZ_MUST_USE enum kz_code kz_space_take(struct kz_log *log, uint32_t number,
+        struct kz_segment **ret_seg, struct kz_err *err);
+/* Whether intake is refused. */
+bool kz_space_is_short(struct kz_log *log);
+
+/* reader.c */
+extern const struct kz_history_reader_ops kz_log_reader_ops;
+void kz_scans_free(struct kz_log *log);

@@ -96,11 +96,30 @@ char *kz_segment_path(const char *dir, uint32_t number, bool sealed);
 /* Opens and maps an existing raw file of any contents: recover.c reads header and frames. */
 KZ_MUST_USE enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, uint32_t number,
         bool writable, struct kz_segment **ret_seg, struct kz_err *err);
+/* Makes a file of zeros, durable with its name, `step_bytes` between syncs so that the disk stays
+ * free for the writer's. After a failure a part of the file may be there. */
+KZ_MUST_USE enum kz_code kz_segment_create(struct kz_fs *fs, const char *dir, uint32_t number,
+        uint64_t size, uint64_t step_bytes, struct kz_segment **ret_seg, struct kz_err *err);
+/* Maps the file in its size of now; done by open and create. */
+KZ_MUST_USE enum kz_code kz_segment_map(struct kz_segment *seg, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_segment_open_sealed(struct kz_fs *fs, const char *dir, uint32_t number,
         struct kz_sealed_pool *pool, struct kz_segment **ret_seg, struct kz_err *err);
 struct kz_segment *kz_segment_ref(struct kz_segment *seg);
 void kz_segment_unref(struct kz_segment *seg);
 KZ_DEFINE_FREEP(struct kz_segment, kz_segment_unref)
+
+/* Reads and checks the file's header. Not valid (torn, zero, of another number) is no error here;
+ * KZ_UNSUPPORTED for a newer format. */
+KZ_MUST_USE enum kz_code kz_segment_read_header(struct kz_segment *seg, bool *ret_valid,
+        struct kz_err *err);
+/* Sets magic, format and crc; the rest is the caller's. */
+void kz_segment_header_finish(struct kz_segment_header *header);
+/* The checksum of a frame at an address. It begins with the log's id, which is random, so bytes
+ * that a client sends cannot pass for a frame; and with the address, so that a frame in the wrong
+ * place does not either. */
+uint32_t kz_frame_crc(const uint8_t *log_id, kz_lsn lsn, const struct kz_frame *frame);
+/* What may be a frame at `offset`, magic and size checked, and nothing else; or NULL. */
+const struct kz_frame *kz_frame_at(const struct kz_segment *seg, uint32_t offset);
 
 /* The record at `offset` of a raw segment, bounds checked; NULL where there is none. */
 const struct kz_record *kz_segment_record(const struct kz_segment *seg, uint32_t offset);
@@ -109,9 +128,13 @@ const struct kz_record *kz_segment_record(const struct kz_segment *seg, uint32_t
 KZ_MUST_USE enum kz_code kz_segment_each(const struct kz_segment *seg, kz_lsn from, kz_lsn until,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
-/* Fills `ret_info` for either kind. */
+/* Fills `ret_info` for either kind, but `current`. */
 void kz_segment_info(const struct kz_segment *seg, struct kz_log_segment_info *ret_info);
+/* Counts one more record of a raw segment: what info and find_key's time limit show. Writer only. */
+void kz_segment_count(struct kz_segment *seg, const struct kz_record *record);
 
+/* Room for `count` segments, to be filled with references that the view then owns. */
+struct kz_log_view *kz_log_view_new(size_t count);
 struct kz_log_view *kz_log_view_ref(struct kz_log_view *view);
 void kz_log_view_unref(struct kz_log_view *view);
 KZ_DEFINE_FREEP(struct kz_log_view, kz_log_view_unref)

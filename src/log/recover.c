@@ -1,0 +1,496 @@
+/* Opening: where does the log end, and may what lies behind be thrown away?
+ *
+ *     list -> sealed ones opened -> raw ones walked along the chain -> first frame that does not
+ *     follow: the end -> does anything behind it claim that more was durable?  no: cut  yes: refuse
+ *
+ *  R1  A frame (or a segment's header) says what was durable when it was written. Where one that is
+ *      intact says so of an address behind the end, a durable frame is missing: corruption, and
+ *      nothing is changed. Otherwise all that is lost was never acknowledged.
+ *  R2  What is cut is zeroed, durably, before anything is written: no bytes of a former tail are
+ *      ever behind the end of the log.
+ *  R3  Later segments go from the last to the first, each durably, so that a crash in recovery leaves
+ *      a log that recovers the same way.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "log/log_int.h"
+#include "sys/random.h"
+
+enum { READ_ONLY_ATTEMPTS = 10, KEY_RECORD_BYTES = 256 };
+
+struct found {
+    uint32_t number;
+    bool raw, sealed;
+};
+
+struct recovery {
+    struct kz_log *log;
+    struct found *found; /* ascending */
+    size_t count;
+    char **temporary; /* leftovers of unfinished writers */
+    size_t temporary_count;
+    struct kz_segment **segments; /* opened, one for each of found; raw ones without a header too */
+    size_t raw_at;                /* index of the first raw one; count where there is none */
+    bool has_id;
+    /* The end so far. */
+    size_t last;     /* index of the segment that holds it; count: none */
+    uint32_t offset; /* in it */
+    uint32_t last_crc;
+    uint64_t seq_next;
+};
+
+/* ---- what is in the directory ----------------------------------------------------------------- */
+
+static bool parse_name(const char *name, uint32_t *ret_number, bool *ret_sealed)
+{
+    char *end;
+    unsigned long number;
+
+    if (strlen(name) != 12 || strspn(name, "0123456789abcdef") < 8)
+        return false;
+    number = strtoul(name, &end, 16);
+    if (strcmp(end, ".kzl") != 0 && strcmp(end, ".kzs") != 0)
+        return false;
+    *ret_number = (uint32_t)number;
+    *ret_sealed = end[3] == 's';
+    return true;
+}
+
+static void on_name(void *arg, const char *name)
+{
+    struct recovery *r = arg;
+    size_t size = strlen(name);
+    uint32_t number;
+    bool sealed;
+
+    if (size > 4 && strcmp(name + size - 4, ".tmp") == 0) {
+        r->temporary = kz_realloc(r->temporary, (r->temporary_count + 1) * sizeof(char *));
+        r->temporary[r->temporary_count++] = kz_strdup(name);
+    }
+    if (!parse_name(name, &number, &sealed))
+        return;
+    /* Names come sorted, so both kinds of one number are neighbours. */
+    if (r->count == 0 || r->found[r->count - 1].number != number) {
+        r->found = kz_realloc(r->found, (r->count + 1) * sizeof(*r->found));
+        r->found[r->count++] = (struct found){.number = number};
+    }
+    if (sealed)
+        r->found[r->count - 1].sealed = true;
+    else
+        r->found[r->count - 1].raw = true;
+}
+
+static void recovery_done(struct recovery *r)
+{
+    for (size_t i = 0; i < r->temporary_count; i++)
+        free(r->temporary[i]);
+    for (size_t i = 0; r->segments && i < r->count; i++)
+        kz_segment_unref(r->segments[i]);
+    free(r->temporary);
+    free(r->segments);
+    free(r->found);
+}
+
+static enum kz_code remove_name(struct kz_log *log, const char *name, struct kz_err *err)
+{
+    KZ_AUTO(kz_freep) char *path = kz_malloc(strlen(log->dir) + strlen(name) + 2);
+
+    sprintf(path, "%s/%s", log->dir, name);
+    return log->fs->ops->unlink(log->fs, path, err);
+}
+
+/* Leftovers of what was not finished when the process ended. */
+static enum kz_code tidy(struct recovery *r, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+    char name[16];
+
+    for (size_t i = 0; i < r->temporary_count; i++)
+        KZ_TRY(remove_name(log, r->temporary[i], err));
+    for (size_t i = 0; i < r->count; i++) {
+        if (!r->found[i].raw || !r->found[i].sealed)
+            continue;
+        snprintf(name, sizeof(name), "%08x.kzl", r->found[i].number);
+        KZ_TRY(remove_name(log, name, err));
+        r->found[i].raw = false;
+    }
+    return KZ_OK;
+}
+
+static enum kz_code check_run(const struct recovery *r, struct kz_err *err)
+{
+    for (size_t i = 1; i < r->count; i++) {
+        const struct found *a = &r->found[i - 1], *b = &r->found[i];
+
+        if (b->number != a->number + 1) {
+            (void)kz_fail(err, KZ_CORRUPT, "segment %08x is missing from \"%s\"", a->number + 1,
+                    r->log->dir);
+            return kz_hint(err, "restore from a backup");
+        }
+        if (!a->sealed && b->sealed)
+            return kz_fail(err, KZ_CORRUPT,
+                    "\"%s\" has a sealed segment %08x behind a raw one", r->log->dir, b->number);
+    }
+    return KZ_OK;
+}
+
+static enum kz_code open_all(struct recovery *r, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+
+    r->segments = kz_calloc(r->count ? r->count : 1, sizeof(*r->segments));
+    r->raw_at = r->count;
+    for (size_t i = 0; i < r->count; i++) {
+        uint32_t number = r->found[i].number;
+
+        if (!r->found[i].sealed) {
+            if (r->raw_at == r->count)
+                r->raw_at = i;
+            KZ_TRY(kz_segment_open_raw(log->fs, log->dir, number, !log->options.read_only,
+                    &r->segments[i], err));
+            continue;
+        }
+        KZ_TRY(kz_segment_open_sealed(log->fs, log->dir, number, log->pool, &r->segments[i], err));
+        const struct kz_sealed_header *header = kz_sealed_get_header(r->segments[i]->sealed);
+
+        if (r->has_id && memcmp(log->id, header->log_id, sizeof(log->id)) != 0)
+            return kz_fail(err, KZ_CORRUPT, "segment %08x in \"%s\" belongs to another log", number,
+                    log->dir);
+        memcpy(log->id, header->log_id, sizeof(log->id));
+        r->has_id = true;
+        r->seq_next = header->seq_last + 1;
+        r->last = i;
+    }
+    return KZ_OK;
+}
+
+/* ---- the chain -------------------------------------------------------------------------------- */
+
+static enum kz_code fail_corrupt(struct recovery *r, size_t index, uint32_t offset,
+        const char *what, struct kz_err *err)
+{
+    (void)kz_fail(err, KZ_CORRUPT, "\"%s\" is damaged at byte %u: %s",
+            r->segments[index]->file->path, offset, what);
+    return kz_hint(err, "run kizashi fsck, and restore from a backup");
+}
+
+/* Takes the records of a frame that is intact. false: they make no sense. */
+static bool take_frame(struct recovery *r, struct kz_segment *seg, uint32_t offset,
+        const struct kz_frame *frame)
+{
+    bool keys = !r->log->options.read_only;
+    uint32_t at = sizeof(*frame);
+    uint32_t count = 0;
+
+    while (at < frame->size) {
+        const struct kz_record *record = (const void *)((const char *)frame + at);
+
+        if (frame->size - at < sizeof(*record) || record->size < sizeof(*record) ||
+                record->size > frame->size - at || record->seq != frame->first_seq + count)
+            return false;
+        if (record->key && keys)
+            kz_keytab_put(&seg->keys, record->key, offset + at);
+        kz_segment_count(seg, record);
+        at += (uint32_t)KZ_ALIGN8(record->size);
+        count++;
+    }
+    return count == frame->record_count;
+}
+
+/* Follows the chain through one segment; r->offset is where it ends there. */
+static enum kz_code walk(struct recovery *r, size_t index, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+    struct kz_segment *seg = r->segments[index];
+    /* What a checkpoint covers was verified when it was made; fsck reads it again. */
+    bool trusted = KZ_LSN_SEGMENT(log->options.verify_from) > seg->number;
+    uint32_t at = KZ_SEGMENT_HEADER_SIZE;
+
+    if (!log->options.read_only)
+        kz_keytab_init(&seg->keys, (uint32_t)(seg->file_size / KEY_RECORD_BYTES));
+    for (;;) {
+        const struct kz_frame *frame = kz_frame_at(seg, at);
+
+        if (!frame || frame->prev_crc != seg->last_crc || frame->first_seq != r->seq_next)
+            break;
+        if (!trusted && kz_frame_crc(log->id, KZ_LSN(seg->number, at), frame) != frame->crc)
+            break;
+        if (!take_frame(r, seg, at, frame))
+            return fail_corrupt(r, index, at, "records that do not fit their frame", err);
+        r->seq_next += frame->record_count;
+        seg->last_crc = frame->crc;
+        at += frame->size;
+    }
+    atomic_store_explicit(&seg->end, at, memory_order_release);
+    r->last = index;
+    r->offset = at;
+    r->last_crc = seg->last_crc;
+    return KZ_OK;
+}
+
+/* Whether segment `index` has a header that continues the chain. */
+static enum kz_code follows(struct recovery *r, size_t index, bool *ret_follows, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+    struct kz_segment *seg = r->segments[index];
+    bool is_first = index == r->raw_at;
+    bool valid = false;
+
+    *ret_follows = false;
+    KZ_TRY(kz_segment_read_header(seg, &valid, err));
+    if (!valid)
+        return KZ_OK;
+    if (r->has_id && memcmp(log->id, seg->header.log_id, sizeof(log->id)) != 0)
+        return kz_fail(err, KZ_CORRUPT, "\"%s\" belongs to another log", seg->file->path);
+    if (is_first) {
+        if (r->raw_at > 0 && seg->header.seq_first != r->seq_next)
+            return fail_corrupt(r, index, 0, "it does not follow the sealed segment before it", err);
+        memcpy(log->id, seg->header.log_id, sizeof(log->id));
+        r->has_id = true;
+        r->seq_next = seg->header.seq_first;
+        *ret_follows = true;
+        return KZ_OK;
+    }
+    *ret_follows = seg->header.prev_crc == r->last_crc && seg->header.prev_end == r->offset &&
+                   seg->header.seq_first == r->seq_next;
+    return KZ_OK;
+}
+
+/* ---- what lies behind the end ----------------------------------------------------------------- */
+
+/* The rest of a segment from `offset`: the highest durable address that an intact frame states, and
+ * where the last byte that is not zero was. A run of zeros as long as can be unsynced ends it. */
+static void look_behind(struct recovery *r, const struct kz_segment *seg, uint32_t offset,
+        kz_lsn *ret_claim, uint32_t *ret_used)
+{
+    kz_lsn claim = 0;
+    uint64_t used = offset;
+
+    for (uint64_t at = offset; at + 8 <= seg->file_size; at += 8) {
+        const struct kz_frame *frame;
+
+        if (kz_load_u64(seg->map + at) == 0) {
+            if (at - used >= KZ_LOG_UNSYNCED_MAX_BYTES)
+                break;
+            continue;
+        }
+        used = at + 8;
+        frame = kz_frame_at(seg, (uint32_t)at);
+        if (frame && frame->durable > claim &&
+                kz_frame_crc(r->log->id, KZ_LSN(seg->number, at), frame) == frame->crc)
+            claim = frame->durable;
+    }
+    *ret_claim = claim;
+    *ret_used = (uint32_t)used;
+}
+
+static enum kz_code fail_lost(struct recovery *r, kz_lsn claim, struct kz_err *err)
+{
+    const struct kz_segment *seg = r->segments[r->last];
+
+    (void)kz_fail(err, KZ_CORRUPT,
+            "\"%s\" is damaged at byte %u: what follows was durable up to %08x:%08x",
+            seg->file->path, r->offset, KZ_LSN_SEGMENT(claim), KZ_LSN_OFFSET(claim));
+    return kz_hint(err, "nothing was changed; run kizashi fsck, and restore from a backup");
+}
+
+/* R1. Gives the number of bytes behind the end that are to go. */
+static enum kz_code check_behind(struct recovery *r, uint32_t *ret_used, uint64_t *ret_torn,
+        struct kz_err *err)
+{
+    kz_lsn end = KZ_LSN(r->segments[r->last]->number, r->offset);
+    kz_lsn highest = r->log->options.verify_from;
+    kz_lsn claim;
+    uint32_t used;
+
+    look_behind(r, r->segments[r->last], r->offset, &claim, ret_used);
+    highest = KZ_MAX(highest, claim);
+    *ret_torn = *ret_used - r->offset;
+    for (size_t i = r->last + 1; i < r->count; i++) {
+        const struct kz_segment *seg = r->segments[i];
+
+        if (seg->file_size <= KZ_SEGMENT_HEADER_SIZE)
+            continue;
+        look_behind(r, seg, KZ_SEGMENT_HEADER_SIZE, &claim, &used);
+        highest = KZ_MAX(highest, claim);
+        if (seg->header.magic) /* valid, but not what follows here */
+            highest = KZ_MAX(highest, seg->header.durable);
+        *ret_torn += used - KZ_SEGMENT_HEADER_SIZE;
+    }
+    return highest > end ? fail_lost(r, highest, err) : KZ_OK;
+}
+
+static enum kz_code remove_segment(struct recovery *r, size_t index, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+
+    KZ_TRY(log->fs->ops->unlink(log->fs, r->segments[index]->file->path, err));
+    KZ_TRY(log->fs->ops->sync_dir(log->fs, log->dir, err));
+    kz_segment_unref(r->segments[index]);
+    r->segments[index] = NULL;
+    r->count = index;
+    return KZ_OK;
+}
+
+/* R2, R3: makes the end of the chain the end of the files. */
+static enum kz_code cut(struct recovery *r, uint32_t used, struct kz_err *err)
+{
+    static const char zeros[64 << 10];
+    struct kz_segment *seg = r->segments[r->last];
+
+    while (r->count > r->last + 1)
+        KZ_TRY(remove_segment(r, r->count - 1, err));
+    if (seg->is_sealed)
+        return KZ_OK;
+    for (uint32_t at = r->offset; at < used;) {
+        size_t n = KZ_MIN((size_t)(used - at), sizeof(zeros));
+
+        KZ_TRY(seg->file->ops->pwrite(seg->file, zeros, n, at, err));
+        at += (uint32_t)n;
+    }
+    if (seg->file_size < seg->header.size_bytes) {
+        /* A backup copies no further than the end. */
+        uint64_t size = seg->header.size_bytes;
+
+        KZ_TRY(seg->file->ops->allocate(seg->file, size, err));
+        seg->file->ops->unmap(seg->file, seg->map, seg->file_size);
+        seg->map = NULL;
+        KZ_TRY(kz_segment_map(seg, err));
+    }
+    /* What was written and not synced when the process was killed is the log's now. */
+    for (size_t i = r->raw_at; i <= r->last; i++)
+        KZ_TRY(r->segments[i]->file->ops->sync(r->segments[i]->file, err));
+    return KZ_OK;
+}
+
+/* ---- all of it -------------------------------------------------------------------------------- */
+
+/* No raw segment: a new log, or one of which everything is sealed. */
+static enum kz_code create_first(struct recovery *r, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+    uint32_t number = r->count ? r->segments[r->count - 1]->number + 1 : 1;
+    struct kz_segment *seg = NULL;
+
+    if (!r->has_id)
+        kz_random_bytes(log->id, sizeof(log->id));
+    log->seq_next = r->seq_next ? r->seq_next : 1;
+    KZ_TRY(kz_segment_create(log->fs, log->dir, number, kz_space_segment_size(log, number),
+            KZ_SEGMENT_SIZE_MAX, &seg, err));
+    if (kz_log_begin_segment(log, seg, NULL, err) != KZ_OK) {
+        kz_segment_unref(seg);
+        return err->code;
+    }
+    return seg->file->ops->sync(seg->file, err);
+}
+
+static void publish_found(struct recovery *r)
+{
+    struct kz_log *log = r->log;
+    size_t count = r->last + 1;
+    struct kz_log_view *view = kz_log_view_new(count);
+
+    for (size_t i = 0; i < count; i++)
+        view->segments[i] = kz_segment_ref(r->segments[i]);
+    kz_log_publish(log, view);
+    log->current = kz_segment_ref(r->segments[r->last]);
+    log->seq_next = r->seq_next;
+}
+
+/* A first raw segment without a header is one that was being made when the power went, and then has
+ * no frames: it is durable before the first is written. */
+static enum kz_code check_headless(struct recovery *r, struct kz_err *err)
+{
+    const struct kz_segment *seg = r->segments[r->raw_at];
+    kz_lsn claim;
+    uint32_t used = KZ_SEGMENT_HEADER_SIZE;
+
+    if (seg->file_size > KZ_SEGMENT_HEADER_SIZE)
+        look_behind(r, seg, KZ_SEGMENT_HEADER_SIZE, &claim, &used);
+    if (used > KZ_SEGMENT_HEADER_SIZE || r->raw_at + 1 < r->count ||
+            KZ_LSN_SEGMENT(r->log->options.verify_from) >= seg->number)
+        return fail_corrupt(r, r->raw_at, 0, "its header cannot be read", err);
+    return r->log->options.read_only ? KZ_OK : remove_segment(r, r->raw_at, err);
+}
+
+static enum kz_code follow_chain(struct recovery *r, struct kz_err *err)
+{
+    bool goes_on = true;
+
+    for (size_t i = r->raw_at; i < r->count && goes_on; i++) {
+        KZ_TRY(follows(r, i, &goes_on, err));
+        if (goes_on)
+            KZ_TRY(walk(r, i, err));
+        else if (i == r->raw_at)
+            return check_headless(r, err);
+    }
+    return KZ_OK;
+}
+
+static enum kz_code recover_once(struct recovery *r, struct kz_log_recovery *ret, struct kz_err *err)
+{
+    struct kz_log *log = r->log;
+    uint64_t torn = 0;
+    uint32_t used = 0;
+
+    KZ_TRY(log->fs->ops->list(log->fs, log->dir, on_name, r, err));
+    if (!log->options.read_only)
+        KZ_TRY(tidy(r, err));
+    KZ_TRY(check_run(r, err));
+    r->last = r->count;
+    KZ_TRY(open_all(r, err));
+    KZ_TRY(follow_chain(r, err));
+    if (r->last < r->count && !r->segments[r->last]->is_sealed) {
+        KZ_TRY(check_behind(r, &used, &torn, err));
+        if (!log->options.read_only)
+            KZ_TRY(cut(r, used, err));
+        publish_found(r);
+    } else if (log->options.read_only) {
+        if (r->last >= r->count)
+            return kz_fail(err, KZ_NOT_FOUND, "there is no log in \"%s\"", log->dir);
+        publish_found(r);
+    } else {
+        if (r->last < r->count) { /* all sealed: they come before the new one */
+            publish_found(r);
+            kz_segment_unref(log->current);
+            log->current = NULL;
+        }
+        KZ_TRY(create_first(r, err));
+    }
+    ret->torn_bytes = torn;
+    return KZ_OK;
+}
+
+enum kz_code kz_log_recover(struct kz_log *log, struct kz_log_recovery *ret_recovery,
+        struct kz_err *err)
+{
+    struct kz_log_recovery recovery = {0};
+    enum kz_code rc = KZ_CORRUPT;
+    struct kz_err local;
+    kz_lsn end;
+
+    err = err ? err : &local;
+    /* Beside a writer, files come and go and frames appear while we look: look again. */
+    for (int i = 0; i < (log->options.read_only ? READ_ONLY_ATTEMPTS : 1) && rc != KZ_OK; i++) {
+        struct recovery r = {.log = log};
+
+        rc = recover_once(&r, &recovery, err);
+        recovery_done(&r);
+        if (rc != KZ_OK && rc != KZ_CORRUPT && rc != KZ_NOT_FOUND)
+            break;
+    }
+    KZ_TRY(rc);
+    end = KZ_LSN(log->current->number,
+            atomic_load_explicit(&log->current->end, memory_order_relaxed));
+    atomic_store(&log->end, end);
+    atomic_store(&log->durable, end);
+    atomic_store(&log->seq_last, log->seq_next - 1);
+    recovery.end = end;
+    recovery.seq_last = log->seq_next - 1;
+    recovery.segment_count = log->view->count;
+    for (size_t i = 0; i < log->view->count; i++)
+        recovery.sealed_count += log->view->segments[i]->is_sealed;
+    *ret_recovery = recovery;
+    return KZ_OK;
+}
