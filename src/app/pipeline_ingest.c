@@ -212,8 +212,9 @@ static void rule_failed(void *arg, const struct kz_rule *rule, const struct kz_e
     struct kz_err ignored;
 
     p->counters.rules_failed_total++;
-    (void)kz_pl_dead_letter(p, KZ_STAGE_TRIGGER, 0, 0, "sql", kz_str(err->message),
-            rule->def->name, KZ_STR_NULL, &ignored); /* counted either way */
+    /* Counted either way; a failed log shows at the commit. */
+    KZ_IGNORE(kz_pl_dead_letter(p, KZ_STAGE_TRIGGER, 0, 0, "sql", kz_str(err->message),
+            rule->def->name, KZ_STR_NULL, &ignored));
 }
 
 static enum kz_code put_ops(struct kz_pipeline *p, const struct kz_rule *rule, uint64_t owner,
@@ -324,7 +325,7 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
                 .max_age_ms = rule->def->max_age_ms,
         };
 
-        (void)kz_pl_ask(p, rule, &asking, &err); /* a failed log shows at the commit */
+        KZ_IGNORE(kz_pl_ask(p, rule, &asking, &err)); /* a failed log shows at the commit */
     }
     kz_buf_done(&found);
 }

@@ -231,6 +231,9 @@ struct asking { /* what a request is about */
 /* Asks a rule's models, where its `having` holds. */
 KZ_MUST_USE enum kz_code kz_pl_ask(struct kz_pipeline *p, const struct kz_rule *rule,
         const struct asking *asking, struct kz_err *err);
+/* A new request like an ended one (a dead letter tried again), as of the same moment. */
+KZ_MUST_USE enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t request,
+        struct kz_err *err);
 void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer);
 void kz_pl_results(struct kz_pipeline *p);
 void kz_pl_refill(struct kz_pipeline *p);

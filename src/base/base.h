@@ -11,6 +11,12 @@
 #include <string.h>
 
 #define KZ_MUST_USE __attribute__((warn_unused_result))
+/* Leaves a result unused on purpose; the comment beside it says why. */
+#define KZ_IGNORE(expr)                                                                            \
+    do {                                                                                           \
+        __typeof__(expr) kz_ignored_ = (expr);                                                     \
+        (void)kz_ignored_;                                                                         \
+    } while (0)
 #define KZ_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define KZ_UNUSED __attribute__((unused))
 #define KZ_NORETURN __attribute__((noreturn))

@@ -1,0 +1,38 @@
+#include "app/localtime.h"
+
+#include "feature/tz.h"
+
+static _Thread_local struct kz_zones zones;
+
+enum kz_code kz_local_check(const char *tz, struct kz_err *err)
+{
+    const struct kz_zone *zone;
+    struct kz_err inner;
+
+    if (kz_zones_get(&zones, kz_str(tz), &zone, &inner) == KZ_OK)
+        return KZ_OK;
+    return kz_fail(err, KZ_CONFIG, "\"%s\" is not a time zone: %s", tz, inner.message);
+}
+
+static int64_t floor_div(int64_t a, int64_t b)
+{
+    return a / b - (a % b < 0);
+}
+
+void kz_local_time(const char *tz, int64_t ms, int *ret_weekday, int *ret_minute,
+        int64_t *ret_day_start_ms)
+{
+    const struct kz_zone *zone;
+    int64_t offset_ms = 0, local_ms, day;
+
+    if (kz_zones_get(&zones, kz_str(tz), &zone, NULL) == KZ_OK)
+        offset_ms = (int64_t)kz_zone_offset_s(zone, floor_div(ms, 1000)) * 1000;
+    local_ms = ms + offset_ms;
+    day = floor_div(local_ms, 86400000);
+    if (ret_weekday)
+        *ret_weekday = (int)(((day + 3) % 7 + 7) % 7); /* 1970-01-01 was a Thursday */
+    if (ret_minute)
+        *ret_minute = (int)((local_ms - day * 86400000) / 60000);
+    if (ret_day_start_ms)
+        *ret_day_start_ms = day * 86400000 - offset_ms;
+}

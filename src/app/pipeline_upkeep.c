@@ -1,0 +1,594 @@
+/* app/pipeline_upkeep.c -- checkpoints, sealing, retention, erasure, backup: what goes on beside.
+ *
+ * The pipeline's thread looks once a second (tick) and gives one piece of work at a time to the
+ * upkeep thread; results are taken up at a later tick. A checkpoint is written by a forked child,
+ * which sees the views as they were and disturbs nobody.
+ *
+ *   log grown enough     -> checkpoint (child)
+ *   two checkpoints past -> seal the segments before the older one (thread)
+ *   too old or too large -> carry forward what is live in the oldest segment, then drop it
+ *   erasure asked for    -> roll, two checkpoints, then seal and rewrite without the user
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "app/pipeline_int.h"
+#include "base/diag.h"
+#include "base/hash.h"
+#include "codec/crypto.h"
+#include "sys/clock.h"
+
+enum {
+    CHECKPOINT_LOG_BYTES = 256 << 20, /* of log since the last, at least */
+    CHECKPOINT_EVERY_MS = 300000,     /* where there was anything at all */
+    CARRY_SLICE = 2000,               /* users a tick */
+};
+
+/* ---- the thread ------------------------------------------------------------------------------------- */
+
+static void *upkeep_main(void *arg)
+{
+    struct kz_pipeline *p = arg;
+    struct upkeep *u = &p->upkeep;
+
+    pthread_mutex_lock(&u->lock);
+    while (!u->stop) {
+        if (u->state != UPKEEP_RUNNING) {
+            pthread_cond_wait(&u->wake, &u->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&u->lock);
+        u->work(p);
+        pthread_mutex_lock(&u->lock);
+        u->state = UPKEEP_DONE;
+    }
+    pthread_mutex_unlock(&u->lock);
+    return NULL;
+}
+
+static enum upkeep_state state_of(struct upkeep *u)
+{
+    enum upkeep_state state;
+
+    pthread_mutex_lock(&u->lock);
+    state = u->state;
+    pthread_mutex_unlock(&u->lock);
+    return state;
+}
+
+static void start_work(struct kz_pipeline *p, void (*work)(struct kz_pipeline *p))
+{
+    struct upkeep *u = &p->upkeep;
+
+    pthread_mutex_lock(&u->lock);
+    KZ_BUG_ON(u->state != UPKEEP_IDLE);
+    u->work = work;
+    u->code = KZ_OK;
+    u->state = UPKEEP_RUNNING;
+    pthread_cond_signal(&u->wake);
+    pthread_mutex_unlock(&u->lock);
+}
+
+static void set_idle(struct upkeep *u)
+{
+    pthread_mutex_lock(&u->lock);
+    u->state = UPKEEP_IDLE;
+    pthread_mutex_unlock(&u->lock);
+}
+
+enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err)
+{
+    struct upkeep *u = &p->upkeep;
+
+    pthread_mutex_init(&u->lock, NULL);
+    pthread_cond_init(&u->wake, NULL);
+    u->checkpoint_before = u->checkpoint_at;
+    if (pthread_create(&u->thread, NULL, upkeep_main, p) != 0)
+        return kz_fail(err, KZ_NO_MEMORY, "could not start the upkeep thread");
+    u->started = true;
+    return KZ_OK;
+}
+
+static void reap_child(struct kz_pipeline *p, bool block);
+
+void kz_pl_upkeep_close(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+
+    if (!u->started)
+        return;
+    pthread_mutex_lock(&u->lock);
+    u->stop = true;
+    pthread_cond_signal(&u->wake);
+    pthread_mutex_unlock(&u->lock);
+    pthread_join(u->thread, NULL);
+    if (u->state == UPKEEP_DONE && u->backup_done) {
+        u->backup_done(u->backup_arg, u->code, &u->err);
+        u->backup_done = NULL;
+    }
+    reap_child(p, true);
+    pthread_mutex_destroy(&u->lock);
+    pthread_cond_destroy(&u->wake);
+    kz_buf_done(&u->erased);
+    kz_buf_done(&u->owners);
+}
+
+/* ---- checkpoints ------------------------------------------------------------------------------------- */
+
+static void checkpoint_written(struct kz_pipeline *p, kz_lsn position)
+{
+    struct upkeep *u = &p->upkeep;
+
+    u->checkpoint_before = u->checkpoint_at;
+    u->checkpoint_at = position;
+    u->erasure_checkpoints++;
+    p->counters.checkpoints_total++;
+}
+
+static void reap_child(struct kz_pipeline *p, bool block)
+{
+    struct upkeep *u = &p->upkeep;
+    int status = 0;
+    pid_t pid;
+
+    if (!u->checkpoint_child)
+        return;
+    do
+        pid = waitpid(u->checkpoint_child, &status, block ? 0 : WNOHANG);
+    while (pid < 0 && errno == EINTR);
+    if (pid == 0)
+        return;
+    u->checkpoint_child = 0;
+    if (pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+        checkpoint_written(p, u->checkpoint_pending);
+        return;
+    }
+    p->counters.checkpoints_failed_total++;
+    kz_diag_warn("a checkpoint could not be written", "status=%d", status);
+}
+
+/* Everything staged is committed and durable first, so that the position is a boundary that the
+ * log keeps whatever happens. */
+enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err *err)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_log_stats stats;
+    kz_lsn position;
+
+    KZ_TRY(kz_pl_commit(p, err));
+    KZ_TRY(kz_log_wait(p->log, err));
+    position = kz_log_end(p->log);
+    kz_log_stats(p->log, &stats);
+    u->checkpoint_log_bytes = stats.bytes;
+    u->checkpoint_tried_ms = kz_mono_ms();
+    if (!forked) {
+        KZ_TRY(kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
+                p->project->name, NULL, err));
+        checkpoint_written(p, position);
+        return KZ_OK;
+    }
+    u->checkpoint_pending = position;
+    u->checkpoint_child = fork();
+    if (u->checkpoint_child < 0) {
+        u->checkpoint_child = 0;
+        return kz_fail_errno(err, "could not fork for a checkpoint");
+    }
+    if (u->checkpoint_child == 0) {
+        struct kz_err inner;
+        enum kz_code rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
+                p->project->name, NULL, &inner);
+
+        if (rc != KZ_OK)
+            kz_diag_warn("checkpoint", "error=\"%s\"", inner.message);
+        _exit(rc == KZ_OK ? 0 : 1);
+    }
+    return KZ_OK;
+}
+
+static void maybe_checkpoint(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_views_stats views = kz_views_stats(p->views);
+    struct kz_log_stats stats;
+    uint64_t grown;
+    bool due;
+    struct kz_err err;
+
+    reap_child(p, false);
+    if (u->checkpoint_child)
+        return;
+    kz_log_stats(p->log, &stats);
+    grown = stats.bytes - u->checkpoint_log_bytes;
+    due = grown > KZ_MAX((uint64_t)CHECKPOINT_LOG_BYTES, 2 * views.bytes) ||
+            (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) ||
+            (u->erasing && u->erasure_checkpoints < 2);
+    if (due && kz_pl_checkpoint(p, true, &err) != KZ_OK) {
+        p->counters.checkpoints_failed_total++;
+        kz_diag_warn("a checkpoint could not be started", "error=\"%s\"", err.message);
+    }
+}
+
+/* ---- sealing and erasure ----------------------------------------------------------------------------- */
+
+static void seal_work(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_log_seal seal = {
+            .below = u->seal_below,
+            .segments_max = u->erasing ? UINT_MAX : 1,
+            .erased = (const uint64_t *)(void *)u->erased.data,
+            .erased_count = u->erased.size / sizeof(uint64_t),
+    };
+
+    u->code = kz_log_seal(p->log, &seal, &u->err);
+    u->sealed = seal.ret_sealed;
+    u->rewritten = seal.ret_rewritten;
+}
+
+static int by_owner(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* The owners of every erasure that is asked for and not carried out, sorted. */
+static size_t collect_erased(struct kz_pipeline *p, struct kz_buf *out)
+{
+    struct kz_views_stats stats = kz_views_stats(p->views);
+    size_t open = 0;
+
+    kz_buf_clear(out);
+    for (size_t i = 0; i < stats.tombstones; i++) {
+        const struct kz_tombstone *stone = kz_views_tombstone_at(p->views, i);
+        const struct kz_erase_body *body;
+
+        if (stone->done_at_ms)
+            continue;
+        open++;
+        kz_buf_clear(&p->record);
+        if (p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL) != KZ_OK)
+            continue;
+        body = (const void *)(p->record.data + sizeof(struct kz_record));
+        kz_buf_put(out, body + 1, body->owner_count * sizeof(uint64_t));
+    }
+    if (out->size)
+        qsort(out->data, out->size / sizeof(uint64_t), sizeof(uint64_t), by_owner);
+    return open;
+}
+
+static bool in_erased(const struct upkeep *u, uint64_t owner)
+{
+    return bsearch(&owner, u->erased.data, u->erased.size / sizeof(uint64_t), sizeof(uint64_t),
+                   by_owner) != NULL;
+}
+
+static void erasures_done(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_views_stats stats = kz_views_stats(p->views);
+    struct kz_err err;
+
+    for (size_t i = 0; i < stats.tombstones; i++) {
+        struct kz_tombstone stone = *kz_views_tombstone_at(p->views, i);
+        struct kz_erase_body body = {.id_hash = stone.id_hash, .done = 1, .erasure = stone.seq};
+        struct kz_log_entry entry = {.type = KZ_RECORD_ERASE,
+                .at_ms = p->now_ms,
+                .reserved = true,
+                .body = kz_str_n(&body, sizeof(body))};
+        const struct kz_erase_body *asked;
+
+        if (stone.done_at_ms)
+            continue;
+        kz_buf_clear(&p->record);
+        if (p->reader->ops->get(p->reader, stone.lsn, 0, &p->record, NULL) == KZ_OK) {
+            asked = (const void *)(p->record.data + sizeof(struct kz_record));
+            /* Asked for after this work began: the next round's. */
+            if (asked->owner_count && !in_erased(u, kz_load_u64(asked + 1)))
+                continue;
+        }
+        if (kz_pl_put(p, &entry, NULL, NULL, &err) != KZ_OK)
+            return;
+        p->counters.erasures_total++;
+        kz_diag_info("a user was erased", "erasure=%llu", (unsigned long long)stone.seq);
+    }
+}
+
+uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key)
+{
+    struct kz_buf salted = {0};
+    uint8_t digest[32];
+
+    kz_buf_printf(&salted, "%s\n%c", p->project->name, key.kind);
+    kz_buf_str(&salted, key.id);
+    kz_sha256(kz_buf_view(&salted), digest);
+    kz_buf_done(&salted);
+    return kz_load_u64(digest);
+}
+
+enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
+        uint64_t *ret_erasure, struct kz_err *err)
+{
+    struct kz_pipeline *p = kz_pl_of_query(query);
+    struct kz_views_place place = kz_views_resolve(p->views, key);
+    struct kz_erase_body fixed = {.id_hash = kz_pl_tombstone_hash(p, key)};
+    struct kz_buf body = {0};
+    struct kz_log_entry entry = {.type = KZ_RECORD_ERASE, .reserved = true};
+    uint64_t seq;
+    enum kz_code rc;
+
+    p->now_ms = kz_pl_now(p);
+    entry.at_ms = p->now_ms;
+    if (!place.index)
+        return kz_fail(err, KZ_NOT_FOUND, "nothing is known of this user");
+    KZ_TRY(kz_pl_group(p, 0, err));
+    kz_buf_put(&body, &fixed, sizeof(fixed));
+    kz_views_erase_owners(p->views, place.index, &body);
+    fixed.owner_count = (uint32_t)((body.size - sizeof(fixed)) / sizeof(uint64_t));
+    memcpy(body.data, &fixed, sizeof(fixed));
+    entry.body = kz_buf_view(&body);
+    rc = kz_pl_put(p, &entry, NULL, &seq, err);
+    kz_buf_done(&body);
+    KZ_TRY(rc);
+    KZ_TRY(kz_pl_commit(p, err));
+    kz_log_roll(p->log);
+    p->upkeep.erasing = true;
+    p->upkeep.erasure_checkpoints = 0;
+    kz_diag_info("erasure asked for", "erasure=%llu by=%s", (unsigned long long)seq, who);
+    *ret_erasure = seq;
+    return KZ_OK;
+}
+
+/* Whether some complete raw segment lies wholly before `below`. */
+static bool can_seal(struct kz_pipeline *p, kz_lsn below)
+{
+    size_t count;
+    struct kz_log_segment_info *segments = kz_log_segments(p->log, &count);
+    bool found = false;
+
+    for (size_t i = 0; i < count && !found; i++)
+        found = !segments[i].sealed && !segments[i].current &&
+                segments[i].number < KZ_LSN_SEGMENT(below);
+    free(segments);
+    return found;
+}
+
+/* ---- retention ---------------------------------------------------------------------------------------- */
+
+static enum kz_code collect_owner(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    struct upkeep *u = arg;
+
+    (void)lsn;
+    if (record->owner)
+        kz_buf_u64(&u->owners, record->owner);
+    return KZ_OK;
+}
+
+/* The distinct owners with anything in the segments to be dropped. */
+static void owners_work(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    uint64_t *owners;
+    size_t count, kept = 0;
+
+    kz_buf_clear(&u->owners);
+    u->code = p->reader->ops->scan_all(p->reader, 0, u->drop_below, collect_owner, u, &u->err);
+    if (u->code != KZ_OK || !u->owners.size)
+        return;
+    owners = (uint64_t *)(void *)u->owners.data;
+    count = u->owners.size / sizeof(uint64_t);
+    qsort(owners, count, sizeof(*owners), by_owner);
+    for (size_t i = 0; i < count; i++)
+        if (i == 0 || owners[i] != owners[i - 1])
+            owners[kept++] = owners[i];
+    u->owners.size = kept * sizeof(*owners);
+}
+
+static void drop_work(struct kz_pipeline *p)
+{
+    p->upkeep.code = kz_log_drop(p->log, p->upkeep.drop_below, &p->upkeep.err);
+}
+
+/* How far the log may be dropped: whole sealed segments, oldest first. 0: nothing. */
+static kz_lsn retention_limit(struct kz_pipeline *p)
+{
+    size_t count;
+    struct kz_log_segment_info *segments = kz_log_segments(p->log, &count);
+    uint64_t total = 0, size_max = p->project->events.retention_size_bytes;
+    int64_t age_ms = p->project->events.retention_age_ms;
+    kz_lsn below = 0;
+
+    for (size_t i = 0; i < count; i++)
+        total += segments[i].disk_bytes;
+    for (size_t i = 0; i < count && segments[i].sealed; i++) {
+        bool old = age_ms && segments[i].at_last_ms < p->now_ms - age_ms;
+
+        if (!old && !(size_max && total > size_max))
+            break;
+        total -= segments[i].disk_bytes;
+        below = KZ_LSN((uint64_t)segments[i].number + 1, 0);
+        break; /* one at a time */
+    }
+    free(segments);
+    return below;
+}
+
+/* Carries the state of a slice of users forward; true when all are done. */
+static bool carry_slice(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    const uint64_t *owners = (const uint64_t *)(void *)u->owners.data;
+    size_t count = u->owners.size / sizeof(uint64_t);
+    struct kz_buf body = {0};
+    struct kz_err err;
+
+    for (size_t n = 0; u->carry_index <= count && n < CARRY_SLICE; n++, u->carry_index++) {
+        struct kz_log_entry entry = {
+                .type = KZ_RECORD_CARRY, .at_ms = p->now_ms, .reserved = true};
+
+        kz_buf_clear(&body);
+        if (u->carry_index == count) {
+            kz_views_carry_globals(p->views, &body);
+        } else {
+            uint32_t user = kz_views_find_owner(p->views, owners[u->carry_index]);
+
+            if (!user)
+                continue;
+            kz_views_carry(p->views, user, &body);
+            entry.owner = owners[u->carry_index];
+            entry.prev = kz_pl_head(p, user, KZ_CHAIN_NOTES);
+        }
+        entry.body = kz_buf_view(&body);
+        if (kz_pl_group(p, body.size, &err) != KZ_OK ||
+                kz_pl_put(p, &entry, NULL, NULL, &err) != KZ_OK)
+            break;
+    }
+    kz_buf_done(&body);
+    return u->carry_index > count;
+}
+
+/* ---- backup ------------------------------------------------------------------------------------------- */
+
+static void backup_work(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    char path[PATH_MAX];
+    struct kz_fs *fs = p->options.fs;
+    kz_lsn end;
+
+    u->code = fs->ops->mkdir(fs, u->backup_dest, &u->err);
+    snprintf(path, sizeof(path), "%s/log", u->backup_dest);
+    if (u->code == KZ_OK)
+        u->code = kz_log_backup(p->log, path, &end, NULL, NULL, &u->err);
+}
+
+enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
+        void (*done)(void *arg, enum kz_code code, const struct kz_err *err), void *arg,
+        struct kz_err *err)
+{
+    struct kz_pipeline *p = kz_pl_of_query(query);
+    struct upkeep *u = &p->upkeep;
+
+    if (strlen(dest) >= sizeof(u->backup_dest))
+        return kz_fail(err, KZ_INVALID, "the path is too long");
+    if (kz_fs_exists(p->options.fs, dest))
+        return kz_fail(err, KZ_CONFLICT, "\"%s\" is there already; name a new directory", dest);
+    if (state_of(u) != UPKEEP_IDLE)
+        return kz_fail(err, KZ_OVERLOADED, "upkeep is busy; try again in a moment");
+    snprintf(u->backup_dest, sizeof(u->backup_dest), "%s", dest);
+    u->backup_done = done;
+    u->backup_arg = arg;
+    start_work(p, backup_work);
+    return KZ_OK;
+}
+
+/* ---- the tick ------------------------------------------------------------------------------------------ */
+
+/* Takes up what the thread has done. */
+static void take_work(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+
+    if (u->code != KZ_OK && u->work != backup_work)
+        kz_diag_warn("upkeep failed, will be tried again", "error=\"%s\"", u->err.message);
+    if (u->work == backup_work) {
+        u->backup_done(u->backup_arg, u->code, &u->err);
+        u->backup_done = NULL;
+    } else if (u->work == seal_work && u->code == KZ_OK) {
+        if (u->sealed || u->rewritten)
+            kz_diag_info("segments sealed", "sealed=%u rewritten=%u", u->sealed, u->rewritten);
+        if (u->erasing) {
+            erasures_done(p);
+            u->erasing = collect_erased(p, &u->erased) > 0;
+            u->erasure_checkpoints = 0;
+        }
+    } else if (u->work == owners_work && u->code == KZ_OK) {
+        u->carrying = true;
+        u->carry_index = 0;
+    } else if (u->work == drop_work && u->code == KZ_OK) {
+        kz_diag_info("old segments dropped", "below=%u", KZ_LSN_SEGMENT(u->drop_below));
+    }
+    set_idle(u);
+}
+
+void kz_pl_upkeep_tick(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    int64_t now_ms = kz_mono_ms();
+
+    if (now_ms < u->next_ms || p->failed)
+        return;
+    u->next_ms = now_ms + (u->carrying ? 20 : 500);
+    maybe_checkpoint(p);
+    if (state_of(u) == UPKEEP_RUNNING)
+        return;
+    if (state_of(u) == UPKEEP_DONE)
+        take_work(p);
+    if (u->carrying) {
+        if (carry_slice(p)) {
+            u->carrying = false;
+            start_work(p, drop_work);
+        }
+        return;
+    }
+    /* A start with erasures that were not carried out goes on with them. */
+    if (!u->erasing && collect_erased(p, &u->erased) > 0) {
+        u->erasing = true;
+        u->erasure_checkpoints = 0;
+        kz_log_roll(p->log);
+    }
+    if (u->erasing) {
+        if (u->erasure_checkpoints < 2)
+            return;
+        collect_erased(p, &u->erased);
+        u->seal_below = u->checkpoint_before;
+        start_work(p, seal_work);
+    } else if (can_seal(p, u->checkpoint_before)) {
+        kz_buf_clear(&u->erased);
+        u->seal_below = u->checkpoint_before;
+        start_work(p, seal_work);
+    } else if ((u->drop_below = retention_limit(p))) {
+        start_work(p, owners_work);
+    }
+}
+
+enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
+{
+    struct upkeep *u = &p->upkeep;
+
+    p->now_ms = kz_pl_now(p);
+    /* Twice, so that both checkpoints lie behind what is to be sealed or erased. */
+    kz_log_roll(p->log);
+    KZ_TRY(kz_pl_checkpoint(p, false, err));
+    KZ_TRY(kz_pl_checkpoint(p, false, err));
+    collect_erased(p, &u->erased);
+    u->erasing = true;
+    u->seal_below = kz_log_end(p->log);
+    seal_work(p);
+    if (u->code != KZ_OK) {
+        *err = u->err;
+        return u->code;
+    }
+    erasures_done(p);
+    u->erasing = false;
+    while ((u->drop_below = retention_limit(p))) {
+        owners_work(p);
+        u->carry_index = 0;
+        while (u->code == KZ_OK && !carry_slice(p))
+            ;
+        KZ_TRY(kz_pl_checkpoint(p, false, err));
+        drop_work(p);
+        if (u->code != KZ_OK) {
+            *err = u->err;
+            return u->code;
+        }
+    }
+    return kz_pl_checkpoint(p, false, err);
+}
