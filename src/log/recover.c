@@ -42,21 +42,6 @@ struct recovery {
 
 /* ---- what is in the directory ----------------------------------------------------------------- */
 
-static bool parse_name(const char *name, uint32_t *ret_number, bool *ret_sealed)
-{
-    char *end;
-    unsigned long number;
-
-    if (strlen(name) != 12 || strspn(name, "0123456789abcdef") < 8)
-        return false;
-    number = strtoul(name, &end, 16);
-    if (strcmp(end, ".kzl") != 0 && strcmp(end, ".kzs") != 0)
-        return false;
-    *ret_number = (uint32_t)number;
-    *ret_sealed = end[3] == 's';
-    return true;
-}
-
 static void on_name(void *arg, const char *name)
 {
     struct recovery *r = arg;
@@ -68,7 +53,7 @@ static void on_name(void *arg, const char *name)
         r->temporary = kz_realloc(r->temporary, (r->temporary_count + 1) * sizeof(char *));
         r->temporary[r->temporary_count++] = kz_strdup(name);
     }
-    if (!parse_name(name, &number, &sealed))
+    if (!kz_segment_parse_name(name, &number, &sealed))
         return;
     /* Names come sorted, so both kinds of one number are neighbours. */
     if (r->count == 0 || r->found[r->count - 1].number != number) {

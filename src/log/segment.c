@@ -17,6 +17,21 @@ char *kz_segment_path(const char *dir, uint32_t number, bool sealed)
     return path;
 }
 
+bool kz_segment_parse_name(const char *name, uint32_t *ret_number, bool *ret_sealed)
+{
+    char *end;
+    unsigned long number;
+
+    if (strlen(name) != 12 || strspn(name, "0123456789abcdef") < 8)
+        return false;
+    number = strtoul(name, &end, 16);
+    if (strcmp(end, ".kzl") != 0 && strcmp(end, ".kzs") != 0)
+        return false;
+    *ret_number = (uint32_t)number;
+    *ret_sealed = end[3] == 's';
+    return true;
+}
+
 static struct kz_segment *segment_new(struct kz_fs *fs, uint32_t number, bool sealed)
 {
     struct kz_segment *seg = kz_calloc(1, sizeof(*seg));

@@ -93,6 +93,8 @@ struct kz_log_view {
 
 /* "<dir>/%08x.kzl" or ".kzs"; free() it. */
 char *kz_segment_path(const char *dir, uint32_t number, bool sealed);
+/* Whether a file of the log's directory is a segment, and which. */
+bool kz_segment_parse_name(const char *name, uint32_t *ret_number, bool *ret_sealed);
 /* Opens and maps an existing raw file of any contents: recover.c reads header and frames. */
 KZ_MUST_USE enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, uint32_t number,
         bool writable, struct kz_segment **ret_seg, struct kz_err *err);
