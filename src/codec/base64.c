@@ -12,7 +12,7 @@ void kz_base64_encode(struct kz_str data, enum kz_base64 alphabet, struct kz_buf
     kz_buf_reserve(buf, data.size / 3 * 4 + 4);
     for (size_t left = data.size; left; left -= KZ_MIN(left, (size_t)3), at += 3) {
         uint32_t bits = (uint32_t)at[0] << 16 | (left > 1 ? (uint32_t)at[1] << 8 : 0) |
-                (left > 2 ? at[2] : 0);
+                        (left > 2 ? at[2] : 0);
         size_t count = KZ_MIN(left, (size_t)3) + 1;
 
         for (size_t i = 0; i < count; i++)
@@ -35,8 +35,8 @@ static int letter_value(char c, enum kz_base64 alphabet)
     return c == letters[alphabet][63] ? 63 : -1;
 }
 
-enum kz_code kz_base64_decode(struct kz_str text, enum kz_base64 alphabet, struct kz_buf *buf,
-        struct kz_err *err)
+enum kz_code kz_base64_decode(
+        struct kz_str text, enum kz_base64 alphabet, struct kz_buf *buf, struct kz_err *err)
 {
     size_t size = text.size, before = buf->size, used;
     uint32_t bits = 0;

@@ -15,5 +15,5 @@ enum kz_base64 {
 
 void kz_base64_encode(struct kz_str data, enum kz_base64 alphabet, struct kz_buf *buf);
 /* Nothing is appended on failure. Bits left over must be zero: one text for one value. */
-KZ_MUST_USE enum kz_code kz_base64_decode(struct kz_str text, enum kz_base64 alphabet,
-        struct kz_buf *buf, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_base64_decode(
+        struct kz_str text, enum kz_base64 alphabet, struct kz_buf *buf, struct kz_err *err);

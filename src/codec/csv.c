@@ -118,9 +118,9 @@ static void skip_empty_lines(struct kz_csv *csv)
         rest->size -= 3;
     }
     for (;;) {
-        size_t used = rest->size && *rest->ptr == '\n' ? 1
-                : rest->size > 1 && rest->ptr[0] == '\r' && rest->ptr[1] == '\n' ? 2
-                                                                                 : 0;
+        size_t used = rest->size && *rest->ptr == '\n'                                 ? 1
+                      : rest->size > 1 && rest->ptr[0] == '\r' && rest->ptr[1] == '\n' ? 2
+                                                                                       : 0;
         if (used == 0)
             return;
         rest->ptr += used;
@@ -170,9 +170,9 @@ enum kz_code kz_csv_next(struct kz_csv *csv, struct kz_csv_row *ret_row, struct 
     if (outcome == FIELD_BAD)
         return kz_fail(err, KZ_INVALID, "line %llu: unexpected %s in field %zu",
                 (unsigned long long)row.line,
-                *row.at == '"'        ? "quote"
-                        : *row.at == '\r' ? "carriage return"
-                                          : "text behind a closing quote",
+                *row.at == '"'    ? "quote"
+                : *row.at == '\r' ? "carriage return"
+                                  : "text behind a closing quote",
                 csv->fields.size / sizeof(struct kz_str));
     place_fields(csv);
     *ret_row = (struct kz_csv_row){.fields = (const struct kz_str *)csv->fields.data,

@@ -5,10 +5,9 @@
  * memory is fed in pieces: init with `last` false, and when next says KZ_END move the unread rest
  * (kz_csv_rest) to the front of the buffer, fill up, and kz_csv_feed().
  *
- * Owner    fields borrow the buffer, or the reader where quotes were undoubled: until the next call.
- * Threads  one at a time.
- * Fails    KZ_END behind the last row; KZ_INVALID: "line 7: ..." for a quote in the wrong place or
- *          one that never closes.
+ * Owner    fields borrow the buffer, or the reader where quotes were undoubled: until the next
+ * call. Threads  one at a time. Fails    KZ_END behind the last row; KZ_INVALID: "line 7: ..." for
+ * a quote in the wrong place or one that never closes.
  */
 #pragma once
 
@@ -33,8 +32,8 @@ struct kz_csv {
 
 void kz_csv_init(struct kz_csv *csv, struct kz_str text, char separator, bool last);
 void kz_csv_done(struct kz_csv *csv);
-KZ_MUST_USE enum kz_code kz_csv_next(struct kz_csv *csv, struct kz_csv_row *ret_row,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_csv_next(
+        struct kz_csv *csv, struct kz_csv_row *ret_row, struct kz_err *err);
 struct kz_str kz_csv_rest(const struct kz_csv *csv);
 void kz_csv_feed(struct kz_csv *csv, struct kz_str text, bool last);
 

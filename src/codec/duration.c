@@ -19,8 +19,8 @@ static bool take_part(struct kz_str *rest, size_t *unit, int64_t *total)
     bool point = false;
 
     for (; at < end && (*at == '.' || (unsigned char)(*at - '0') <= 9); at++) {
-        if (*at == '.' && (point || at == from || at + 1 == end ||
-                                  (unsigned char)(at[1] - '0') > 9))
+        if (*at == '.' &&
+                (point || at == from || at + 1 == end || (unsigned char)(at[1] - '0') > 9))
             return false;
         if (*at == '.') {
             point = true;

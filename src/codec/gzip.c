@@ -34,8 +34,8 @@ static enum kz_code inflate_all(
         int rc = inflate_step(z, buf, size_max_bytes - done + 1);
 
         if (buf->size - before > size_max_bytes)
-            return kz_fail(err, KZ_TOO_LARGE, "compressed data holds more than %zu bytes",
-                    size_max_bytes);
+            return kz_fail(
+                    err, KZ_TOO_LARGE, "compressed data holds more than %zu bytes", size_max_bytes);
         if (rc == Z_STREAM_END) {
             if (z->avail_in == 0)
                 return KZ_OK;
@@ -51,8 +51,8 @@ static enum kz_code inflate_all(
     }
 }
 
-enum kz_code kz_gzip_inflate(struct kz_str data, size_t size_max_bytes, struct kz_buf *buf,
-        struct kz_err *err)
+enum kz_code kz_gzip_inflate(
+        struct kz_str data, size_t size_max_bytes, struct kz_buf *buf, struct kz_err *err)
 {
     size_t before = buf->size;
     z_stream z = {0};

@@ -13,8 +13,8 @@
 bool kz_gzip_is(struct kz_str data);
 /* Appends at most `size_max_bytes`; several gzip members in a row are one body. Nothing is appended
  * on failure. */
-KZ_MUST_USE enum kz_code kz_gzip_inflate(struct kz_str data, size_t size_max_bytes,
-        struct kz_buf *buf, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_gzip_inflate(
+        struct kz_str data, size_t size_max_bytes, struct kz_buf *buf, struct kz_err *err);
 /* `level` 1 to 9. */
-KZ_MUST_USE enum kz_code kz_gzip_deflate(struct kz_str data, int level, struct kz_buf *buf,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_gzip_deflate(
+        struct kz_str data, int level, struct kz_buf *buf, struct kz_err *err);

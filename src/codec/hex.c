@@ -19,8 +19,8 @@ enum kz_code kz_hex_decode(struct kz_str text, void *data, size_t size, struct k
     uint8_t *to = data;
 
     if (text.size != 2 * size)
-        return kz_fail(err, KZ_INVALID, "expected %zu hexadecimal digits, not %zu", 2 * size,
-                text.size);
+        return kz_fail(
+                err, KZ_INVALID, "expected %zu hexadecimal digits, not %zu", 2 * size, text.size);
     for (size_t i = 0; i < text.size; i++) {
         int digit = kz_json_hex(text.ptr[i]);
 

@@ -319,8 +319,10 @@ void kz_json_init(struct kz_json *json, struct kz_str text, uint32_t depth_max)
     };
 }
 
-enum kz_code kz_json_value(struct kz_json *json, struct kz_json_value *ret_value,
-        struct kz_err *err)
+/* kz_json_value() and kz_json_key() are inlined into their pairs, so that no struct written in
+ * pieces is copied whole right after, which would wait for the store buffer. */
+static inline __attribute__((always_inline)) enum kz_code read_value(
+        struct kz_json *json, struct kz_json_value *ret_value, struct kz_err *err)
 {
     struct scan s = {.end = json->end};
     const char *from = kz_json_skip_space(json->at, json->end);
@@ -336,6 +338,12 @@ enum kz_code kz_json_value(struct kz_json *json, struct kz_json_value *ret_value
             .escaped = *from == '"' && s.escaped,
     };
     return KZ_OK;
+}
+
+enum kz_code kz_json_value(
+        struct kz_json *json, struct kz_json_value *ret_value, struct kz_err *err)
+{
+    return read_value(json, ret_value, err);
 }
 
 enum kz_code kz_json_open(struct kz_json *json, enum kz_json_kind kind, struct kz_err *err)
@@ -357,8 +365,8 @@ enum kz_code kz_json_open(struct kz_json *json, enum kz_json_kind kind, struct k
 }
 
 /* To the next element or key, or out of the bracket. */
-static enum kz_code next_item(
-        struct kz_json *json, char closing, const char *expected, bool *ret_more, struct kz_err *err)
+static enum kz_code next_item(struct kz_json *json, char closing, const char *expected,
+        bool *ret_more, struct kz_err *err)
 {
     const char *at = kz_json_skip_space(json->at, json->end);
 
@@ -380,8 +388,8 @@ static enum kz_code next_item(
     return KZ_OK;
 }
 
-enum kz_code kz_json_key(struct kz_json *json, bool *ret_more, struct kz_json_value *ret_key,
-        struct kz_err *err)
+static inline __attribute__((always_inline)) enum kz_code read_key(
+        struct kz_json *json, bool *ret_more, struct kz_json_value *ret_key, struct kz_err *err)
 {
     struct scan s = {.end = json->end};
     bool more = false;
@@ -406,6 +414,12 @@ enum kz_code kz_json_key(struct kz_json *json, bool *ret_more, struct kz_json_va
     return KZ_OK;
 }
 
+enum kz_code kz_json_key(
+        struct kz_json *json, bool *ret_more, struct kz_json_value *ret_key, struct kz_err *err)
+{
+    return read_key(json, ret_more, ret_key, err);
+}
+
 enum kz_code kz_json_more(struct kz_json *json, bool *ret_more, struct kz_err *err)
 {
     return next_item(json, ']', "',' or ']'", ret_more, err);
@@ -417,17 +431,17 @@ enum kz_code kz_json_member(struct kz_json *json, bool *ret_more, struct kz_json
     struct kz_json_value key = {0};
     bool more = false;
 
-    KZ_TRY(kz_json_key(json, &more, &key, err));
+    KZ_TRY(read_key(json, &more, &key, err));
     if (more) {
-        KZ_TRY(kz_json_value(json, ret_value, err));
+        KZ_TRY(read_value(json, ret_value, err));
         *ret_key = key;
     }
     *ret_more = more;
     return KZ_OK;
 }
 
-enum kz_code kz_json_element(struct kz_json *json, bool *ret_more, struct kz_json_value *ret_value,
-        struct kz_err *err)
+enum kz_code kz_json_element(
+        struct kz_json *json, bool *ret_more, struct kz_json_value *ret_value, struct kz_err *err)
 {
     bool more = false;
 
@@ -446,8 +460,8 @@ enum kz_code kz_json_end(struct kz_json *json, struct kz_err *err)
     return KZ_OK;
 }
 
-enum kz_code kz_json_parse(struct kz_str text, uint32_t depth_max, struct kz_json_value *ret_root,
-        struct kz_err *err)
+enum kz_code kz_json_parse(
+        struct kz_str text, uint32_t depth_max, struct kz_json_value *ret_root, struct kz_err *err)
 {
     struct kz_json_value root;
     struct kz_json json;

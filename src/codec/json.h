@@ -15,8 +15,8 @@
  * To read in one pass, or one element at a time, use kz_json_open() and kz_json_member() or
  * kz_json_element() on the parser itself.
  *
- * Not checked: member names may repeat. kz_json_get() and kz_json_get_path() give the first of them,
- * because SQLite's ->> does, and a typed column must say the same as SQL over `props`.
+ * Not checked: member names may repeat. kz_json_get() and kz_json_get_path() give the first of
+ * them, because SQLite's ->> does, and a typed column must say the same as SQL over `props`.
  *
  * Owner    spans borrow the text.
  * Threads  one parser, one thread.
@@ -66,29 +66,29 @@ struct kz_json {
 void kz_json_init(struct kz_json *json, struct kz_str text, uint32_t depth_max);
 
 /* The next whole value, validated to its end. Behind a key, at the top, or as an element. */
-KZ_MUST_USE enum kz_code kz_json_value(struct kz_json *json, struct kz_json_value *ret_value,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_json_value(
+        struct kz_json *json, struct kz_json_value *ret_value, struct kz_err *err);
 /* Enters the next value, which must be of `kind` (KZ_JSON_OBJECT or KZ_JSON_ARRAY). Then call
  * kz_json_member() or kz_json_key(), or kz_json_element() or kz_json_more(), until *ret_more is
  * false: this leaves it again. */
-KZ_MUST_USE enum kz_code kz_json_open(struct kz_json *json, enum kz_json_kind kind,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_json_open(
+        struct kz_json *json, enum kz_json_kind kind, struct kz_err *err);
 /* The next member's key; its value is to be read by kz_json_value() or kz_json_open(). */
-KZ_MUST_USE enum kz_code kz_json_key(struct kz_json *json, bool *ret_more,
-        struct kz_json_value *ret_key, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_json_key(
+        struct kz_json *json, bool *ret_more, struct kz_json_value *ret_key, struct kz_err *err);
 /* Whether the array has one more element, to be read by kz_json_value() or kz_json_open(). */
 KZ_MUST_USE enum kz_code kz_json_more(struct kz_json *json, bool *ret_more, struct kz_err *err);
 /* The two above with the value read whole. */
 KZ_MUST_USE enum kz_code kz_json_member(struct kz_json *json, bool *ret_more,
         struct kz_json_value *ret_key, struct kz_json_value *ret_value, struct kz_err *err);
-KZ_MUST_USE enum kz_code kz_json_element(struct kz_json *json, bool *ret_more,
-        struct kz_json_value *ret_value, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_json_element(
+        struct kz_json *json, bool *ret_more, struct kz_json_value *ret_value, struct kz_err *err);
 /* Fails where anything but white space follows. */
 KZ_MUST_USE enum kz_code kz_json_end(struct kz_json *json, struct kz_err *err);
 
 /* One value and nothing behind it. */
-KZ_MUST_USE enum kz_code kz_json_parse(struct kz_str text, uint32_t depth_max,
-        struct kz_json_value *ret_root, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_json_parse(
+        struct kz_str text, uint32_t depth_max, struct kz_json_value *ret_root, struct kz_err *err);
 
 /* -- walking what has been validated ---------------------------------------------------------
  *
@@ -105,14 +105,14 @@ struct kz_json_value kz_json_trusted(struct kz_str text);
 
 /* Over an object or array; over anything else there is nothing. */
 struct kz_json_walk kz_json_walk(struct kz_json_value value);
-bool kz_json_walk_member(struct kz_json_walk *walk, struct kz_json_value *ret_key,
-        struct kz_json_value *ret_value);
+bool kz_json_walk_member(
+        struct kz_json_walk *walk, struct kz_json_value *ret_key, struct kz_json_value *ret_value);
 bool kz_json_walk_element(struct kz_json_walk *walk, struct kz_json_value *ret_value);
 
 /* The object's member, the first of that name; kind KZ_JSON_NONE where there is none. */
 struct kz_json_value kz_json_get(struct kz_json_value object, const char *name);
-/* `path` as SQLite writes it: $ then any of .name  ."any name"  ['any name']  [0]; names are compared
- * with what the text's escapes stand for. KZ_JSON_NONE where it leads nowhere. */
+/* `path` as SQLite writes it: $ then any of .name  ."any name"  ['any name']  [0]; names are
+ * compared with what the text's escapes stand for. KZ_JSON_NONE where it leads nowhere. */
 struct kz_json_value kz_json_get_path(struct kz_json_value root, struct kz_str path);
 /* Whether `path` is written well; for configuration. */
 KZ_MUST_USE enum kz_code kz_json_path_check(struct kz_str path, struct kz_err *err);
@@ -138,8 +138,8 @@ struct kz_json_number {
 };
 
 /* KZ_INVALID for another kind, and for a number beyond the range of double. */
-KZ_MUST_USE enum kz_code kz_json_number(struct kz_json_value value,
-        struct kz_json_number *ret_number, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_json_number(
+        struct kz_json_value value, struct kz_json_number *ret_number, struct kz_err *err);
 /* An integer, also one written 5.0 or 5e3; KZ_INVALID for anything else. */
 KZ_MUST_USE enum kz_code kz_json_i64(struct kz_json_value value, int64_t *ret, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_json_f64(struct kz_json_value value, double *ret, struct kz_err *err);
@@ -149,7 +149,8 @@ KZ_MUST_USE enum kz_code kz_json_f64(struct kz_json_value value, double *ret, st
 /* Appends validated text without insignificant white space. */
 void kz_json_compact(struct kz_str text, struct kz_buf *buf);
 
-/* Lines of NDJSON: LF or CRLF, the last one with or without; blank lines are skipped but counted. */
+/* Lines of NDJSON: LF or CRLF, the last one with or without; blank lines are skipped but counted.
+ */
 struct kz_lines {
     struct kz_str rest;
     uint64_t line; /* of what was given last, from 1 */

@@ -13,7 +13,8 @@
 
 #define KZ_EACH_BYTE(x) (0x0101010101010101ull * (x))
 
-/* The high bit of each byte that equals `c`; right up to the first one, which is all that is used. */
+/* The high bit of each byte that equals `c`; right up to the first one, which is all that is used.
+ */
 static inline uint64_t kz_json_bytes_are(uint64_t word, uint8_t c)
 {
     uint64_t x = word ^ KZ_EACH_BYTE(c);
@@ -41,8 +42,8 @@ static inline const char *kz_json_find_special(const char *at, const char *end)
     while (end - at >= 8) {
         uint64_t word = kz_load_u64(at);
         uint64_t control = (word - KZ_EACH_BYTE(' ')) & ~word;
-        uint64_t mask = (kz_json_bytes_are(word, '"') | kz_json_bytes_are(word, '\\') | control |
-                                word) &
+        uint64_t mask =
+                (kz_json_bytes_are(word, '"') | kz_json_bytes_are(word, '\\') | control | word) &
                 KZ_EACH_BYTE(0x80);
 
         if (mask)

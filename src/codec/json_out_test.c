@@ -55,8 +55,10 @@ static void strings_are_always_valid(void **state)
     (void)state;
     kz_json_quote(&buf, KZ_STR("a\"b\\c\n\r\t\b\f\x01\x1f\x7f/\xe5\x85\x86"));
     assert_buf(&buf, "\"a\\\"b\\\\c\\n\\r\\t\\b\\f\\u0001\\u001f\x7f/\xe5\x85\x86\"");
-    kz_json_quote(&buf, KZ_STR("a\xff\xfe" "b\xe5\x85"));
-    assert_buf(&buf, "\"a\xef\xbf\xbd" "b\xef\xbf\xbd\"");
+    kz_json_quote(&buf, KZ_STR("a\xff\xfe"
+                               "b\xe5\x85"));
+    assert_buf(&buf, "\"a\xef\xbf\xbd"
+                     "b\xef\xbf\xbd\"");
     kz_json_quote(&buf, kz_str_n("\0", 1));
     assert_buf(&buf, "\"\\u0000\"");
     kz_buf_done(&buf);
@@ -69,8 +71,9 @@ static void doubles_are_short_and_read_back(void **state)
         const char *text;
     } cases[] = {{0, "0.0"}, {-0.0, "-0.0"}, {3, "3.0"}, {-12, "-12.0"}, {0.1, "0.1"},
             {0.1 + 0.2, "0.30000000000000004"}, {19.99, "19.99"}, {1e15, "1e+15"}, {1e22, "1e+22"},
-            {123456.789, "123456.789"}, {5e-324, "4.94065645841247e-324"}, {1.0 / 3, "0.3333333333333333"},
-            {9007199254740993.0, "9007199254740992.0"}, {NAN, "null"}, {INFINITY, "null"}};
+            {123456.789, "123456.789"}, {5e-324, "4.94065645841247e-324"},
+            {1.0 / 3, "0.3333333333333333"}, {9007199254740993.0, "9007199254740992.0"},
+            {NAN, "null"}, {INFINITY, "null"}};
     struct kz_buf buf = {0};
     uint64_t bits = 1;
 

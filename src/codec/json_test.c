@@ -72,9 +72,9 @@ static void a_refusal_says_where_and_what_was_expected(void **state)
 
 static void only_well_formed_utf8_passes(void **state)
 {
-    static const char *const bad[] = {"\"\x80\"", "\"\xc0\x80\"", "\"\xc1\xbf\"", "\"\xe0\x9f\xbf\"",
-            "\"\xed\xa0\x80\"", "\"\xf0\x8f\xbf\xbf\"", "\"\xf4\x90\x80\x80\"", "\"\xf5\x80\x80\x80\"",
-            "\"\xe3\x81\"", "\"\xff\"", "\"\xe3\"", "\"\xf0\x9f\x98\"",
+    static const char *const bad[] = {"\"\x80\"", "\"\xc0\x80\"", "\"\xc1\xbf\"",
+            "\"\xe0\x9f\xbf\"", "\"\xed\xa0\x80\"", "\"\xf0\x8f\xbf\xbf\"", "\"\xf4\x90\x80\x80\"",
+            "\"\xf5\x80\x80\x80\"", "\"\xe3\x81\"", "\"\xff\"", "\"\xe3\"", "\"\xf0\x9f\x98\"",
             "\"0123456789abcdef0123456789\xfe\""};
     static const char *const good[] = {"\"\xc2\x80\"", "\"\xe0\xa0\x80\"", "\"\xed\x9f\xbf\"",
             "\"\xee\x80\x80\"", "\"\xf0\x90\x80\x80\"", "\"\xf4\x8f\xbf\xbf\"",
@@ -236,22 +236,31 @@ static void numbers_are_exact(void **state)
         int64_t i64;
         double f64;
     } cases[] = {
-            {"0", true, 0, 0}, {"-0", true, 0, 0}, {"42", true, 42, 42},
+            {"0", true, 0, 0},
+            {"-0", true, 0, 0},
+            {"42", true, 42, 42},
             {"9223372036854775807", true, INT64_MAX, 9223372036854775807.0},
             {"-9223372036854775808", true, INT64_MIN, -9223372036854775808.0},
             {"9223372036854775808", false, 0, 9223372036854775808.0},
             {"-9223372036854775809", false, 0, -9223372036854775808.0},
             {"18446744073709551616", false, 0, 18446744073709551616.0},
             {"123456789012345678901234567890", false, 0, 123456789012345678901234567890.0},
-            {"1.5", false, 0, 1.5}, {"-0.0", false, 0, -0.0}, {"0.1", false, 0, 0.1},
-            {"19.99", false, 0, 19.99}, {"1e22", false, 0, 1e22}, {"1e23", false, 0, 1e23},
+            {"1.5", false, 0, 1.5},
+            {"-0.0", false, 0, -0.0},
+            {"0.1", false, 0, 0.1},
+            {"19.99", false, 0, 19.99},
+            {"1e22", false, 0, 1e22},
+            {"1e23", false, 0, 1e23},
             {"9007199254740993.0", false, 0, 9007199254740992.0},
             {"2.2250738585072014e-308", false, 0, 2.2250738585072014e-308},
-            {"4.9e-324", false, 0, 4.9e-324}, {"1e-400", false, 0, 0},
+            {"4.9e-324", false, 0, 4.9e-324},
+            {"1e-400", false, 0, 0},
             {"1.7976931348623157e308", false, 0, 1.7976931348623157e308},
-            {"0.000000000000000000000000000001", false, 0, 1e-30}, {"1E+2", false, 0, 100},
+            {"0.000000000000000000000000000001", false, 0, 1e-30},
+            {"1E+2", false, 0, 100},
             {"100000000000000000000000e-23", false, 0, 1},
-            {"0.00000000000000000000000000000000000000000000000000000000000000000001e68", false, 0, 1},
+            {"0.00000000000000000000000000000000000000000000000000000000000000000001e68", false, 0,
+                    1},
     };
     struct kz_json_number n;
     struct kz_err err;
@@ -310,8 +319,9 @@ static void a_path_leads_where_sqlite_leads(void **state)
 
 static void text_that_was_never_validated_is_walked_within_its_bounds(void **state)
 {
-    static const char *const texts[] = {"{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\\", "[", "[1",
-            "[1,", "{]", "\"\\", "\"\\u", "[[[", "{\"a\":}", ":", ",,", "{,}", "[\"\\u12\"]", "-", "\""};
+    static const char *const texts[] = {"{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{\"a\\", "[",
+            "[1", "[1,", "{]", "\"\\", "\"\\u", "[[[", "{\"a\":}", ":", ",,", "{,}", "[\"\\u12\"]",
+            "-", "\""};
 
     (void)state;
     for (size_t i = 0; i < KZ_ARRAY_COUNT(texts); i++) {
@@ -369,10 +379,10 @@ static void lines_are_split_and_counted(void **state)
 
 /* -- against an independent parser --------------------------------------------------------------
  *
- * jansson, with JSON_DECODE_ANY | JSON_ALLOW_NUL, accepts and refuses the same texts but for what it
- * cannot hold, and says by its code: integers beyond 64 bits and reals beyond a double (ours pass
- * the scanner, and kz_json_number() decides), and \u0000 in a member name. It also swallows a NUL byte
- * right behind a number ("[1\0]"), which is a mistake of its lexer. */
+ * jansson, with JSON_DECODE_ANY | JSON_ALLOW_NUL, accepts and refuses the same texts but for what
+ * it cannot hold, and says by its code: integers beyond 64 bits and reals beyond a double (ours
+ * pass the scanner, and kz_json_number() decides), and \u0000 in a member name. It also swallows a
+ * NUL byte right behind a number ("[1\0]"), which is a mistake of its lexer. */
 
 static uint64_t dice_state;
 
@@ -384,8 +394,8 @@ static uint64_t dice(uint64_t bound)
 
 static void generate(struct kz_buf *buf, int depth)
 {
-    static const char *const scalars[] = {"null", "true", "false", "0", "-1", "1.5", "1e5", "-0.25E-3",
-            "123456789", "\"\"", "\"abc\"", "\"\\u00e9\\n\"", "\"\\ud83d\\ude00\"",
+    static const char *const scalars[] = {"null", "true", "false", "0", "-1", "1.5", "1e5",
+            "-0.25E-3", "123456789", "\"\"", "\"abc\"", "\"\\u00e9\\n\"", "\"\\ud83d\\ude00\"",
             "\"\xe5\x85\x86\xe3\x81\x97\"", "\"a longer string, over sixteen bytes\"",
             "\"\xf0\x9f\x98\x80\"", "\"x\\\\\"", "\"\\u0000\"", "99999999999999999999", "1e400"};
     static const char *const keys[] = {"a", "user_id", "\\u0061", "", "\xe5\x85\x86", "x\\\"y"};

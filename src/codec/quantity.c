@@ -35,7 +35,8 @@ static bool is_digit(char c)
     return (unsigned char)(c - '0') <= 9;
 }
 
-/* Digits without their point, and how many stood behind it. False where there are none or too many. */
+/* Digits without their point, and how many stood behind it. False where there are none or too many.
+ */
 static bool read_digits(const char **at, const char *end, u128 *ret_value, int *ret_decimals)
 {
     u128 value = 0;
@@ -102,7 +103,8 @@ static bool parse(struct kz_str text, int thousandths, uint64_t *ret)
             continue;
         if (!s->binary)
             return scale_tens(value, s->power + thousandths - decimals, ret);
-        /* `value` is below 2^68, so the shift may not go over 2^128 but by being too large anyway. */
+        /* `value` is below 2^68, so the shift may not go over 2^128 but by being too large anyway.
+         */
         if (value > ~(u128)0 >> s->power)
             return false;
         value <<= s->power;

@@ -12,8 +12,8 @@
 #include "base/err.h"
 
 /* In whole units: bytes. */
-KZ_MUST_USE enum kz_code kz_quantity_bytes(struct kz_str text, uint64_t *ret_bytes,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_quantity_bytes(
+        struct kz_str text, uint64_t *ret_bytes, struct kz_err *err);
 /* In thousandths: CPU. "500m" -> 500, "2" -> 2000. */
-KZ_MUST_USE enum kz_code kz_quantity_milli(struct kz_str text, uint64_t *ret_milli,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_quantity_milli(
+        struct kz_str text, uint64_t *ret_milli, struct kz_err *err);

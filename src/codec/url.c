@@ -7,8 +7,8 @@ enum kz_code kz_url_decode(struct kz_str text, bool plus, struct kz_arena *arena
 {
     char *out, *to;
 
-    if (text.size == 0 || (!memchr(text.ptr, '%', text.size) &&
-                                  !(plus && memchr(text.ptr, '+', text.size)))) {
+    if (text.size == 0 ||
+            (!memchr(text.ptr, '%', text.size) && !(plus && memchr(text.ptr, '+', text.size)))) {
         *ret_str = text;
         return KZ_OK;
     }

@@ -20,5 +20,5 @@ void kz_url_encode(struct kz_str text, struct kz_buf *buf);
  * pieces are skipped. The '?' must be gone. False at the end. */
 bool kz_query_next(struct kz_str *rest, struct kz_str *ret_name, struct kz_str *ret_value);
 /* The first parameter of that name, decoded. KZ_NOT_FOUND where there is none. */
-KZ_MUST_USE enum kz_code kz_query_get(struct kz_str query, const char *name,
-        struct kz_arena *arena, struct kz_str *ret_value, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_query_get(struct kz_str query, const char *name, struct kz_arena *arena,
+        struct kz_str *ret_value, struct kz_err *err);

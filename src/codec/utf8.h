@@ -8,8 +8,8 @@
 
 /* Whether all of it is UTF-8; where not, *ret_bad_offset (may be NULL) is the first bad byte's. */
 bool kz_utf8_check(struct kz_str s, size_t *ret_bad_offset);
-/* Bytes of the well-formed character at `at` (before `end`), or 0. The ranges are those of RFC 3629,
- * section 4. Here because the JSON scanner lives on it. */
+/* Bytes of the well-formed character at `at` (before `end`), or 0. The ranges are those of RFC
+ * 3629, section 4. Here because the JSON scanner lives on it. */
 static inline size_t kz_utf8_char(const char *at, const char *end)
 {
     const unsigned char *s = (const unsigned char *)at;

@@ -24,11 +24,10 @@ struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level)
     KZ_BUG_ON(!zstd->compressor || !zstd->decompressor);
     set(zstd->compressor, ZSTD_c_compressionLevel, level);
     set(zstd->compressor, ZSTD_c_checksumFlag, 0);
-    if (dictionary.size &&
-            (ZSTD_isError(ZSTD_CCtx_loadDictionary(
-                     zstd->compressor, dictionary.ptr, dictionary.size)) ||
-                    ZSTD_isError(ZSTD_DCtx_loadDictionary(
-                            zstd->decompressor, dictionary.ptr, dictionary.size)))) {
+    if (dictionary.size && (ZSTD_isError(ZSTD_CCtx_loadDictionary(
+                                    zstd->compressor, dictionary.ptr, dictionary.size)) ||
+                                   ZSTD_isError(ZSTD_DCtx_loadDictionary(
+                                           zstd->decompressor, dictionary.ptr, dictionary.size)))) {
         kz_zstd_free(zstd);
         return NULL;
     }
@@ -44,8 +43,8 @@ void kz_zstd_free(struct kz_zstd *zstd)
     free(zstd);
 }
 
-enum kz_code kz_zstd_compress(struct kz_zstd *zstd, struct kz_str data, struct kz_buf *buf,
-        struct kz_err *err)
+enum kz_code kz_zstd_compress(
+        struct kz_zstd *zstd, struct kz_str data, struct kz_buf *buf, struct kz_err *err)
 {
     size_t bound = ZSTD_compressBound(data.size), size;
 
@@ -86,8 +85,7 @@ enum kz_code kz_zstd_train(struct kz_str samples, const size_t *sizes, unsigned 
     size_t size;
 
     kz_buf_reserve(buf, size_max_bytes);
-    size = ZDICT_trainFromBuffer(
-            buf->data + buf->size, size_max_bytes, samples.ptr, sizes, count);
+    size = ZDICT_trainFromBuffer(buf->data + buf->size, size_max_bytes, samples.ptr, sizes, count);
     if (ZDICT_isError(size))
         return kz_fail(err, KZ_INVALID, "could not train a dictionary from %u samples: %s", count,
                 ZDICT_getErrorName(size));

@@ -11,15 +11,15 @@
 
 struct kz_zstd;
 
-/* `dictionary` may be empty. `level` as zstd has it (negative: faster). NULL where the dictionary is
- * refused. No checksum and no content of the dictionary in the frames. */
+/* `dictionary` may be empty. `level` as zstd has it (negative: faster). NULL where the dictionary
+ * is refused. No checksum and no content of the dictionary in the frames. */
 struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level);
 void kz_zstd_free(struct kz_zstd *zstd);
 KZ_DEFINE_FREEP(struct kz_zstd, kz_zstd_free)
 
 /* Appends one frame, which says its own size. */
-KZ_MUST_USE enum kz_code kz_zstd_compress(struct kz_zstd *zstd, struct kz_str data,
-        struct kz_buf *buf, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_zstd_compress(
+        struct kz_zstd *zstd, struct kz_str data, struct kz_buf *buf, struct kz_err *err);
 /* Appends the contents of one frame, at most `size_max_bytes`. Nothing is appended on failure. */
 KZ_MUST_USE enum kz_code kz_zstd_decompress(struct kz_zstd *zstd, struct kz_str frame,
         size_t size_max_bytes, struct kz_buf *buf, struct kz_err *err);

@@ -46,8 +46,8 @@ static void posix_close(struct kz_file *file)
     free(self);
 }
 
-static enum kz_code posix_pread(struct kz_file *file, void *data, size_t size, uint64_t offset,
-        struct kz_err *err)
+static enum kz_code posix_pread(
+        struct kz_file *file, void *data, size_t size, uint64_t offset, struct kz_err *err)
 {
     char *at = data;
 
@@ -68,8 +68,8 @@ static enum kz_code posix_pread(struct kz_file *file, void *data, size_t size, u
     return KZ_OK;
 }
 
-static enum kz_code posix_pwrite(struct kz_file *file, const void *data, size_t size,
-        uint64_t offset, struct kz_err *err)
+static enum kz_code posix_pwrite(
+        struct kz_file *file, const void *data, size_t size, uint64_t offset, struct kz_err *err)
 {
     const char *at = data;
 
@@ -152,8 +152,8 @@ static enum kz_code posix_allocate(struct kz_file *file, uint64_t size, struct k
     return KZ_OK;
 }
 
-static enum kz_code posix_map(struct kz_file *file, uint64_t size, const void **ret_data,
-        struct kz_err *err)
+static enum kz_code posix_map(
+        struct kz_file *file, uint64_t size, const void **ret_data, struct kz_err *err)
 {
     void *data;
 
@@ -186,8 +186,8 @@ static enum kz_code posix_lock(struct kz_file *file, struct kz_err *err)
         rc = fcntl(fd_of(file), F_OFD_SETLK, &whole);
     } while (rc < 0 && errno == EINTR);
     if (rc < 0 && (errno == EAGAIN || errno == EACCES))
-        return kz_fail(err, KZ_LOCKED, "could not lock \"%s\": another process holds it",
-                file->path);
+        return kz_fail(
+                err, KZ_LOCKED, "could not lock \"%s\": another process holds it", file->path);
     return rc < 0 ? fail_path(err, "lock", file->path) : KZ_OK;
 }
 
@@ -240,13 +240,14 @@ static enum kz_code posix_open(struct kz_fs *fs, const char *path, int flags,
         return fail_path(err, "open", path);
     }
     self = kz_malloc(sizeof(*self));
-    *self = (struct posix_file){.base = {.ops = &posix_file_ops, .path = kz_strdup(path)}, .fd = fd};
+    *self = (struct posix_file){
+            .base = {.ops = &posix_file_ops, .path = kz_strdup(path)}, .fd = fd};
     *ret_file = &self->base;
     return KZ_OK;
 }
 
-static enum kz_code posix_rename(struct kz_fs *fs, const char *from, const char *to,
-        struct kz_err *err)
+static enum kz_code posix_rename(
+        struct kz_fs *fs, const char *from, const char *to, struct kz_err *err)
 {
     (void)fs;
     return rename(from, to) < 0 ? fail_path(err, "rename", from) : KZ_OK;
@@ -323,8 +324,8 @@ static enum kz_code posix_list(struct kz_fs *fs, const char *path,
     return failure ? fail_path(err, "list", path) : KZ_OK;
 }
 
-static enum kz_code posix_free_bytes(struct kz_fs *fs, const char *path, uint64_t *ret_bytes,
-        struct kz_err *err)
+static enum kz_code posix_free_bytes(
+        struct kz_fs *fs, const char *path, uint64_t *ret_bytes, struct kz_err *err)
 {
     struct statvfs st;
     int rc;
@@ -382,19 +383,18 @@ enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_
     return KZ_OK;
 }
 
-static enum kz_code write_new(struct kz_fs *fs, const char *path, const void *data, size_t size,
-        struct kz_err *err)
+static enum kz_code write_new(
+        struct kz_fs *fs, const char *path, const void *data, size_t size, struct kz_err *err)
 {
     KZ_AUTO(kz_file_closep) struct kz_file *file = NULL;
 
-    KZ_TRY(fs->ops->open(
-            fs, path, KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &file, err));
+    KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &file, err));
     KZ_TRY(file->ops->pwrite(file, data, size, 0, err));
     return file->ops->sync(file, err);
 }
 
-enum kz_code kz_fs_replace(struct kz_fs *fs, const char *path, const void *data, size_t size,
-        struct kz_err *err)
+enum kz_code kz_fs_replace(
+        struct kz_fs *fs, const char *path, const void *data, size_t size, struct kz_err *err)
 {
     const char *slash = strrchr(path, '/');
     KZ_AUTO(kz_freep) char *temporary = kz_malloc(strlen(path) + sizeof(".tmp"));

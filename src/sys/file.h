@@ -29,21 +29,22 @@ struct kz_fs_ops {
             struct kz_err *err);
     enum kz_code (*rename)(struct kz_fs *fs, const char *from, const char *to, struct kz_err *err);
     enum kz_code (*unlink)(struct kz_fs *fs, const char *path, struct kz_err *err);
-    enum kz_code (*mkdir)(struct kz_fs *fs, const char *path, struct kz_err *err); /* there already: OK */
+    enum kz_code (*mkdir)(
+            struct kz_fs *fs, const char *path, struct kz_err *err); /* there already: OK */
     /* Makes creations, renames and unlinks in `path` durable. */
     enum kz_code (*sync_dir)(struct kz_fs *fs, const char *path, struct kz_err *err);
     /* Calls `each` with every entry's name (no "." and ".."), sorted by byte value. */
     enum kz_code (*list)(struct kz_fs *fs, const char *path,
             void (*each)(void *arg, const char *name), void *arg, struct kz_err *err);
-    enum kz_code (*free_bytes)(struct kz_fs *fs, const char *path, uint64_t *ret_bytes,
-            struct kz_err *err);
+    enum kz_code (*free_bytes)(
+            struct kz_fs *fs, const char *path, uint64_t *ret_bytes, struct kz_err *err);
 };
 
 struct kz_file_ops {
     void (*close)(struct kz_file *file);
     /* Reads exactly `size` bytes, or fails; KZ_END where the file is shorter. */
-    enum kz_code (*pread)(struct kz_file *file, void *data, size_t size, uint64_t offset,
-            struct kz_err *err);
+    enum kz_code (*pread)(
+            struct kz_file *file, void *data, size_t size, uint64_t offset, struct kz_err *err);
     enum kz_code (*pwrite)(struct kz_file *file, const void *data, size_t size, uint64_t offset,
             struct kz_err *err);
     /* Data and size durable (fdatasync). After a failure the file's contents are unknown. */
@@ -53,8 +54,8 @@ struct kz_file_ops {
     /* Reserves and zero-fills up to `size`, so that a later write needs no new blocks. */
     enum kz_code (*allocate)(struct kz_file *file, uint64_t size, struct kz_err *err);
     /* A read-only view of [0, size) that shows later pwrites; valid until unmap or close. */
-    enum kz_code (*map)(struct kz_file *file, uint64_t size, const void **ret_data,
-            struct kz_err *err);
+    enum kz_code (*map)(
+            struct kz_file *file, uint64_t size, const void **ret_data, struct kz_err *err);
     void (*unmap)(struct kz_file *file, const void *data, uint64_t size);
     /* An exclusive lock for as long as the file, opened for writing, is open; KZ_LOCKED where
      * somebody has it. */
@@ -77,9 +78,10 @@ void kz_file_close(struct kz_file *file);
 KZ_DEFINE_FREEP(struct kz_file, kz_file_close)
 
 /* Whole-file helpers over any kz_fs. kz_fs_replace() writes a temporary file, syncs it, renames it
- * over `path` and syncs the directory: after a crash either the old or the new contents are there. */
-enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_bytes, char **ret_data,
-        size_t *ret_size, struct kz_err *err);
-enum kz_code kz_fs_replace(struct kz_fs *fs, const char *path, const void *data, size_t size,
-        struct kz_err *err);
+ * over `path` and syncs the directory: after a crash either the old or the new contents are there.
+ */
+enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_bytes,
+        char **ret_data, size_t *ret_size, struct kz_err *err);
+enum kz_code kz_fs_replace(
+        struct kz_fs *fs, const char *path, const void *data, size_t size, struct kz_err *err);
 bool kz_fs_exists(struct kz_fs *fs, const char *path);

@@ -6,7 +6,8 @@
  *  S2  `names` is the name space that callers see, `disk_names` what would survive; likewise
  *      with `changes`.
  *  S3  an inode lives as long as a name (in either space), a change or a handle refers to it.
- *  S4  a handle works only in the epoch it was opened in; each power cut and crash begins a new one.
+ *  S4  a handle works only in the epoch it was opened in; each power cut and crash begins a new
+ * one.
  */
 #include "sys/file_sim.h"
 
@@ -77,7 +78,6 @@ struct sim {
     bool fail_syncs;
     bool lie;
     uint64_t capacity;
-    uint64_t used;
     size_t handles;
 };
 
@@ -161,11 +161,10 @@ static struct inode *inode_ref(struct inode *inode)
     return inode;
 }
 
-static void inode_unref(struct sim *sim, struct inode *inode)
+static void inode_unref(struct inode *inode)
 {
     if (!inode || --inode->refs)
         return;
-    sim->used -= inode->cache.size;
     inode_forget_writes(inode);
     image_done(&inode->cache);
     image_done(&inode->disk);
@@ -173,13 +172,11 @@ static void inode_unref(struct sim *sim, struct inode *inode)
 }
 
 /* Does it now, and remembers that it is not durable yet. */
-static void inode_write(struct sim *sim, struct inode *inode, struct write write)
+static void inode_write(struct inode *inode, struct write write)
 {
     size_t n = inode->write_count;
 
-    sim->used -= inode->cache.size;
     image_apply(&inode->cache, &write);
-    sim->used += inode->cache.size;
     if (write.kind == WRITE_DATA) {
         char *copy = kz_malloc(write.size);
 
@@ -261,7 +258,7 @@ static struct inode *names_get(const struct names *names, const char *path)
     return found ? names->items[i].inode : NULL;
 }
 
-static void names_remove(struct sim *sim, struct names *names, const char *path)
+static void names_remove(struct names *names, const char *path)
 {
     bool found;
     size_t i = names_find(names, path, &found);
@@ -269,19 +266,19 @@ static void names_remove(struct sim *sim, struct names *names, const char *path)
     if (!found)
         return;
     free(names->items[i].path);
-    inode_unref(sim, names->items[i].inode);
+    inode_unref(names->items[i].inode);
     names->count--;
     memmove(names->items + i, names->items + i + 1, (names->count - i) * sizeof(*names->items));
 }
 
-static void names_set(struct sim *sim, struct names *names, const char *path, struct inode *inode)
+static void names_set(struct names *names, const char *path, struct inode *inode)
 {
     bool found;
     size_t i = names_find(names, path, &found);
 
     inode_ref(inode);
     if (found) {
-        inode_unref(sim, names->items[i].inode);
+        inode_unref(names->items[i].inode);
         names->items[i].inode = inode;
         return;
     }
@@ -291,32 +288,31 @@ static void names_set(struct sim *sim, struct names *names, const char *path, st
     names->count++;
 }
 
-static void names_done(struct sim *sim, struct names *names)
+static void names_done(struct names *names)
 {
     while (names->count)
-        names_remove(sim, names, names->items[names->count - 1].path);
+        names_remove(names, names->items[names->count - 1].path);
     free(names->items);
     *names = (struct names){0};
 }
 
-static void names_apply(struct sim *sim, struct names *names, const struct change *change)
+static void names_apply(struct names *names, const struct change *change)
 {
     if (change->gone)
-        names_remove(sim, names, change->gone);
+        names_remove(names, change->gone);
     if (change->path)
-        names_set(sim, names, change->path, change->inode);
+        names_set(names, change->path, change->inode);
 }
 
-static void change_done(struct sim *sim, struct change *change)
+static void change_done(struct change *change)
 {
     free(change->gone);
     free(change->path);
-    inode_unref(sim, change->inode);
+    inode_unref(change->inode);
 }
 
 /* Does it now, and remembers that it is not durable yet. */
-static void names_change(
-        struct sim *sim, const char *gone, const char *path, struct inode *inode)
+static void names_change(struct sim *sim, const char *gone, const char *path, struct inode *inode)
 {
     struct change change = {
             .gone = gone ? kz_strdup(gone) : NULL,
@@ -324,7 +320,7 @@ static void names_change(
             .inode = inode_ref(inode),
     };
 
-    names_apply(sim, &sim->names, &change);
+    names_apply(&sim->names, &change);
     sim->changes = kz_realloc(sim->changes, (sim->change_count + 1) * sizeof(*sim->changes));
     sim->changes[sim->change_count++] = change;
 }
@@ -399,15 +395,15 @@ static void sim_close(struct kz_file *file)
         LOCKED(self->sim);
         if (self->has_lock && self->epoch == self->sim->epoch)
             self->inode->locked = false;
-        inode_unref(self->sim, self->inode);
+        inode_unref(self->inode);
         self->sim->handles--;
     }
     free(self->base.path);
     free(self);
 }
 
-static enum kz_code sim_pread(struct kz_file *file, void *data, size_t size, uint64_t offset,
-        struct kz_err *err)
+static enum kz_code sim_pread(
+        struct kz_file *file, void *data, size_t size, uint64_t offset, struct kz_err *err)
 {
     struct sim_file *self = file_of(file);
     const struct image *cache = &self->inode->cache;
@@ -424,14 +420,25 @@ static enum kz_code sim_pread(struct kz_file *file, void *data, size_t size, uin
     return KZ_OK;
 }
 
+/* What the files with a name hold: an unlinked one gives its room back at once. */
+static uint64_t used_bytes(const struct sim *sim)
+{
+    uint64_t used = 0;
+
+    for (size_t i = 0; i < sim->names.count; i++)
+        used += sim->names.items[i].inode->cache.size;
+    return used;
+}
+
 /* How much of [offset, offset + size) there is room for. */
-static uint64_t room_for(const struct sim *sim, const struct inode *inode, uint64_t offset,
-        uint64_t size)
+static uint64_t room_for(
+        const struct sim *sim, const struct inode *inode, uint64_t offset, uint64_t size)
 {
     uint64_t end_max = FILE_MAX_BYTES;
 
     if (sim->capacity) {
-        uint64_t left = sim->capacity > sim->used ? sim->capacity - sim->used : 0;
+        uint64_t used = used_bytes(sim);
+        uint64_t left = sim->capacity > used ? sim->capacity - used : 0;
 
         end_max = KZ_MIN(end_max, inode->cache.size + left);
     }
@@ -447,8 +454,8 @@ static enum kz_code check_writable(struct sim_file *self, const char *what, stru
 }
 
 /* pwrite and allocate: a failure, told or for want of room, leaves a part behind. */
-static enum kz_code write_some(struct sim_file *self, const char *what, struct write write,
-        struct kz_err *err)
+static enum kz_code write_some(
+        struct sim_file *self, const char *what, struct write write, struct kz_err *err)
 {
     enum kz_code rc = enter_file(self, what, err);
     uint64_t room;
@@ -464,19 +471,18 @@ static enum kz_code write_some(struct sim_file *self, const char *what, struct w
         write.size = room;
     }
     if (write.size)
-        inode_write(self->sim, self->inode, write);
+        inode_write(self->inode, write);
     return rc;
 }
 
-static enum kz_code sim_pwrite(struct kz_file *file, const void *data, size_t size,
-        uint64_t offset, struct kz_err *err)
+static enum kz_code sim_pwrite(
+        struct kz_file *file, const void *data, size_t size, uint64_t offset, struct kz_err *err)
 {
     struct sim_file *self = file_of(file);
     LOCKED(self->sim);
 
     KZ_TRY(check_writable(self, "write", err));
-    return write_some(self, "write",
-            (struct write){WRITE_DATA, offset, size, (char *)data}, err);
+    return write_some(self, "write", (struct write){WRITE_DATA, offset, size, (char *)data}, err);
 }
 
 static enum kz_code sim_sync(struct kz_file *file, struct kz_err *err)
@@ -527,7 +533,7 @@ static enum kz_code sim_truncate(struct kz_file *file, uint64_t size, struct kz_
     if (size > now && room_for(self->sim, self->inode, now, size - now) < size - now)
         return kz_fail(err, KZ_NO_SPACE, "could not truncate \"%s\": the simulated disk is full",
                 file->path);
-    inode_write(self->sim, self->inode, (struct write){WRITE_TRUNCATE, size, 0, NULL});
+    inode_write(self->inode, (struct write){WRITE_TRUNCATE, size, 0, NULL});
     return KZ_OK;
 }
 
@@ -543,8 +549,8 @@ static enum kz_code sim_allocate(struct kz_file *file, uint64_t size, struct kz_
             (struct write){WRITE_ZEROS, now, size > now ? size - now : 0, NULL}, err);
 }
 
-static enum kz_code sim_map(struct kz_file *file, uint64_t size, const void **ret_data,
-        struct kz_err *err)
+static enum kz_code sim_map(
+        struct kz_file *file, uint64_t size, const void **ret_data, struct kz_err *err)
 {
     struct sim_file *self = file_of(file);
     LOCKED(self->sim);
@@ -574,8 +580,8 @@ static enum kz_code sim_lock(struct kz_file *file, struct kz_err *err)
     KZ_TRY(check_writable(self, "lock", err));
     KZ_TRY(enter_file(self, "lock", err));
     if (self->inode->locked && !self->has_lock)
-        return kz_fail(err, KZ_LOCKED, "could not lock \"%s\": another process holds it",
-                file->path);
+        return kz_fail(
+                err, KZ_LOCKED, "could not lock \"%s\": another process holds it", file->path);
     self->inode->locked = true;
     self->has_lock = true;
     return KZ_OK;
@@ -596,8 +602,8 @@ static const struct kz_file_ops sim_file_ops = {
 
 /* -- the file system --------------------------------------------------------------------------- */
 
-static enum kz_code find_or_create(struct sim *sim, const char *path, int flags,
-        struct inode **ret_inode, struct kz_err *err)
+static enum kz_code find_or_create(
+        struct sim *sim, const char *path, int flags, struct inode **ret_inode, struct kz_err *err)
 {
     struct inode *inode = names_get(&sim->names, path);
 
@@ -615,7 +621,7 @@ static enum kz_code find_or_create(struct sim *sim, const char *path, int flags,
         inode_ref(inode);
     }
     if ((flags & KZ_OPEN_TRUNCATE) && inode->cache.size)
-        inode_write(sim, inode, (struct write){WRITE_TRUNCATE, 0, 0, NULL});
+        inode_write(inode, (struct write){WRITE_TRUNCATE, 0, 0, NULL});
     *ret_inode = inode;
     return KZ_OK;
 }
@@ -644,8 +650,8 @@ static enum kz_code sim_open(struct kz_fs *fs, const char *path, int flags,
     return KZ_OK;
 }
 
-static enum kz_code sim_rename(struct kz_fs *fs, const char *from, const char *to,
-        struct kz_err *err)
+static enum kz_code sim_rename(
+        struct kz_fs *fs, const char *from, const char *to, struct kz_err *err)
 {
     struct sim *sim = sim_of(fs);
     KZ_AUTO(kz_freep) char *old = normal_path(from);
@@ -702,7 +708,7 @@ static enum kz_code sim_mkdir(struct kz_fs *fs, const char *path, struct kz_err 
                 "could not create directory \"%s\": No such file or directory", path);
     inode = inode_new(true);
     names_change(sim, NULL, normal, inode);
-    inode_unref(sim, inode);
+    inode_unref(inode);
     return KZ_OK;
 }
 
@@ -726,8 +732,8 @@ static enum kz_code sim_sync_dir(struct kz_fs *fs, const char *path, struct kz_e
 
         if ((change->path && is_in(change->path, normal)) ||
                 (change->gone && is_in(change->gone, normal))) {
-            names_apply(sim, &sim->disk_names, change);
-            change_done(sim, change);
+            names_apply(&sim->disk_names, change);
+            change_done(change);
         } else {
             sim->changes[kept++] = *change;
         }
@@ -768,17 +774,19 @@ static enum kz_code sim_list(struct kz_fs *fs, const char *path,
     return KZ_OK;
 }
 
-static enum kz_code sim_free_bytes(struct kz_fs *fs, const char *path, uint64_t *ret_bytes,
-        struct kz_err *err)
+static enum kz_code sim_free_bytes(
+        struct kz_fs *fs, const char *path, uint64_t *ret_bytes, struct kz_err *err)
 {
     struct sim *sim = sim_of(fs);
+    uint64_t used;
     LOCKED(sim);
 
     KZ_TRY(enter(sim, "look at the free space of", path, err));
+    used = used_bytes(sim);
     if (!sim->capacity)
         *ret_bytes = (uint64_t)1 << 40;
     else
-        *ret_bytes = sim->capacity > sim->used ? sim->capacity - sim->used : 0;
+        *ret_bytes = sim->capacity > used ? sim->capacity - used : 0;
     return KZ_OK;
 }
 
@@ -810,7 +818,7 @@ struct kz_fs *kz_fs_sim_new(uint64_t seed)
 static void forget_changes(struct sim *sim)
 {
     for (size_t i = 0; i < sim->change_count; i++)
-        change_done(sim, &sim->changes[i]);
+        change_done(&sim->changes[i]);
     free(sim->changes);
     sim->changes = NULL;
     sim->change_count = 0;
@@ -825,8 +833,8 @@ void kz_fs_sim_free(struct kz_fs *fs)
     sim = sim_of(fs);
     KZ_BUG_ON(sim->handles != 0);
     forget_changes(sim);
-    names_done(sim, &sim->names);
-    names_done(sim, &sim->disk_names);
+    names_done(&sim->names);
+    names_done(&sim->disk_names);
     pthread_mutex_destroy(&sim->mutex);
     free(sim);
 }
@@ -899,7 +907,7 @@ uint64_t kz_fs_sim_used_bytes(struct kz_fs *fs)
     struct sim *sim = sim_of(fs);
     LOCKED(sim);
 
-    return sim->used;
+    return used_bytes(sim);
 }
 
 /* Puts each sector of a write on the disk, or not: all (one time in three), none (one in three), or
@@ -919,15 +927,15 @@ static void survive_write(struct image *disk, const struct write *write, struct 
         uint64_t next = KZ_MIN(end, (at / SECTOR_BYTES + 1) * SECTOR_BYTES);
 
         if (kz_prng_below(dice, 2))
-            image_write(disk, write->data ? write->data + (at - write->offset) : NULL, next - at,
-                    at);
+            image_write(
+                    disk, write->data ? write->data + (at - write->offset) : NULL, next - at, at);
         at = next;
     }
 }
 
 /* A file as the disk has it after the power cut: an inode of its own, since handles and maps of the
  * time before still look at the old one. */
-static struct inode *survive_inode(struct sim *sim, struct inode *old, struct kz_prng *dice)
+static struct inode *survive_inode(struct inode *old, struct kz_prng *dice)
 {
     struct inode *inode = inode_new(old->is_dir);
 
@@ -938,7 +946,6 @@ static struct inode *survive_inode(struct sim *sim, struct inode *old, struct kz
         image_write(&inode->disk, old->disk.data, old->disk.size, 0);
         image_write(&inode->cache, old->disk.data, old->disk.size, 0);
     }
-    sim->used += inode->cache.size;
     return inode;
 }
 
@@ -960,25 +967,26 @@ void kz_fs_sim_power_cut(struct kz_fs *fs, uint64_t seed)
     begin_epoch(sim);
     for (size_t i = 0; i < sim->change_count; i++) {
         if (kz_prng_below(&dice, 2))
-            names_apply(sim, &sim->disk_names, &sim->changes[i]);
+            names_apply(&sim->disk_names, &sim->changes[i]);
     }
     forget_changes(sim);
-    /* In order of paths, so a directory comes before what is in it, and takes it along when lost. */
+    /* In order of paths, so a directory comes before what is in it, and takes it along when lost.
+     */
     for (size_t i = 0; i < sim->disk_names.count; i++) {
         const struct name *name = &sim->disk_names.items[i];
         struct inode *inode;
 
         if (!parent_exists(&survivors, name->path))
             continue;
-        inode = survive_inode(sim, name->inode, &dice);
-        names_set(sim, &survivors, name->path, inode);
-        inode_unref(sim, inode);
+        inode = survive_inode(name->inode, &dice);
+        names_set(&survivors, name->path, inode);
+        inode_unref(inode);
     }
-    names_done(sim, &sim->names);
-    names_done(sim, &sim->disk_names);
+    names_done(&sim->names);
+    names_done(&sim->disk_names);
     sim->names = survivors;
     for (size_t i = 0; i < survivors.count; i++)
-        names_set(sim, &sim->disk_names, survivors.items[i].path, survivors.items[i].inode);
+        names_set(&sim->disk_names, survivors.items[i].path, survivors.items[i].inode);
 }
 
 void kz_fs_sim_crash(struct kz_fs *fs)

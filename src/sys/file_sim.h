@@ -27,22 +27,25 @@ KZ_DEFINE_FREEP(struct kz_fs, kz_fs_sim_free)
 uint64_t kz_fs_sim_calls(struct kz_fs *fs);
 uint64_t kz_fs_sim_syncs(struct kz_fs *fs);
 
-/* The `nth` call from now (1: the next) and all after it fail with `code`; a pwrite or allocate that
- * fails so may have written a part. 0: no more failures. */
+/* The `nth` call from now (1: the next) and all after it fail with `code`; a pwrite or allocate
+ * that fails so may have written a part. 0: no more failures. */
 void kz_fs_sim_fail_from(struct kz_fs *fs, uint64_t nth, enum kz_code code);
 /* The same, but only that one call fails. */
 void kz_fs_sim_fail_once(struct kz_fs *fs, uint64_t nth, enum kz_code code);
 /* Every sync fails with KZ_IO until switched off; the rest works. */
 void kz_fs_sim_fail_syncs(struct kz_fs *fs, bool fail);
-/* Every sync and sync_dir says OK and does nothing, to show that a test would notice; always on in a
- * build with KZ_FAULT_NO_FSYNC. */
+/* Every sync and sync_dir says OK and does nothing, to show that a test would notice; always on in
+ * a build with KZ_FAULT_NO_FSYNC. */
 void kz_fs_sim_lie(struct kz_fs *fs, bool lie);
-/* The files together hold at most `bytes` (0: no limit): what would grow further gets KZ_NO_SPACE. */
+/* The files together hold at most `bytes` (0: no limit): what would grow further gets KZ_NO_SPACE.
+ */
 void kz_fs_sim_set_capacity(struct kz_fs *fs, uint64_t bytes);
 uint64_t kz_fs_sim_used_bytes(struct kz_fs *fs);
 
 /* The power goes and comes back: what was not durable is kept, dropped or torn as `seed` says, all
- * handles are dead (close them), all locks are gone, told failures are forgotten. Then open again. */
+ * handles are dead (close them), all locks are gone, told failures are forgotten. Then open again.
+ */
 void kz_fs_sim_power_cut(struct kz_fs *fs, uint64_t seed);
-/* The process dies (kill -9) and the machine lives on: handles are dead, nothing written is lost. */
+/* The process dies (kill -9) and the machine lives on: handles are dead, nothing written is lost.
+ */
 void kz_fs_sim_crash(struct kz_fs *fs);

@@ -149,8 +149,8 @@ void kz_waker_drain(struct kz_waker *waker)
 {
     uint64_t count;
 
-    /* The descriptor before the flag: the other way round, a wake-up in between would leave the flag
-     * set over an empty descriptor, and every later wake-up would be lost. */
+    /* The descriptor before the flag: the other way round, a wake-up in between would leave the
+     * flag set over an empty descriptor, and every later wake-up would be lost. */
     while (read(waker->fd, &count, sizeof(count)) < 0 && errno == EINTR)
         ;
     (void)atomic_exchange_explicit(&waker->pending, false, memory_order_acq_rel);

@@ -61,7 +61,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum kz_code rc = kz_json_parse(text, 0, &root, &err);
 
     kz_json_init(&json, text, 0);
-    KZ_BUG_ON(pull(&json, rc == KZ_OK ? *root.raw.ptr : size ? (char)data[0] : '\0') != KZ_OK &&
+    KZ_BUG_ON(pull(&json, rc == KZ_OK ? *root.raw.ptr
+                          : size      ? (char)data[0]
+                                      : '\0') != KZ_OK &&
               rc == KZ_OK);
     if (rc == KZ_OK) {
         size_t count = visit(root, &buf);
