@@ -740,73 +740,88 @@ enum kz_code kz_sealed_scan(const struct kz_sealed *sealed, kz_lsn from, kz_lsn 
 
 /* ---- fsck ----------------------------------------------------------------------------------- */
 
-struct fsck {
+struct check {
     const struct kz_sealed *sealed;
     void (*report)(void *arg, const char *line);
     void *arg;
+    struct kz_err first; /* problem */
     uint64_t problem_count, denied_count;
     uint64_t event_count, key_count, owner_count, owner_last;
 };
 
-static void note(struct fsck *fsck, const struct kz_err *err)
+static void note(struct check *check, const struct kz_err *problem)
 {
-    fsck->problem_count++;
-    if (fsck->report)
-        fsck->report(fsck->arg, err->message);
+    if (!check->problem_count++)
+        check->first = *problem;
+    if (check->report)
+        check->report(check->arg, problem->message);
 }
 
-static void fsck_record(struct fsck *fsck, const struct kz_record *record)
+static void check_record(struct check *check, const struct kz_record *record)
 {
-    const struct kz_sealed_header *header = fsck->sealed->header;
+    const struct kz_sealed_header *header = check->sealed->header;
 
-    fsck->event_count += record->type == KZ_RECORD_EVENT;
-    fsck->key_count += record->key != 0;
-    if (record->key && !filter_has_key(fsck->sealed, record->key))
-        fsck->denied_count++;
-    if (!fsck->owner_count || record->owner != fsck->owner_last) {
-        fsck->owner_last = record->owner;
-        fsck->owner_count++;
-        if (!filter_has_owner(fsck->sealed, record->owner))
-            fsck->denied_count++;
+    check->event_count += record->type == KZ_RECORD_EVENT;
+    check->key_count += record->key != 0;
+    if (record->key && !filter_has_key(check->sealed, record->key))
+        check->denied_count++;
+    if (!check->owner_count || record->owner != check->owner_last) {
+        check->owner_last = record->owner;
+        check->owner_count++;
+        if (!filter_has_owner(check->sealed, record->owner))
+            check->denied_count++;
     }
     if (record->seq < header->seq_first || record->seq > header->seq_last)
-        fsck->denied_count++;
+        check->denied_count++;
+}
+
+static void check_blocks(struct check *check, struct kz_sealed_scratch *scratch)
+{
+    struct kz_err problem;
+
+    forget_block(scratch); /* what is remembered proves nothing about the file */
+    for (uint32_t number = 0; number < check->sealed->header->block_count; number++) {
+        if (load_block(check->sealed, number, scratch, &problem) != KZ_OK) {
+            note(check, &problem);
+            continue;
+        }
+        for (uint32_t k = 0; k < scratch->count; k++)
+            check_record(check, record_at(scratch, k));
+    }
 }
 
 enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         void (*report)(void *arg, const char *line), void *arg, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
-    struct fsck fsck = {.sealed = sealed, .report = report, .arg = arg};
-    struct kz_sealed_scratch *scratch = take_scratch(sealed, NO_BLOCK);
+    struct check check = {.sealed = sealed, .report = report, .arg = arg};
+    struct kz_sealed_scratch *scratch;
     struct kz_err problem;
 
-    forget_block(scratch); /* what is remembered proves nothing about the file */
+    KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
+    atomic_store(&sealed->filters->keys, FILTER_UNKNOWN);
+    atomic_store(&sealed->filters->owners, FILTER_UNKNOWN);
     if (check_keys(sealed, &problem) != KZ_OK)
-        note(&fsck, &problem);
+        note(&check, &problem);
     if (check_owners(sealed, &problem) != KZ_OK)
-        note(&fsck, &problem);
-    for (uint32_t number = 0; number < header->block_count; number++) {
-        if (load_block(sealed, number, scratch, &problem) != KZ_OK) {
-            note(&fsck, &problem);
-            continue;
-        }
-        for (uint32_t k = 0; k < scratch->count; k++)
-            fsck_record(&fsck, record_at(scratch, k));
-    }
+        note(&check, &problem);
+    scratch = take_scratch(sealed, NO_BLOCK);
+    check_blocks(&check, scratch);
     put_scratch(sealed, scratch);
-    if (fsck.denied_count) {
+    if (check.denied_count) {
         (void)fail_corrupt(sealed, &problem, "a record is denied by a filter or the header");
-        note(&fsck, &problem);
+        note(&check, &problem);
     }
-    if (!fsck.problem_count && (fsck.event_count != header->event_count ||
-                                       fsck.key_count != header->key_count ||
-                                       fsck.owner_count != header->owner_count)) {
+    if (!check.problem_count && (check.event_count != header->event_count ||
+                                        check.key_count != header->key_count ||
+                                        check.owner_count != header->owner_count)) {
         (void)fail_corrupt(sealed, &problem, "its header counts other records than it holds");
-        note(&fsck, &problem);
+        note(&check, &problem);
     }
-    if (fsck.problem_count)
-        return kz_fail(err, KZ_CORRUPT, "sealed segment \"%s\" has %" PRIu64 " problems",
-                sealed->file->path, fsck.problem_count);
+    if (check.problem_count > 1)
+        return kz_fail(err, KZ_CORRUPT, "%s, and %" PRIu64 " more problems", check.first.message,
+                check.problem_count - 1);
+    if (check.problem_count)
+        return kz_fail(err, KZ_CORRUPT, "%s", check.first.message);
     return KZ_OK;
 }

@@ -203,6 +203,7 @@ KZ_MUST_USE enum kz_code kz_sealed_scan_sorted(const struct kz_sealed *sealed,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
 /* Verifies every byte of the file, its order, counts and filters; problems go to `report` (may be
- * NULL), one line each. The insides of records are fsck's. KZ_CORRUPT where there was any. */
+ * NULL), one line each. The insides of records are the caller's to check. KZ_CORRUPT with the first
+ * problem, and how many more there are. */
 KZ_MUST_USE enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         void (*report)(void *arg, const char *line), void *arg, struct kz_err *err);

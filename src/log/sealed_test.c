@@ -758,7 +758,7 @@ static void any_damaged_byte_is_noticed(void **state)
     struct kz_prng prng;
     struct sample sample;
     struct opened opened;
-    size_t at_open = 0, at_fsck = 0;
+    size_t at_open = 0, at_check = 0;
 
     (void)state;
     kz_prng_init(&prng, 31);
@@ -776,14 +776,14 @@ static void any_damaged_byte_is_noticed(void **state)
         if (rc == KZ_OK) {
             ask_everything(damaged.sealed, &sample);
             rc = kz_sealed_fsck(damaged.sealed, NULL, NULL, &err);
-            at_fsck += rc != KZ_OK;
+            at_check += rc != KZ_OK;
         }
         if (rc != KZ_CORRUPT)
             fail_msg("byte %zu: %s", at, kz_code_name(rc));
         opened_done(&damaged);
     }
     assert_in_range(at_open, 2, 60); /* header, index, footer */
-    assert_in_range(at_fsck, 200, 2000);
+    assert_in_range(at_check, 200, 2000);
     opened_done(&opened);
     sample_done(&sample);
 }
@@ -850,9 +850,10 @@ static void fsck_says_where_the_damage_is(void **state)
     struct kz_prng prng;
     struct sample sample;
     struct opened opened;
-    struct kz_buf lines = {0};
     const struct kz_sealed_header *header;
+    struct kz_buf lines = {0};
     struct kz_err err;
+    bool found;
 
     (void)state;
     kz_prng_init(&prng, 34);
@@ -861,11 +862,21 @@ static void fsck_says_where_the_damage_is(void **state)
         sample_add(&sample, &prng, owner_number(1), KZ_RECORD_EVENT, 20);
     seal_and_open(&sample, &opened);
     header = kz_sealed_get_header(opened.sealed);
+    must(kz_sealed_find_key(opened.sealed, sample.items[0].record->key, owner_number(1), NULL, NULL,
+                 &found, &err),
+            &err);
     opened.bytes.data[200] ^= 1;
+    assert_int_equal(kz_sealed_fsck(opened.sealed, add_line, &lines, &err), KZ_CORRUPT);
+    assert_string_equal(err.message,
+            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 192 fails its checksum");
     opened.bytes.data[header->keys_offset + 3] ^= 1;
     assert_int_equal(kz_sealed_fsck(opened.sealed, add_line, &lines, &err), KZ_CORRUPT);
+    assert_string_equal(err.message,
+            "sealed segment \"00000007.kzs\" is damaged: a filter fails its checksum, and 1 more "
+            "problems");
     kz_buf_char(&lines, 0);
     assert_string_equal(lines.data,
+            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 192 fails its checksum\n"
             "sealed segment \"00000007.kzs\" is damaged: a filter fails its checksum\n"
             "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 192 fails its checksum\n");
     kz_buf_done(&lines);

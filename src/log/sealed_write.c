@@ -2,8 +2,9 @@
  *
  * W1  Until finish has returned, only the temporary file has been touched: a crash leaves nothing
  *     but that, and open removes it.
- * W2  The order is: all bytes, header last; sync; rename; sync of the directory. So the name never
- *     leads to a file that is not whole.
+ * W2  The order is: all bytes, header last; sync; every byte read back and verified; rename; sync of
+ *     the directory. So the name never leads to a file that is not whole, and what it replaces is
+ *     never given up for one that cannot be read.
  * W3  Records come sorted by (owner, lsn) and leave in blocks in that order; a block is cut before
  *     the record that would take it past KZ_SEALED_BLOCK_BYTES.
  */
@@ -302,6 +303,16 @@ static enum kz_code write_end(struct kz_sealed_writer *writer, struct kz_err *er
     return writer->file->ops->pwrite(writer->file, header, sizeof(*header), 0, err);
 }
 
+/* Against our own mistakes and bad memory; the disk has its turn when fsck reads it again. */
+static enum kz_code verify(const struct kz_sealed_writer *writer, struct kz_err *err)
+{
+    KZ_AUTO(kz_sealed_pool_freep) struct kz_sealed_pool *pool = kz_sealed_pool_new(1);
+    KZ_AUTO(kz_sealed_closep) struct kz_sealed *sealed = NULL;
+
+    KZ_TRY(kz_sealed_open(writer->params.fs, writer->temporary, pool, &sealed, err));
+    return kz_sealed_fsck(sealed, NULL, NULL, err);
+}
+
 enum kz_code kz_sealed_writer_finish(struct kz_sealed_writer *writer, struct kz_err *err)
 {
     struct kz_fs *fs = writer->params.fs;
@@ -310,6 +321,7 @@ enum kz_code kz_sealed_writer_finish(struct kz_sealed_writer *writer, struct kz_
     path[strlen(path) - strlen(".tmp")] = 0;
     KZ_TRY(write_end(writer, err));
     KZ_TRY(writer->file->ops->sync(writer->file, err));
+    KZ_TRY(verify(writer, err));
     KZ_TRY(fs->ops->rename(fs, writer->temporary, path, err));
     writer->named = true;
     return fs->ops->sync_dir(fs, writer->params.dir, err);
