@@ -108,7 +108,8 @@ char *kz_arena_printf(struct kz_arena *arena, const char *fmt, ...)
     va_end(args);
     KZ_BUG_ON(size < 0);
     text = kz_arena_must(arena, (size_t)size + 1);
-    vsnprintf(text, (size_t)size + 1, fmt, again);
+    if (vsnprintf(text, (size_t)size + 1, fmt, again) != size)
+        text[0] = '\0';
     va_end(again);
     return text;
 }

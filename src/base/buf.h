@@ -33,9 +33,11 @@ static inline void kz_buf_reserve(struct kz_buf *buf, size_t extra)
 /* Room for `size` bytes at the end, counted as written. */
 static inline void *kz_buf_extend(struct kz_buf *buf, size_t size)
 {
-    kz_buf_reserve(buf, size);
+    size_t at = buf->size;
+
+    kz_buf_reserve(buf, KZ_MAX(size, (size_t)1)); /* never a NULL address */
     buf->size += size;
-    return buf->data + buf->size - size;
+    return buf->data + at;
 }
 
 static inline void kz_buf_put(struct kz_buf *buf, const void *data, size_t size)
