@@ -66,7 +66,8 @@ static inline kz_lsn fake_put(struct fake_log *log, enum kz_record_type type, ui
             .seq = ++log->seq,
             .at_ms = log->at_ms,
             .owner = owner};
-    memcpy(record + 1, body->data, body->size);
+    if (body->size)
+        memcpy(record + 1, body->data, body->size);
     if (log->count == log->capacity) {
         log->capacity = KZ_MAX((size_t)64, log->capacity * 2);
         log->all = kz_realloc(log->all, log->capacity * sizeof(*log->all));

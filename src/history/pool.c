@@ -42,7 +42,7 @@ uint32_t kz_pool_take(struct kz_pool *pool, uint32_t count, uint32_t *ret_skippe
 
 void kz_pool_set_end(struct kz_pool *pool, uint32_t end)
 {
-    while (((uint64_t)pool->chunk_count << pool->shift) < end)
+    while (end > 1 && ((uint64_t)pool->chunk_count << pool->shift) < end)
         add_chunk(pool);
     pool->end = end;
 }
