@@ -1,0 +1,292 @@
+/* app/cmd_up.c -- `kizashi up`: one process, one loop: HTTP, the pipeline, and a clean end. */
+
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "app/check.h"
+#include "app/command.h"
+#include "app/pipeline.h"
+#include "base/diag.h"
+#include "collect/collect.h"
+#include "contract/auth.h"
+#include "infer/infer.h"
+#include "serve/serve.h"
+#include "sys/clock.h"
+#include "sys/http.h"
+
+enum { DRAIN_MS = 5000, STOP_MS = 9000 };
+
+struct up {
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_timer_t timer;
+    uv_signal_t term, interrupt;
+    struct kz_config *config;
+    struct kz_pipeline *pipeline;
+    struct kz_auth *auth;
+    struct kz_collect *collect;
+    struct kz_serve *serve;
+    struct kz_http_server *server;
+    bool stopping, drained;
+};
+
+static void wake_up(void *arg)
+{
+    uv_async_send(&((struct up *)arg)->wake);
+}
+
+static void set_timer(struct up *up);
+
+static void turn(struct up *up)
+{
+    kz_pipeline_turn(up->pipeline);
+    if (!up->stopping)
+        set_timer(up);
+}
+
+static void on_wake(uv_async_t *async)
+{
+    turn(async->data);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    turn(timer->data);
+}
+
+static void set_timer(struct up *up)
+{
+    uv_timer_start(&up->timer, on_timer, (uint64_t)kz_pipeline_next_ms(up->pipeline), 0);
+}
+
+/* ---- HTTP -------------------------------------------------------------------------------------------- */
+
+static void handle(void *arg, struct kz_http_request *req)
+{
+    struct up *up = arg;
+
+    if (!kz_collect_handle(up->collect, req))
+        kz_serve_handle(up->serve, req);
+}
+
+static enum kz_code admit(void *arg, const struct kz_http_request *req, size_t *body_max_bytes,
+        struct kz_err *err)
+{
+    struct up *up = arg;
+
+    return kz_collect_admit(up->collect, req, body_max_bytes, err);
+}
+
+static void on_batch_end(void *arg)
+{
+    turn(arg);
+}
+
+/* ---- stopping ---------------------------------------------------------------------------------------- */
+
+static void close_handles(struct up *up)
+{
+    uv_close((uv_handle_t *)&up->wake, NULL);
+    uv_close((uv_handle_t *)&up->timer, NULL);
+    uv_close((uv_handle_t *)&up->term, NULL);
+    uv_close((uv_handle_t *)&up->interrupt, NULL);
+}
+
+static void on_drained(void *arg, size_t unanswered)
+{
+    struct up *up = arg;
+
+    if (unanswered)
+        kz_diag_warn("stopped before all was answered", "requests=%zu", unanswered);
+    up->drained = true;
+    uv_stop(&up->loop);
+}
+
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct up *up = signal->data;
+
+    if (up->stopping) {
+        kz_diag_warn("stopping at once", "signal=%d", number);
+        _exit(KZ_EXIT_FAILED);
+    }
+    up->stopping = true;
+    kz_diag_info("stopping: no new connections, finishing what is acknowledged", "signal=%d", number);
+    uv_timer_stop(&up->timer);
+    kz_serve_drain(up->serve);
+    kz_http_server_stop(up->server, DRAIN_MS, on_drained, up);
+}
+
+/* ---- starting ---------------------------------------------------------------------------------------- */
+
+/* Each connection is a descriptor; so are segments and replicas. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static enum kz_code open_pipeline(struct up *up, const char *data, struct kz_err *err)
+{
+    struct kz_pipeline_options options = {
+            .project = kz_config_project(up->config),
+            .data_dir = data,
+            .runtimes = kz_runtimes(),
+            .wake = wake_up,
+            .arg = up,
+            .ask = true,
+    };
+    char marker[PATH_MAX];
+
+    snprintf(marker, sizeof(marker), "%s/restored", data);
+    options.actions_paused = access(marker, F_OK) == 0;
+    if (options.actions_paused)
+        kz_diag_warn("this data was restored from a backup: actions are paused",
+                "remedy=\"kizashi actions resume --all\"");
+    return kz_pipeline_open(&options, &up->pipeline, err);
+}
+
+static enum kz_code listen_on(struct up *up, const char *address, const char *data,
+        struct kz_err *err)
+{
+    struct kz_http_options limits = kz_http_options_default();
+    struct kz_http_handler handler = {
+            .handle = handle, .admit = admit, .on_batch_end = on_batch_end, .arg = up};
+    struct kz_query *query = kz_pipeline_query(up->pipeline);
+
+    KZ_TRY(kz_auth_open(kz_fs_posix(), data, &up->auth, err));
+    if (!kz_http_address_is_loopback(address) && !kz_auth_has_keys(up->auth)) {
+        (void)kz_fail(err, KZ_CONFIG,
+                "\"%s\" can be reached from other machines and there are no keys", address);
+        return kz_hint(err, "make one: kizashi keys create %s --kind write",
+                kz_config_project(up->config)->dir);
+    }
+    up->server = kz_http_server_new(&up->loop, &limits, &handler);
+    KZ_TRY(kz_collect_new(kz_pipeline_intake(up->pipeline), query, up->auth, &up->collect, err));
+    KZ_TRY(kz_serve_new(query, up->auth, up->server, data, &up->serve, err));
+    return kz_http_server_listen(up->server, address, err);
+}
+
+static void model_problem(void *arg, unsigned model, const char *problem)
+{
+    struct up *up = arg;
+
+    kz_diag_warn("a model does not load", "model=%s problem=\"%s\"",
+            kz_config_project(up->config)->models[model].name, problem);
+}
+
+static void start_loop(struct up *up)
+{
+    uv_loop_init(&up->loop);
+    uv_async_init(&up->loop, &up->wake, on_wake);
+    uv_timer_init(&up->loop, &up->timer);
+    uv_signal_init(&up->loop, &up->term);
+    uv_signal_init(&up->loop, &up->interrupt);
+    up->wake.data = up->timer.data = up->term.data = up->interrupt.data = up;
+}
+
+static enum kz_code start(struct up *up, const struct kz_args *args, struct kz_err *err)
+{
+    const char *dir = args->arguments[0], *address = kz_args_get(args, "listen");
+    char data[PATH_MAX];
+    struct kz_err late;
+
+    up->config = kz_check_load(dir, kz_args_get(args, "env"), err);
+    if (!up->config)
+        return err->code;
+    kz_command_data(args, dir, data, sizeof(data));
+    KZ_TRY(open_pipeline(up, data, err));
+    KZ_TRY(listen_on(up, address, data, err));
+    if (kz_pipeline_infer(up->pipeline) &&
+            kz_infer_wait_ready(kz_pipeline_infer(up->pipeline), 20000, model_problem, up, &late) !=
+                    KZ_OK)
+        kz_diag_warn("serving before every model is ready", "why=\"%s\"", late.message);
+    return KZ_OK;
+}
+
+static void announce(struct up *up, const char *address)
+{
+    const struct kz_project *project = kz_config_project(up->config);
+    const char *colon = strrchr(address, ':');
+    char shown[300];
+
+    if (strncmp(address, "unix:", 5) == 0)
+        snprintf(shown, sizeof(shown), "%s", address);
+    else
+        snprintf(shown, sizeof(shown), "http://%.*s:%u", (int)(colon ? colon - address : 0), address,
+                kz_http_server_port(up->server));
+    printf("%s is up: %s\n", project->name, shown);
+    fflush(stdout);
+}
+
+static void stop(struct up *up)
+{
+    /* Answers first, then the log: whoever was answered is on disk (P3). */
+    kz_serve_free(up->serve);
+    kz_pipeline_close(up->pipeline);
+    kz_http_server_free(up->server);
+    kz_collect_free(up->collect);
+    kz_auth_close(up->auth);
+    close_handles(up);
+    uv_run(&up->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&up->loop);
+    kz_config_free(up->config);
+}
+
+static int run(const struct kz_args *args)
+{
+    struct up up = {0};
+    struct kz_err err;
+    enum kz_code rc;
+    int64_t stopping_ms;
+
+    kz_diag_set(kz_args_flag(args, "verbose") ? KZ_DIAG_DEBUG : KZ_DIAG_INFO,
+            strcmp(kz_args_get(args, "log"), "json") == 0);
+    raise_limits();
+    start_loop(&up);
+    rc = start(&up, args, &err);
+    if (rc == KZ_OK) {
+        uv_signal_start(&up.term, on_signal, SIGTERM);
+        uv_signal_start(&up.interrupt, on_signal, SIGINT);
+        announce(&up, kz_args_get(args, "listen"));
+        set_timer(&up);
+        uv_run(&up.loop, UV_RUN_DEFAULT);
+    }
+    stopping_ms = kz_mono_ms();
+    stop(&up);
+    if (rc != KZ_OK)
+        return kz_command_fail(&err);
+    kz_diag_info("stopped", "ms=%" PRId64, kz_mono_ms() - stopping_ms);
+    return KZ_EXIT_DONE;
+}
+
+const struct kz_command kz_command_up = {
+        .name = "up",
+        .arguments = "DIR",
+        .argument_min = 1,
+        .argument_max = 1,
+        .summary = "Runs a project: takes events, asks models, keeps predictions, delivers actions.",
+        .details = "Everything is in this one process and its model workers; data is in DIR/.kizashi.\n"
+                   "SIGTERM stops it within 10 seconds and loses nothing; neither does kill -9.",
+        .example = "kizashi up examples/shop --listen 127.0.0.1:8080",
+        .options =
+                {
+                        {"listen", "ADDR", "127.0.0.1:8080",
+                                "address and port, [::1]:8080, or unix:PATH; port 0 takes a free one"},
+                        {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
+                        {"env", "NAME", NULL, "lays kizashi.NAME.yaml on kizashi.yaml"},
+                        {"log", "FORMAT", "text", "log lines as text or json"},
+                        {"verbose", NULL, NULL, "debug lines, too"},
+                },
+        .run = run,
+};

@@ -1,0 +1,181 @@
+"""Runs a real `kizashi up` for tests: start, ask, kill, look at the log. Standard library only."""
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BINARY = os.environ.get("KIZASHI", str(ROOT / "build" / "kizashi"))
+
+
+class Answer:
+    """One HTTP answer: status, headers (lower case) and body."""
+
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+
+class Server:
+    """A `kizashi up` of a project directory, on a free port of loopback."""
+
+    def __init__(self, project, data=None, args=(), env=None):
+        self.project, self.args, self.env = str(project), list(args), env
+        self.data = str(data) if data else str(pathlib.Path(project) / ".kizashi")
+        self.process, self.port, self.log = None, None, None
+
+    def start(self, timeout=60):
+        self.log = open(self.data.rstrip("/") + ".log", "ab")
+        command = [BINARY, "up", self.project, "--data", self.data]
+        if "--listen" not in self.args:
+            command += ["--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen(command + self.args, stdout=subprocess.PIPE, stderr=self.log,
+                                        env={**os.environ, **(self.env or {})})
+        deadline = time.monotonic() + timeout
+        os.set_blocking(self.process.stdout.fileno(), False)
+        text = b""
+        while time.monotonic() < deadline:
+            text += self.process.stdout.read() or b""
+            match = re.search(rb"is up: http://[^\s]*:(\d+)", text)
+            if match:
+                self.port = int(match.group(1))
+                return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        code = self.process.poll()
+        self.kill()
+        raise AssertionError(f"kizashi up did not start (exit {code}): {self.read_log()[-3000:]}")
+
+    def read_log(self):
+        return pathlib.Path(self.log.name).read_text(errors="replace") if self.log else ""
+
+    def request(self, method, path, body=None, headers=None, timeout=30):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        try:
+            connection.request(method, path, body=body, headers=headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()},
+                          response.read())
+        finally:
+            connection.close()
+
+    def get(self, path, **kwargs):
+        return self.request("GET", path, **kwargs)
+
+    def post(self, path, body, **kwargs):
+        return self.request("POST", path, body=body, **kwargs)
+
+    def send(self, *events, query=""):
+        """Sends events and returns the answer's JSON; anything but 200 is a failure."""
+        answer = self.post("/v1/events" + query, list(events))
+        assert answer.status == 200, (answer.status, answer.body)
+        return answer.json()
+
+    def wait(self, condition, timeout=20, what="the condition"):
+        """Waits until condition() is true and returns its value."""
+        deadline = time.monotonic() + timeout
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what} did not come true within {timeout} s; log: {self.read_log()[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self, timeout=15):
+        """SIGTERM; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout)
+        self._close()
+        return code
+
+    def kill(self):
+        """kill -9, and the model workers with it (they notice by themselves)."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._close()
+
+    def _close(self):
+        with contextlib.suppress(Exception):
+            self.process.stdout.close()
+        with contextlib.suppress(Exception):
+            self.log.close()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+def run(*args, check=None, stdin=None, timeout=300, env=None):
+    """Runs a kizashi command; with check, the exit code has to be that."""
+    result = subprocess.run([BINARY, *map(str, args)], input=stdin, capture_output=True, timeout=timeout,
+                            env={**os.environ, **(env or {})}, check=False)
+    if check is not None:
+        assert result.returncode == check, (args, result.returncode, result.stdout[-3000:], result.stderr[-3000:])
+    return result
+
+
+def dump(data, *args):
+    """All records of a data directory as dicts."""
+    result = run("dump", "--data", data, *args, check=0)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+YAML = """
+project: testshop
+events:
+  columns:
+    price: {from: $.price, type: float}
+    item: {from: $.item, type: string}
+  dedupe: 7d
+triggers:
+  viewing:
+    when: name = 'view'
+models:
+  counter:
+    trigger: viewing
+    path: models/counter
+    features: features/counter.sql
+    valid_for: 1h
+    batch: {max: 64, wait: 1ms}
+    timeout: 2s
+"""
+
+SQL = """SELECT count(*) AS events, count(*) FILTER (WHERE name = 'view') AS views,
+       coalesce(sum(price), 0.0) AS spent FROM events
+"""
+
+MODEL = """
+import kizashi
+
+
+class Counter(kizashi.Model):
+    def predict(self, batch):
+        views = list(batch.names).index("views")
+        return [float(row[views]) for row in batch.features]
+"""
+
+
+def write_project(directory, yaml=YAML, sql=SQL, model=MODEL, name="counter"):
+    """A small project whose prediction is the number of views, so that tests can count on it."""
+    directory = pathlib.Path(directory)
+    (directory / "features").mkdir(parents=True, exist_ok=True)
+    (directory / "models" / name).mkdir(parents=True, exist_ok=True)
+    (directory / "kizashi.yaml").write_text(yaml)
+    (directory / "features" / f"{name}.sql").write_text(sql)
+    (directory / "models" / name / "model.py").write_text(model)
+    return directory
