@@ -4,7 +4,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <time.h>
 
 #include "app/pipeline_int.h"
 #include "base/diag.h"
@@ -423,7 +423,7 @@ static bool settled(struct kz_pipeline *p)
 {
     if (p->failed)
         return true;
-    if (p->due.count || p->jobs)
+    if (p->due.count || p->jobs || p->held)
         return false;
     for (unsigned m = 0; p->infer && m < p->project->model_count; m++) {
         struct kz_infer_status status;
@@ -433,6 +433,29 @@ static bool settled(struct kz_pipeline *p)
             return false;
     }
     return true;
+}
+
+static void on_wake(void *arg)
+{
+    struct kz_pipeline *p = arg;
+
+    sem_post(&p->woken);
+    if (p->options.wake)
+        p->options.wake(p->options.arg);
+}
+
+/* At most `ms`, since not all that a settling pipeline waits for wakes it. */
+static void sleep_until_woken(struct kz_pipeline *p, int64_t ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)(ms * 1000000);
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    if (sem_timedwait(&p->woken, &until) == 0)
+        while (sem_trywait(&p->woken) == 0)
+            ;
 }
 
 enum kz_code kz_pipeline_settle(struct kz_pipeline *p, int64_t timeout_ms, struct kz_err *err)
@@ -448,7 +471,7 @@ enum kz_code kz_pipeline_settle(struct kz_pipeline *p, int64_t timeout_ms, struc
         if (kz_mono_ms() > until_ms)
             return kz_fail(err, KZ_TIMEOUT, "requests were still under way after %lld ms",
                     (long long)timeout_ms);
-        usleep(50);
+        sleep_until_woken(p, 1);
     }
 }
 
@@ -521,8 +544,8 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
             .segment_size_bytes = p->project->limits.segment_size_bytes,
             .reserve_bytes = p->project->limits.reserve_bytes,
             .sync_inline = p->options.sync_inline,
-            .on_durable = p->options.wake,
-            .arg = p->options.arg,
+            .on_durable = on_wake,
+            .arg = p,
     };
     int64_t start_ms = kz_mono_ms();
     enum kz_code rc = kz_checkpoint_load(p->options.fs, p->views_dir, p->project->name,
@@ -589,8 +612,8 @@ static enum kz_code open_asking(struct kz_pipeline *p, struct kz_err *err)
             .project = p->project,
             .reader = p->reader,
             .runtimes = p->options.runtimes,
-            .wake = p->options.wake,
-            .arg = p->options.arg,
+            .wake = on_wake,
+            .arg = p,
             .start_replicas = true,
     };
 
@@ -600,7 +623,8 @@ static enum kz_code open_asking(struct kz_pipeline *p, struct kz_err *err)
     for (unsigned m = 0; m < p->project->model_count; m++)
         if (kz_views_paused(p->views, "model", kz_str(p->project->models[m].name)))
             kz_infer_pause(p->infer, m, true);
-    return kz_webhooks_open(p->options.wake, p->options.arg, &p->webhooks, err);
+    /* What is decided on virtual time is not delivered to anybody. */
+    return p->options.virtual_clock ? KZ_OK : kz_webhooks_open(on_wake, p, &p->webhooks, err);
 }
 
 enum kz_code kz_pipeline_open(const struct kz_pipeline_options *options,
@@ -611,6 +635,7 @@ enum kz_code kz_pipeline_open(const struct kz_pipeline_options *options,
 
     p->magic = PIPELINE_MAGIC;
     p->options = *options;
+    sem_init(&p->woken, 0, 0);
     if (!p->options.fs)
         p->options.fs = kz_fs_posix();
     p->project = options->project;
@@ -675,6 +700,12 @@ void kz_pipeline_close(struct kz_pipeline *p)
         p->jobs = job->next;
         kz_infer_job_free(p->infer, job);
     }
+    while (p->held) {
+        struct kz_infer_result *result = p->held;
+
+        p->held = result->next;
+        kz_infer_result_free(p->infer, result);
+    }
     kz_infer_close(p->infer);
     kz_webhooks_close(p->webhooks);
     kz_triggers_close(p->triggers);
@@ -707,5 +738,6 @@ void kz_pipeline_close(struct kz_pipeline *p)
     free(p->log_dir);
     free(p->views_dir);
     free((char *)p->options.data_dir);
+    sem_destroy(&p->woken);
     free(p);
 }

@@ -153,12 +153,14 @@ static void queue_job(struct kz_pipeline *p, struct kz_infer_job *job)
     p->jobs_tail = &job->next;
 }
 
-/* Fills a job from its REQUEST record. The user's chains are those of now, cut at the request by
- * its address: what was linked later is not seen. */
+/* Fills a job from its REQUEST record. The chains are those of whom it was made about, who may have
+ * been merged into `user` since, cut at the request by its address: what was linked later is not
+ * seen. */
 static struct kz_infer_job *make_job(struct kz_pipeline *p, unsigned model, uint32_t user,
         kz_lsn lsn, const struct kz_record *record)
 {
     struct kz_infer_job *job = kz_infer_job_new(p->infer);
+    uint32_t asked = kz_views_find_owner(p->views, record->owner);
     struct kz_str bytes = kz_record_body(record);
     const struct kz_request_body *body = (const void *)bytes.ptr;
     struct kz_str user_id = kz_span_str(bytes, body->user_id);
@@ -180,7 +182,8 @@ static struct kz_infer_job *make_job(struct kz_pipeline *p, unsigned model, uint
             .seq = body->event_seq,
             .first_seen_ms = body->first_seen_ms,
     };
-    job->source_count = kz_views_sources(p->views, user, KZ_CHAIN_EVENTS, lsn, job->sources);
+    job->source_count = kz_views_sources(
+            p->views, asked ? asked : user, KZ_CHAIN_EVENTS, lsn, job->sources);
     job->queued_us = kz_mono_us();
     job->deadline_ms = p->options.virtual_clock ? 0 : body->expires_ms;
     job->user = NULL;
@@ -229,7 +232,9 @@ static enum kz_code put_request(struct kz_pipeline *p, unsigned model, const str
     p->counters.requests_total++;
     if (p->current && p->current->wait_models[model])
         waiter_add(p, seq, model, p->current);
-    if (kz_infer_room(p->infer, model) > 0 && !p->models[model].backlog.count)
+    /* One that is too old already (a clock held to max_behind) ends in kz_pl_refill(). */
+    if (kz_infer_room(p->infer, model) > 0 && !p->models[model].backlog.count &&
+            !(fixed.expires_ms && p->now_ms > fixed.expires_ms))
         queue_job(p, make_job(p, model, asking->user, lsn, kz_log_get_staged(p->log, lsn)));
     else
         kz_pl_backlog_push(p, model, (struct backlog_entry){user->owner, seq, lsn});
@@ -590,10 +595,53 @@ static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
                 err.message);
 }
 
+static int by_request(const void *a, const void *b)
+{
+    const struct kz_infer_result *x = *(struct kz_infer_result *const *)a;
+    const struct kz_infer_result *y = *(struct kz_infer_result *const *)b;
+
+    return x->job->request < y->job->request ? -1 : x->job->request > y->job->request;
+}
+
+/* On virtual time results are taken up when all are back, in the order of their requests: which
+ * model was faster must not decide what an action sees. */
+static struct kz_infer_result *take_in_order(struct kz_pipeline *p)
+{
+    struct kz_infer_result **tail = &p->held, **list, *first = NULL;
+    size_t count = 0, at = 0;
+
+    while (*tail)
+        tail = &(*tail)->next;
+    *tail = kz_infer_take(p->infer);
+    for (unsigned m = 0; m < p->project->model_count && !p->closing; m++) {
+        struct kz_infer_status status;
+
+        kz_infer_status(p->infer, m, &status);
+        if (status.inside)
+            return NULL;
+    }
+    for (struct kz_infer_result *r = p->held; r; r = r->next)
+        count++;
+    if (!count)
+        return NULL;
+    list = kz_malloc(count * sizeof(struct kz_infer_result *));
+    for (struct kz_infer_result *r = kz_take(&p->held); r; r = r->next)
+        list[at++] = r;
+    qsort(list, count, sizeof(struct kz_infer_result *), by_request);
+    while (at-- > 0) {
+        list[at]->next = first;
+        first = list[at];
+    }
+    free(list);
+    return first;
+}
+
 void kz_pl_results(struct kz_pipeline *p)
 {
-    struct kz_infer_result *r = p->infer ? kz_infer_take(p->infer) : NULL;
+    struct kz_infer_result *r = NULL;
 
+    if (p->infer)
+        r = p->options.virtual_clock ? take_in_order(p) : kz_infer_take(p->infer);
     while (r) {
         struct kz_infer_result *next = r->next;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/types.h>
 
 #include "act/webhook.h"
@@ -160,6 +161,8 @@ struct kz_pipeline {
     struct kz_subscription *subscriptions;
     struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */
     struct kz_infer_job *fresh;    /* spare */
+    struct kz_infer_result *held;  /* virtual time: results until all are back, to go in order */
+    sem_t woken;                   /* kz_pipeline_settle() sleeps on it */
 
     /* Scratch, reused. `body` holds the body being staged, `text` payloads and props. */
     struct kz_buf body, text, record;
