@@ -523,7 +523,7 @@ static bool cut_at(enum job job, unsigned nth, bool once, bool power, uint64_t s
 
 static void cut_everywhere(enum job job, unsigned steps_min)
 {
-    for (unsigned how = 0; how < 12; how++) {
+    for (unsigned how = 0; how < 8; how++) {
         unsigned nth = 1;
 
         while (!cut_at(job, nth, how & 1, how & 2, nth * 16 + how)) {
