@@ -8,7 +8,10 @@
  *      nothing is changed. Otherwise all that is lost was never acknowledged.
  *  R2  What is cut is zeroed, durably, before anything is written: no bytes of a former tail are
  *      ever behind the end of the log.
- *  R3  Later segments go from the last to the first, each durably, so that a crash in recovery leaves
+ *  R3  What no intact frame says was durable is written once more before it is synced: the process may
+ *      have ended after a sync that failed, and then the kernel takes the pages for clean although they
+ *      are not on the disk, and a second sync succeeds and does nothing.
+ *  R4  Later segments go from the last to the first, each durably, so that a crash in recovery leaves
  *      a log that recovers the same way.
  */
 #include <stdio.h>
@@ -38,6 +41,7 @@ struct recovery {
     uint32_t offset; /* in it */
     uint32_t last_crc;
     uint64_t seq_next;
+    kz_lsn durable; /* the highest address that the chain says was durable */
 };
 
 /* ---- what is in the directory ----------------------------------------------------------------- */
@@ -91,6 +95,8 @@ static enum kz_code tidy(struct recovery *r, struct kz_err *err)
     struct kz_log *log = r->log;
     char name[16];
 
+    /* A sealed segment replaces its raw one only under a durable name. */
+    KZ_TRY(log->fs->ops->sync_dir(log->fs, log->dir, err));
     for (size_t i = 0; i < r->temporary_count; i++)
         KZ_TRY(remove_name(log, r->temporary[i], err));
     for (size_t i = 0; i < r->count; i++) {
@@ -192,6 +198,7 @@ static enum kz_code walk(struct recovery *r, size_t index, struct kz_err *err)
     bool trusted = KZ_LSN_SEGMENT(log->options.verify_from) > seg->number;
     uint32_t at = KZ_SEGMENT_HEADER_SIZE;
 
+    r->durable = KZ_MAX(r->durable, seg->header.durable);
     if (!log->options.read_only)
         kz_keytab_init(&seg->keys, (uint32_t)(seg->file_size / KEY_RECORD_BYTES));
     for (;;) {
@@ -204,6 +211,7 @@ static enum kz_code walk(struct recovery *r, size_t index, struct kz_err *err)
         if (!take_frame(r, seg, at, frame))
             return fail_corrupt(r, index, at, "records that do not fit their frame", err);
         r->seq_next += frame->record_count;
+        r->durable = KZ_MAX(r->durable, frame->durable);
         seg->last_crc = frame->crc;
         at += frame->size;
     }
@@ -318,7 +326,23 @@ static enum kz_code remove_segment(struct recovery *r, size_t index, struct kz_e
     return KZ_OK;
 }
 
-/* R2, R3: makes the end of the chain the end of the files. */
+/* R3. What was written and not known to be durable is the log's from here on. */
+static enum kz_code write_again(struct recovery *r, struct kz_segment *seg, struct kz_err *err)
+{
+    uint32_t end = atomic_load_explicit(&seg->end, memory_order_relaxed);
+    kz_lsn durable = KZ_MAX(r->durable, r->log->options.verify_from);
+    uint32_t from = 0;
+
+    if (KZ_LSN_SEGMENT(durable) > seg->number)
+        return KZ_OK;
+    if (KZ_LSN_SEGMENT(durable) == seg->number)
+        from = KZ_LSN_OFFSET(durable);
+    if (from < end)
+        KZ_TRY(seg->file->ops->pwrite(seg->file, seg->map + from, end - from, from, err));
+    return seg->file->ops->sync(seg->file, err);
+}
+
+/* R2, R4: makes the end of the chain the end of the files. */
 static enum kz_code cut(struct recovery *r, uint32_t used, struct kz_err *err)
 {
     static const char zeros[64 << 10];
@@ -343,9 +367,8 @@ static enum kz_code cut(struct recovery *r, uint32_t used, struct kz_err *err)
         seg->map = NULL;
         KZ_TRY(kz_segment_map(seg, err));
     }
-    /* What was written and not synced when the process was killed is the log's now. */
     for (size_t i = r->raw_at; i <= r->last; i++)
-        KZ_TRY(r->segments[i]->file->ops->sync(r->segments[i]->file, err));
+        KZ_TRY(write_again(r, r->segments[i], err));
     return KZ_OK;
 }
 
