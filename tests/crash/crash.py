@@ -98,7 +98,7 @@ def verify(data, clients, final):
             ends[record["end"]] += 1
             if record["end"] == "done":
                 user, expected = requests[record["request"]]
-                assert record["score"] == expected, (record, user, expected)
+                assert record["score"] == min(expected, 500), (record, user, expected)  # max_events
     acknowledged = set().union(*(client.acknowledged for client in clients))
     lost = [event for event in acknowledged if not events[event]]
     assert not lost, f"{len(lost)} acknowledged events are lost: {sorted(lost)[:5]}"
