@@ -19,10 +19,10 @@ static uint32_t note_user(struct kz_views *views, kz_lsn lsn, const struct kz_re
     return kz_views_state_user(views, record->owner);
 }
 
-/* ---- EVENT ------------------------------------------------------------------------------------ */
+/* ---- EVENT ----------------------------------------------------------------------------------- */
 
-/* Who wrote to us for the first time. 0 where the owner is not the sender's own: they were linked in
- * a part of the log that is gone, and a CARRY further on knows them. */
+/* Who wrote to us for the first time. 0 where the owner is not the sender's own: they were linked
+ * in a part of the log that is gone, and a CARRY further on knows them. */
 static uint32_t new_sender(struct kz_views *views, const struct kz_record *record)
 {
     struct kz_str body = kz_record_body(record);
@@ -62,12 +62,12 @@ static void apply_event(struct kz_views *views, kz_lsn lsn, const struct kz_reco
         return;
     if (!u->first_seen_ms || seen_ms < u->first_seen_ms)
         u->first_seen_ms = seen_ms;
-    u->session_ts_ms = event->session == u->session ? KZ_MAX(u->session_ts_ms, event->ts_ms)
-                                                    : event->ts_ms;
+    u->session_ts_ms =
+            event->session == u->session ? KZ_MAX(u->session_ts_ms, event->ts_ms) : event->ts_ms;
     u->session = event->session;
 }
 
-/* ---- TRIGGER ---------------------------------------------------------------------------------- */
+/* ---- TRIGGER --------------------------------------------------------------------------------- */
 
 static void apply_trigger_op(struct kz_trigger_state *state, const struct kz_trigger_body *body)
 {
@@ -108,8 +108,8 @@ static void apply_trigger_op(struct kz_trigger_state *state, const struct kz_tri
     }
 }
 
-static enum kz_code apply_trigger(struct kz_views *views, kz_lsn lsn,
-        const struct kz_record *record, struct kz_err *err)
+static enum kz_code apply_trigger(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     static const struct kz_trigger_state nothing;
     const struct kz_trigger_body *body = (const void *)kz_record_body(record).ptr;
@@ -133,7 +133,7 @@ static enum kz_code apply_trigger(struct kz_views *views, kz_lsn lsn,
     return KZ_OK;
 }
 
-/* ---- REQUEST, RESULT -------------------------------------------------------------------------- */
+/* ---- REQUEST, RESULT ------------------------------------------------------------------------- */
 
 static void apply_request(struct kz_views *views, kz_lsn lsn, const struct kz_record *record)
 {
@@ -144,8 +144,8 @@ static void apply_request(struct kz_views *views, kz_lsn lsn, const struct kz_re
 
     if (!user)
         return;
-    slot = kz_views_slot_add(views, user, KZ_SLOT_REQUEST,
-            kz_name_hash(kz_span_str(bytes, body->model)));
+    slot = kz_views_slot_add(
+            views, user, KZ_SLOT_REQUEST, kz_name_hash(kz_span_str(bytes, body->model)));
     slot->request = (struct kz_request_state){
             .request_lsn = lsn, .request = record->seq, .expires_ms = body->expires_ms};
 }
@@ -181,7 +181,7 @@ static void apply_result(struct kz_views *views, kz_lsn lsn, const struct kz_rec
     };
 }
 
-/* ---- DECISION, DELIVERY ----------------------------------------------------------------------- */
+/* ---- DECISION, DELIVERY ---------------------------------------------------------------------- */
 
 /* The first assignment sticks. */
 static void assign(struct kz_views *views, uint32_t user, const struct kz_record *record,
@@ -254,10 +254,10 @@ static void apply_delivery(struct kz_views *views, kz_lsn lsn, const struct kz_r
     }
 }
 
-/* ---- all -------------------------------------------------------------------------------------- */
+/* ---- all ------------------------------------------------------------------------------------- */
 
-static enum kz_code apply_one(struct kz_views *views, kz_lsn lsn, const struct kz_record *record,
-        struct kz_err *err)
+static enum kz_code apply_one(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     switch ((enum kz_record_type)record->type) {
     case KZ_RECORD_EVENT:
@@ -298,8 +298,8 @@ static enum kz_code apply_one(struct kz_views *views, kz_lsn lsn, const struct k
     return KZ_OK;
 }
 
-enum kz_code kz_views_apply(struct kz_views *views, kz_lsn lsn, const struct kz_record *record,
-        struct kz_err *err)
+enum kz_code kz_views_apply(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     KZ_TRY(kz_record_check(record, err));
     if (record->seq <= views->seq)

@@ -1,7 +1,7 @@
 /* history/apply_link.c -- LINK and ERASE: two users become one, or one goes. */
 #include "history/views_int.h"
 
-/* ---- merging two slots of one name ------------------------------------------------------------- */
+/* ---- merging two slots of one name ----------------------------------------------------------- */
 
 static void merge_trigger(struct kz_trigger_state *into, const struct kz_trigger_state *from)
 {
@@ -28,8 +28,7 @@ static bool merge_slot(struct kz_views *views, uint32_t to, const struct kz_slot
 
     switch ((enum kz_slot_kind)slot->kind) {
     case KZ_SLOT_TIMES:
-        kz_views_times_add(
-                views, to, slot->name, slot->times.at_ms, KZ_TIMES_PER_SLOT, INT64_MIN);
+        kz_views_times_add(views, to, slot->name, slot->times.at_ms, KZ_TIMES_PER_SLOT, INT64_MIN);
         return true;
     case KZ_SLOT_TRIGGER:
     case KZ_SLOT_PREDICTION:
@@ -53,8 +52,8 @@ static bool merge_slot(struct kz_views *views, uint32_t to, const struct kz_slot
     return false;
 }
 
-/* `from` keeps its sources, and `to` gets copies of them: as of before the link, `from` is still who
- * it was. Everything else is `to`'s. */
+/* `from` keeps its sources, and `to` gets copies of them: as of before the link, `from` is still
+ * who it was. Everything else is `to`'s. */
 static void merge_slots(struct kz_views *views, uint32_t from, uint32_t to, kz_lsn link)
 {
     uint32_t at = kz_views_at(views, from)->slots;
@@ -110,8 +109,8 @@ static void merge(struct kz_views *views, uint32_t from, uint32_t to, kz_lsn lin
     kz_views_link_set_merged(views, from, t->owner);
 }
 
-enum kz_code kz_views_apply_link(struct kz_views *views, kz_lsn lsn, const struct kz_record *record,
-        struct kz_err *err)
+enum kz_code kz_views_apply_link(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_link_body *body = (const void *)bytes.ptr;
@@ -128,8 +127,7 @@ enum kz_code kz_views_apply_link(struct kz_views *views, kz_lsn lsn, const struc
         return kz_fail(err, KZ_CORRUPT, "link record seq %llu makes a circle",
                 (unsigned long long)record->seq);
     if (!linked && body->kind == KZ_LINK_MERGE &&
-            kz_views_source_count(views, to) + kz_views_chain_count(views, from) <
-                    KZ_SOURCES_MAX)
+            kz_views_source_count(views, to) + kz_views_chain_count(views, from) < KZ_SOURCES_MAX)
         merge(views, from, to, lsn);
     else if (!linked)
         views->odd.links_without_sources++;
@@ -138,7 +136,7 @@ enum kz_code kz_views_apply_link(struct kz_views *views, kz_lsn lsn, const struc
     return KZ_OK;
 }
 
-/* ---- ERASE ------------------------------------------------------------------------------------ */
+/* ---- ERASE ----------------------------------------------------------------------------------- */
 
 struct going {
     const char *owners; /* uint64_t each, unaligned */
@@ -213,8 +211,8 @@ static void erase_dead_letters(struct kz_views *views, const struct going *going
     letters->count = kept;
 }
 
-enum kz_code kz_views_apply_erase(struct kz_views *views, kz_lsn lsn,
-        const struct kz_record *record, struct kz_err *err)
+enum kz_code kz_views_apply_erase(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_erase_body *body = (const void *)bytes.ptr;

@@ -11,8 +11,8 @@ static size_t slot_count_of(const struct kz_views *views, uint32_t user)
     return count;
 }
 
-static void put_slots(const struct kz_views *views, uint32_t user, struct kz_body_writer *w,
-        size_t count)
+static void put_slots(
+        const struct kz_views *views, uint32_t user, struct kz_body_writer *w, size_t count)
 {
     struct kz_buf slots = {0};
 
@@ -82,7 +82,7 @@ void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf 
     kz_body_span(&w, offsetof(struct kz_carry_body, key_id), key.id);
 }
 
-/* ---- applying ---------------------------------------------------------------------------------- */
+/* ---- applying -------------------------------------------------------------------------------- */
 
 static enum kz_code check(const struct kz_record *record, struct kz_str bytes, struct kz_err *err)
 {
@@ -167,8 +167,8 @@ static void forget(struct kz_views *views, uint64_t owner)
     kz_views_remove_user(views, user);
 }
 
-enum kz_code kz_views_apply_carry(struct kz_views *views, kz_lsn lsn,
-        const struct kz_record *record, struct kz_err *err)
+enum kz_code kz_views_apply_carry(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_carry_body *body = (const void *)bytes.ptr;

@@ -17,8 +17,7 @@ static enum kz_code check_user(const struct kz_views *views, uint32_t user, stru
     if (kz_views_find_owner(views, u->owner) != user)
         BAD("user %u is not found under its owner", user);
     if (!u->key_size || !u->key_offset || (uint64_t)u->key_offset + units > views->keys.end ||
-            u->key_offset >> views->keys.shift !=
-                    (u->key_offset + units - 1) >> views->keys.shift)
+            u->key_offset >> views->keys.shift != (u->key_offset + units - 1) >> views->keys.shift)
         BAD("the key of user %u lies outside the store", user);
     key = kz_pool_at(&views->keys, u->key_offset);
     if (key[0] != 'u' && key[0] != 'a')
@@ -88,8 +87,8 @@ static enum kz_code check_free_slots(const struct kz_views *views, uint8_t *seen
 }
 
 /* V5: links are flat and in their target's list. V6: merges end. */
-static enum kz_code check_link(const struct kz_views *views, uint32_t user, uint32_t *linked,
-        struct kz_err *err)
+static enum kz_code check_link(
+        const struct kz_views *views, uint32_t user, uint32_t *linked, struct kz_err *err)
 {
     const struct kz_link_node *node = kz_views_link_of(views, user);
     bool is_linked = kz_views_at(views, user)->flags & KZ_USER_LINKED;
@@ -174,7 +173,7 @@ enum kz_code kz_views_check(const struct kz_views *views, struct kz_err *err)
     return code;
 }
 
-/* ---- hash -------------------------------------------------------------------------------------- */
+/* ---- hash ------------------------------------------------------------------------------------ */
 
 bool kz_views_is_nobody(const struct kz_views *views, uint32_t user)
 {

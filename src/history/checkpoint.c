@@ -36,7 +36,7 @@ struct header {
     char magic[8];
     uint32_t version;
     uint32_t header_size;
-    uint32_t crc; /* of the header with 0 here */
+    uint32_t crc;        /* of the header with 0 here */
     uint32_t item_sizes; /* of users, slots, links and keys, a byte each */
     uint64_t seq;
     kz_lsn lsn;
@@ -96,7 +96,7 @@ static uint32_t item_sizes(void)
            sizeof(struct kz_link_node) << 16 | (uint32_t)KZ_KEY_UNIT << 24;
 }
 
-/* ---- saving ------------------------------------------------------------------------------------ */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 struct writer {
     struct kz_file *file;
@@ -112,8 +112,8 @@ static enum kz_code put(struct writer *w, const void *data, size_t size)
     return KZ_OK;
 }
 
-static enum kz_code put_block(struct writer *w, unsigned section, uint32_t number, const void *data,
-        size_t size)
+static enum kz_code put_block(
+        struct writer *w, unsigned section, uint32_t number, const void *data, size_t size)
 {
     struct block block = {.magic = BLOCK_MAGIC,
             .section = section,
@@ -196,7 +196,7 @@ static enum kz_code write_file(struct kz_fs *fs, const char *path, const struct 
     return code;
 }
 
-/* ---- which files there are --------------------------------------------------------------------- */
+/* ---- which files there are ------------------------------------------------------------------- */
 
 struct names {
     char names[CANDIDATES_MAX][64]; /* newest last */
@@ -232,8 +232,8 @@ static void collect(void *arg, const char *name)
         strcpy(names->names[names->count++], name);
 }
 
-static enum kz_code path_of(char path[PATH_SIZE_MAX], const char *dir, const char *name,
-        struct kz_err *err)
+static enum kz_code path_of(
+        char path[PATH_SIZE_MAX], const char *dir, const char *name, struct kz_err *err)
 {
     int n = snprintf(path, PATH_SIZE_MAX, "%s/%s", dir, name);
 
@@ -277,7 +277,8 @@ enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct 
     if (code == KZ_OK)
         code = fs->ops->rename(fs, temporary, path, err);
     if (code != KZ_OK) {
-        (void)fs->ops->unlink(fs, temporary, NULL); /* room on a full disk; the next save tries too */
+        (void)fs->ops->unlink(
+                fs, temporary, NULL); /* room on a full disk; the next save tries too */
         return kz_wrap(err, "writing checkpoint \"%s\"", path);
     }
     if (fs->ops->sync_dir(fs, dir, err) != KZ_OK)
@@ -289,7 +290,7 @@ enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct 
     return KZ_OK;
 }
 
-/* ---- loading ----------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 struct reader {
     struct kz_file *file;
@@ -351,8 +352,8 @@ static enum kz_code get_header(struct reader *r, const char *project, struct hea
     return header->item_sizes == item_sizes() ? KZ_OK : bad(r, "its items have other sizes");
 }
 
-static enum kz_code get_block(struct reader *r, unsigned section, uint32_t number, void *data,
-        size_t size)
+static enum kz_code get_block(
+        struct reader *r, unsigned section, uint32_t number, void *data, size_t size)
 {
     struct block block;
     uint32_t crc;
@@ -394,8 +395,7 @@ static enum kz_code get_pools(struct reader *r, struct kz_views *views, const st
     for (unsigned section = 0; section < GLOBALS_SECTION; section++) {
         struct kz_pool *pool = (struct kz_pool *)pool_of(views, section);
 
-        if (!header->ends[section] ||
-                (uint64_t)header->ends[section] * pool->item_size > r->size)
+        if (!header->ends[section] || (uint64_t)header->ends[section] * pool->item_size > r->size)
             return bad(r, "it is too small for what it says");
         kz_pool_set_end(pool, header->ends[section]);
         for (uint32_t chunk = 0; chunk < pool->chunk_count; chunk++)

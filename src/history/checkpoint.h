@@ -16,16 +16,17 @@
 enum { KZ_CHECKPOINT_VERSION = 1 };
 
 struct kz_checkpoint_info {
-    kz_lsn position;     /* the first record that has to be replayed is at or after this */
-    uint64_t seq;        /* last record that is in */
+    kz_lsn position; /* the first record that has to be replayed is at or after this */
+    uint64_t seq;    /* last record that is in */
     uint64_t size_bytes;
-    bool fell_back;      /* load: the newest one was no good; `warning` says why */
+    bool fell_back; /* load: the newest one was no good; `warning` says why */
     char warning[400];
 };
 
-/* Writes the views as they are. Everything applied to them must be durable in the log before this
- * returns KZ_OK to anybody who drops segments: a checkpoint must not know what a power cut takes
- * back. `position` is the log's end at that moment, and the seq is the views'. `project` is a project's name; `ret_info` may be NULL. */
+/* Writes the views as they are. Everything applied to them must be durable in the log first: a
+ * checkpoint must not know what a power cut takes back (wait for kz_log_durable() to pass
+ * kz_views_lsn(), or sync before the call). `position` is the log's end at that moment; the seq is
+ * the views'. `project` is a project's name; `ret_info` may be NULL. */
 KZ_MUST_USE enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir,
         const struct kz_views *views, kz_lsn position, const char *project,
         struct kz_checkpoint_info *ret_info, struct kz_err *err);

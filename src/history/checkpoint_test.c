@@ -85,8 +85,7 @@ static void empty_views_are_saved_and_loaded(void **state)
 
     (void)state;
     fake_open(&log);
-    assert_int_equal(
-            kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), KZ_NOT_FOUND);
+    assert_int_equal(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), KZ_NOT_FOUND);
     assert_int_equal(save(fs, &log), KZ_OK);
     must(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), &err);
     fake_replay(&log, 0, views);
@@ -140,7 +139,7 @@ static void any_flipped_byte_is_noticed(void **state)
     struct kz_views *views = NULL;
     struct kz_checkpoint_info info = {0};
     struct kz_err err = {0};
-    char path[64];
+    char path[80];
     uint64_t size;
 
     (void)state;
@@ -154,8 +153,7 @@ static void any_flipped_byte_is_noticed(void **state)
     assert_true(size > 50000);
     for (uint64_t at = 0; at < size; at += at < 500 || at > size - 100 ? 1 : 101) {
         flip(fs, path, at);
-        assert_int_equal(
-                kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), KZ_CORRUPT);
+        assert_int_equal(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), KZ_CORRUPT);
         assert_null(views);
         flip(fs, path, at);
     }
@@ -169,7 +167,7 @@ static void a_file_of_any_shorter_length_is_refused(void **state)
     struct kz_views *views = NULL;
     struct kz_checkpoint_info info = {0};
     struct kz_file *file = NULL;
-    char path[64];
+    char path[80];
     uint64_t size;
 
     (void)state;
@@ -181,8 +179,7 @@ static void a_file_of_any_shorter_length_is_refused(void **state)
     while (size > 0) {
         size -= KZ_MIN(size, (uint64_t)37);
         assert_int_equal(file->ops->truncate(file, size, NULL), KZ_OK);
-        assert_int_equal(
-                kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, NULL), KZ_CORRUPT);
+        assert_int_equal(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, NULL), KZ_CORRUPT);
     }
     kz_file_close(file);
     fake_close(&log);
@@ -195,7 +192,7 @@ static void the_older_one_is_taken_where_the_newer_is_damaged(void **state)
     struct kz_views *views = NULL;
     struct kz_checkpoint_info info = {0};
     struct kz_err err = {0};
-    char path[64];
+    char path[80];
     uint64_t older;
 
     (void)state;
@@ -227,8 +224,7 @@ static void another_projects_checkpoint_is_refused(void **state)
     (void)state;
     fill(&log, 5);
     assert_int_equal(save(fs, &log), KZ_OK);
-    assert_int_equal(
-            kz_checkpoint_load(fs, "/", "bank", 8, &views, &info, &err), KZ_CONFLICT);
+    assert_int_equal(kz_checkpoint_load(fs, "/", "bank", 8, &views, &info, &err), KZ_CONFLICT);
     assert_non_null(strstr(err.message, "of project \"shop\", not \"bank\""));
     fake_close(&log);
 }
@@ -237,7 +233,7 @@ static void a_newer_format_is_refused_as_such(void **state)
 {
     /* A header of version 9 and 24 bytes, with its CRC made here. */
     KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(1);
-    
+
     unsigned char bytes[24] = "KZCKPT\r\n";
     struct kz_views *views = NULL;
     struct kz_checkpoint_info info = {0};
@@ -248,8 +244,7 @@ static void a_newer_format_is_refused_as_such(void **state)
     kz_store_u32(bytes + 12, 24);
     kz_store_u32(bytes + 16, kz_crc32c(0, bytes, sizeof(bytes)));
     must(kz_fs_replace(fs, "/ckpt-0000000000000005.kzc", bytes, sizeof(bytes), &err), &err);
-    assert_int_equal(
-            kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), KZ_UNSUPPORTED);
+    assert_int_equal(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), KZ_UNSUPPORTED);
     assert_non_null(strstr(err.message, "format 9"));
 }
 

@@ -1,5 +1,5 @@
-/* history/fake_log.h -- for this folder's tests: makes records as the pipeline does, applies them to
- * views, and keeps them so that they can be applied to others.
+/* history/fake_log.h -- for this folder's tests: makes records as the pipeline does, applies them
+ * to views, and keeps them so that they can be applied to others.
  */
 #pragma once
 
@@ -18,7 +18,7 @@ struct fake_log {
     struct {
         kz_lsn lsn;
         struct kz_record *record;
-    } *all;
+    } * all;
     size_t count, capacity;
     uint64_t seq;
     int64_t at_ms;
@@ -191,8 +191,8 @@ static inline kz_lsn fake_result(struct fake_log *log, uint64_t owner, uint64_t 
     return lsn;
 }
 
-static inline uint64_t fake_decision(struct fake_log *log, struct kz_user_key key,
-        const char *action, enum kz_decision decision)
+static inline uint64_t fake_decision(
+        struct fake_log *log, struct kz_user_key key, const char *action, enum kz_decision decision)
 {
     struct kz_decision_body fixed = {.action = name(action),
             .decision = (uint8_t)decision,

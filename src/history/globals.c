@@ -6,7 +6,7 @@
 #include "base/buf.h"
 #include "history/views_int.h"
 
-/* ---- dead letters ------------------------------------------------------------------------------ */
+/* ---- dead letters ---------------------------------------------------------------------------- */
 
 static struct kz_dead_letter *letters_at(const struct kz_dead_letters *letters, size_t index)
 {
@@ -61,7 +61,7 @@ const struct kz_dead_letter *kz_views_dead_letter(const struct kz_views *views, 
             high = middle;
     }
     return low < letters->count && letters_at(letters, low)->seq == seq ? letters_at(letters, low)
-                                                                       : NULL;
+                                                                        : NULL;
 }
 
 void kz_views_apply_dead_letter(struct kz_views *views, kz_lsn lsn, const struct kz_record *record)
@@ -91,7 +91,7 @@ static void letters_remove(struct kz_views *views, uint64_t seq)
             (size_t)(letters_at(letters, letters->count) - letter) * sizeof(*letter));
 }
 
-/* ---- an operator's words ----------------------------------------------------------------------- */
+/* ---- an operator's words --------------------------------------------------------------------- */
 
 static void control_remove(struct kz_controls *controls, size_t index)
 {
@@ -101,8 +101,8 @@ static void control_remove(struct kz_controls *controls, size_t index)
             (controls->count - index) * sizeof(*controls->items));
 }
 
-static const struct kz_control *control_find(const struct kz_views *views, struct kz_str family,
-        struct kz_str object)
+static const struct kz_control *control_find(
+        const struct kz_views *views, struct kz_str family, struct kz_str object)
 {
     for (size_t i = 0; i < views->controls.count; i++) {
         const struct kz_control *control = &views->controls.items[i];
@@ -171,8 +171,8 @@ void kz_views_apply_control(struct kz_views *views, const struct kz_record *reco
     char family[256];
 
     if (kz_str_is(stem, "drop-deadletter") || kz_str_is(stem, "retry-deadletter")) {
-        letters_remove(views, parse_seq(colon ? kz_str_n(colon + 1, verb.size - stem.size - 1)
-                                              : object));
+        letters_remove(
+                views, parse_seq(colon ? kz_str_n(colon + 1, verb.size - stem.size - 1) : object));
         return;
     }
     if (!stem.size || stem.size >= sizeof(family) - 8)
@@ -191,8 +191,8 @@ void kz_views_apply_control(struct kz_views *views, const struct kz_record *reco
     kz_views_control_put(views, kz_str(family), object, verb, record->seq);
 }
 
-struct kz_str kz_views_control(const struct kz_views *views, const char *family,
-        struct kz_str object)
+struct kz_str kz_views_control(
+        const struct kz_views *views, const char *family, struct kz_str object)
 {
     const struct kz_control *control = control_find(views, kz_str(family), object);
 
@@ -213,7 +213,7 @@ bool kz_views_paused(const struct kz_views *views, const char *what, struct kz_s
     return one && kz_str_starts(one->verb, "pause-");
 }
 
-/* ---- total caps -------------------------------------------------------------------------------- */
+/* ---- total caps ------------------------------------------------------------------------------ */
 
 static struct kz_cap_total *cap_find(const struct kz_views *views, uint64_t action)
 {
@@ -244,8 +244,7 @@ static int64_t *cap_at(const struct kz_cap_total *cap, uint32_t index)
 
 static void cap_grow(struct kz_cap_total *cap)
 {
-    uint32_t capacity =
-            KZ_MIN(KZ_MAX(64u, cap->capacity * 2), (uint32_t)KZ_VIEWS_CAP_TIMES_MAX);
+    uint32_t capacity = KZ_MIN(KZ_MAX(64u, cap->capacity * 2), (uint32_t)KZ_VIEWS_CAP_TIMES_MAX);
     int64_t *at_ms = kz_malloc(capacity * sizeof(*at_ms));
 
     for (uint32_t i = 0; i < cap->count; i++)
@@ -289,7 +288,7 @@ size_t kz_views_deliveries_total(const struct kz_views *views, uint64_t action, 
     return cap ? cap->count - low : 0;
 }
 
-/* ---- tombstones -------------------------------------------------------------------------------- */
+/* ---- tombstones ------------------------------------------------------------------------------ */
 
 static struct kz_tombstone *tombstone_at(const struct kz_views *views, uint32_t index)
 {
@@ -337,7 +336,7 @@ void kz_views_tombstone_put(struct kz_views *views, const struct kz_tombstone *t
     *tombstone_at(views, index) = copy;
 }
 
-/* ---- as bytes ---------------------------------------------------------------------------------- */
+/* ---- as bytes -------------------------------------------------------------------------------- */
 
 void kz_views_globals_encode(const struct kz_views *views, struct kz_buf *out)
 {
@@ -449,15 +448,15 @@ static bool globals_are_whole(struct kz_str bytes)
     return !c.failed && c.left < 8;
 }
 
-enum kz_code kz_views_globals_decode(struct kz_views *views, struct kz_str bytes,
-        struct kz_err *err)
+enum kz_code kz_views_globals_decode(
+        struct kz_views *views, struct kz_str bytes, struct kz_err *err)
 {
     struct kz_cursor c = kz_cursor(bytes);
     uint64_t lost = views->odd.dead_letters_lost;
 
     if (!globals_are_whole(bytes))
-        return kz_fail(err, KZ_CORRUPT, "what belongs to no user ends early (%zu bytes)",
-                bytes.size);
+        return kz_fail(
+                err, KZ_CORRUPT, "what belongs to no user ends early (%zu bytes)", bytes.size);
     kz_views_globals_done(views);
     kz_pool_set_end(&views->tombstones, 1);
     kz_table_done(&views->tombstone_by_hash);

@@ -1,7 +1,7 @@
 #include "base/hash.h"
 #include "history/views_int.h"
 
-/* ---- nodes ------------------------------------------------------------------------------------ */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static struct kz_link_node *node_at(const struct kz_views *views, uint32_t node)
 {
@@ -98,8 +98,8 @@ static void attach(struct kz_views *views, uint32_t node, uint32_t parent)
     views->linked_count++;
 }
 
-enum kz_code kz_views_link_set(struct kz_views *views, uint32_t from, uint32_t to,
-        struct kz_err *err)
+enum kz_code kz_views_link_set(
+        struct kz_views *views, uint32_t from, uint32_t to, struct kz_err *err)
 {
     uint32_t target = kz_views_target(views, to);
     uint32_t node, parent;
@@ -110,7 +110,7 @@ enum kz_code kz_views_link_set(struct kz_views *views, uint32_t from, uint32_t t
     node = node_get(views, from);
     parent = node_get(views, target);
     detach(views, node);
-    parent = node_get(views, target); /* detaching may have trimmed it */
+    parent = node_get(views, target);     /* detaching may have trimmed it */
     while (node_at(views, node)->first) { /* one hop, always (V5) */
         uint32_t child = node_at(views, node)->first;
 
@@ -163,7 +163,7 @@ void kz_views_link_clear(struct kz_views *views, uint32_t user,
     node_trim(views, node);
 }
 
-/* ---- who is who ------------------------------------------------------------------------------- */
+/* ---- who is who ------------------------------------------------------------------------------ */
 
 uint32_t kz_views_target(const struct kz_views *views, uint32_t user)
 {
@@ -190,8 +190,9 @@ uint32_t kz_views_state_user(const struct kz_views *views, uint64_t owner)
     /* A user merges only once and only into one who has not merged yet, so this ends (V6); the
      * bound is for a log that lies. */
     for (unsigned hops = 0; user && hops < 64; hops++) {
-        const struct kz_link_node *node =
-                kz_views_at(views, user)->flags & KZ_USER_LINKED ? kz_views_link_of(views, user) : NULL;
+        const struct kz_link_node *node = kz_views_at(views, user)->flags & KZ_USER_LINKED
+                                                  ? kz_views_link_of(views, user)
+                                                  : NULL;
         uint32_t into = node ? kz_views_find_owner(views, node->merged) : 0;
 
         if (!into)
@@ -201,7 +202,7 @@ uint32_t kz_views_state_user(const struct kz_views *views, uint64_t owner)
     return user;
 }
 
-/* ---- plans ------------------------------------------------------------------------------------ */
+/* ---- plans ----------------------------------------------------------------------------------- */
 
 size_t kz_views_source_count(const struct kz_views *views, uint32_t user)
 {
@@ -255,10 +256,9 @@ struct kz_link_plan kz_views_link_plan(const struct kz_views *views, struct kz_u
     plan.kind = KZ_LINK_MERGE;
     if (target && target != plan.from.index) {
         plan.kind = KZ_LINK_REDIRECT;
-    } else if (plan.from.index &&
-               kz_views_source_count(views, plan.to.index) +
-                               kz_views_chain_count(views, plan.from.index) >
-                       KZ_SOURCES_MAX - 1) {
+    } else if (plan.from.index && kz_views_source_count(views, plan.to.index) +
+                                                  kz_views_chain_count(views, plan.from.index) >
+                                          KZ_SOURCES_MAX - 1) {
         plan.kind = KZ_LINK_REDIRECT;
         plan.sources_full = true;
     }
@@ -279,7 +279,7 @@ void kz_link_plan_encode(const struct kz_link_plan *plan, struct kz_buf *out)
     kz_body_span(&w, offsetof(struct kz_link_body, to_id), plan->to_key.id);
 }
 
-/* ---- histories -------------------------------------------------------------------------------- */
+/* ---- histories ------------------------------------------------------------------------------- */
 
 size_t kz_views_sources(const struct kz_views *views, uint32_t user, enum kz_chain chain,
         kz_lsn as_of, struct kz_source out[KZ_SOURCES_MAX])
@@ -288,12 +288,11 @@ size_t kz_views_sources(const struct kz_views *views, uint32_t user, enum kz_cha
     const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_SOURCE, 0);
     size_t count = 0;
 
-    out[count++] = (struct kz_source){
-            u->owner, chain == KZ_CHAIN_EVENTS ? u->events_head : u->notes_head};
+    out[count++] =
+            (struct kz_source){u->owner, chain == KZ_CHAIN_EVENTS ? u->events_head : u->notes_head};
     for (; slot && count < KZ_SOURCES_MAX;
             slot = kz_views_slot_next(views, slot, KZ_SLOT_SOURCE, 0)) {
-        kz_lsn head = chain == KZ_CHAIN_EVENTS ? slot->source.events_head
-                                               : slot->source.notes_head;
+        kz_lsn head = chain == KZ_CHAIN_EVENTS ? slot->source.events_head : slot->source.notes_head;
 
         if (slot->source.link <= as_of && head)
             out[count++] = (struct kz_source){slot->source.owner, head};

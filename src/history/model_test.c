@@ -1,5 +1,5 @@
-/* Random lives of a few users: whatever happens, the invariants hold, and a checkpoint in the middle
- * with the rest of the log gives the state that the whole log gives.
+/* Random lives of a few users: whatever happens, the invariants hold, and a checkpoint in the
+ * middle with the rest of the log gives the state that the whole log gives.
  */
 #include "history/checkpoint.h"
 #include "history/fake_log.h"
@@ -127,8 +127,8 @@ static void step(struct world *w)
     if (what < 35)
         fake_event(log, key, (int64_t)(1 + draw(w, 9000)), draw(w, 3), (uint8_t)draw(w, 4));
     else if (what < 45)
-        fake_link(log, key, any_key(w),
-                draw(w, 2) ? KZ_IDENTITY_IDENTIFY : KZ_IDENTITY_ALIAS, NULL);
+        fake_link(
+                log, key, any_key(w), draw(w, 2) ? KZ_IDENTITY_IDENTIFY : KZ_IDENTITY_ALIAS, NULL);
     else if (what < 88)
         work(w);
     else if (what < 92)
@@ -168,8 +168,8 @@ static void a_checkpoint_and_the_rest_give_what_the_whole_log_gives(void **state
             if (i != STEPS / 2)
                 continue;
             middle = w.log.count;
-            must(kz_checkpoint_save(fs, "/", w.log.views, kz_views_lsn(w.log.views) + 8, "shop",
-                         NULL, &err),
+            must(kz_checkpoint_save(
+                         fs, "/", w.log.views, kz_views_lsn(w.log.views) + 8, "shop", NULL, &err),
                     &err);
         }
         fake_check(&w.log);

@@ -26,8 +26,9 @@ static inline void *kz_pool_at(const struct kz_pool *pool, uint32_t index)
 
 void kz_pool_init(struct kz_pool *pool, uint32_t item_size, uint32_t shift);
 void kz_pool_done(struct kz_pool *pool);
-/* The number of `count` (<= 1 << shift) fresh items in a row within one chunk. Items left over at the
- * end of the chunk before are skipped; `ret_skipped` says how many and they lie right before. */
+/* The number of `count` (<= 1 << shift) fresh items in a row within one chunk. Items left over at
+ * the end of the chunk before are skipped; `ret_skipped` says how many and they lie right before.
+ */
 uint32_t kz_pool_take(struct kz_pool *pool, uint32_t count, uint32_t *ret_skipped);
 /* Makes items 1 .. end - 1 exist, zeroed (loading). */
 void kz_pool_set_end(struct kz_pool *pool, uint32_t end);

@@ -1,14 +1,14 @@
 #include "history/views_int.h"
 
-/* ---- the list of a user ------------------------------------------------------------------------ */
+/* ---- the list of a user ---------------------------------------------------------------------- */
 
 static bool is(const struct kz_slot *slot, enum kz_slot_kind kind, uint64_t name)
 {
     return slot->kind == kind && (!name || slot->name == name);
 }
 
-static struct kz_slot *find_from(const struct kz_views *views, uint32_t at, enum kz_slot_kind kind,
-        uint64_t name)
+static struct kz_slot *find_from(
+        const struct kz_views *views, uint32_t at, enum kz_slot_kind kind, uint64_t name)
 {
     while (at) {
         struct kz_slot *slot = kz_views_slot_at(views, at);
@@ -20,14 +20,14 @@ static struct kz_slot *find_from(const struct kz_views *views, uint32_t at, enum
     return NULL;
 }
 
-struct kz_slot *kz_views_slot_find(const struct kz_views *views, uint32_t user,
-        enum kz_slot_kind kind, uint64_t name)
+struct kz_slot *kz_views_slot_find(
+        const struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name)
 {
     return user ? find_from(views, kz_views_at(views, user)->slots, kind, name) : NULL;
 }
 
-const struct kz_slot *kz_views_slot(const struct kz_views *views, uint32_t user,
-        enum kz_slot_kind kind, uint64_t name)
+const struct kz_slot *kz_views_slot(
+        const struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name)
 {
     return kz_views_slot_find(views, user, kind, name);
 }
@@ -38,8 +38,8 @@ const struct kz_slot *kz_views_slot_next(const struct kz_views *views, const str
     return find_from(views, slot->next, kind, name);
 }
 
-const struct kz_slot *kz_views_request(const struct kz_views *views, uint32_t user,
-        uint64_t request_seq)
+const struct kz_slot *kz_views_request(
+        const struct kz_views *views, uint32_t user, uint64_t request_seq)
 {
     const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_REQUEST, 0);
 
@@ -48,8 +48,8 @@ const struct kz_slot *kz_views_request(const struct kz_views *views, uint32_t us
     return slot;
 }
 
-const struct kz_slot *kz_views_delivery(const struct kz_views *views, uint32_t user,
-        uint64_t decision_seq)
+const struct kz_slot *kz_views_delivery(
+        const struct kz_views *views, uint32_t user, uint64_t decision_seq)
 {
     const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_DELIVERY, 0);
 
@@ -73,14 +73,14 @@ static const struct kz_slot *give(struct kz_slot_cursor *cursor, const struct kz
     return NULL;
 }
 
-const struct kz_slot *kz_views_next_slot(const struct kz_views *views, enum kz_slot_kind kind,
-        struct kz_slot_cursor *cursor)
+const struct kz_slot *kz_views_next_slot(
+        const struct kz_views *views, enum kz_slot_kind kind, struct kz_slot_cursor *cursor)
 {
     uint32_t user = cursor->user;
 
     if (cursor->slot) {
-        const struct kz_slot *slot = give(cursor, views, user,
-                kz_views_slot_at(views, cursor->slot)->next, kind);
+        const struct kz_slot *slot =
+                give(cursor, views, user, kz_views_slot_at(views, cursor->slot)->next, kind);
 
         if (slot)
             return slot;
@@ -96,7 +96,7 @@ const struct kz_slot *kz_views_next_slot(const struct kz_views *views, enum kz_s
     return NULL;
 }
 
-/* ---- coming and going ------------------------------------------------------------------------- */
+/* ---- coming and going ------------------------------------------------------------------------ */
 
 static void count_kind(struct kz_views *views, unsigned kind, int by)
 {
@@ -118,8 +118,8 @@ static uint32_t *link_to(struct kz_views *views, uint32_t user, const struct kz_
     return link;
 }
 
-struct kz_slot *kz_views_slot_add(struct kz_views *views, uint32_t user, enum kz_slot_kind kind,
-        uint64_t name)
+struct kz_slot *kz_views_slot_add(
+        struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name)
 {
     struct kz_user *u = kz_views_at(views, user);
     uint32_t at = views->slot_free;
@@ -136,8 +136,8 @@ struct kz_slot *kz_views_slot_add(struct kz_views *views, uint32_t user, enum kz
     return slot;
 }
 
-struct kz_slot *kz_views_slot_get(struct kz_views *views, uint32_t user, enum kz_slot_kind kind,
-        uint64_t name)
+struct kz_slot *kz_views_slot_get(
+        struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name)
 {
     struct kz_slot *slot = kz_views_slot_find(views, user, kind, name);
 
@@ -173,10 +173,10 @@ void kz_views_slot_move(struct kz_views *views, uint32_t from, uint32_t to, stru
     kz_views_at(views, to)->slots = at;
 }
 
-/* ---- times ------------------------------------------------------------------------------------ */
+/* ---- times ----------------------------------------------------------------------------------- */
 
-size_t kz_views_times_get(const struct kz_views *views, uint32_t user, uint64_t name,
-        int64_t out[KZ_VIEWS_TIMES_MAX])
+size_t kz_views_times_get(
+        const struct kz_views *views, uint32_t user, uint64_t name, int64_t out[KZ_VIEWS_TIMES_MAX])
 {
     const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_TIMES, name);
     size_t count = 0;
@@ -190,10 +190,10 @@ size_t kz_views_times_get(const struct kz_views *views, uint32_t user, uint64_t 
     return count;
 }
 
-/* Writes the times back into the user's slots of the name, as many as that takes, in list order: new
- * slots come first in the list, so all are there before the first is written (V4). */
-static void times_put(struct kz_views *views, uint32_t user, uint64_t name, const int64_t *times,
-        size_t count)
+/* Writes the times back into the user's slots of the name, as many as that takes, in list order:
+ * new slots come first in the list, so all are there before the first is written (V4). */
+static void times_put(
+        struct kz_views *views, uint32_t user, uint64_t name, const int64_t *times, size_t count)
 {
     struct kz_slot *slot = kz_views_slot_find(views, user, KZ_SLOT_TIMES, name);
     size_t room = 0;
@@ -238,8 +238,8 @@ void kz_views_times_add(struct kz_views *views, uint32_t user, uint64_t name, co
     times_put(views, user, name, times, n);
 }
 
-static size_t count_since(const struct kz_views *views, uint32_t user, uint64_t name,
-        int64_t since_ms)
+static size_t count_since(
+        const struct kz_views *views, uint32_t user, uint64_t name, int64_t since_ms)
 {
     int64_t times[KZ_VIEWS_TIMES_MAX];
     size_t n = kz_views_times_get(views, user, name, times);
@@ -254,8 +254,8 @@ size_t kz_views_hits(const struct kz_views *views, uint32_t user, uint64_t rule,
     return count_since(views, user, rule, since_ms);
 }
 
-size_t kz_views_deliveries(const struct kz_views *views, uint32_t user, uint64_t action,
-        int64_t since_ms)
+size_t kz_views_deliveries(
+        const struct kz_views *views, uint32_t user, uint64_t action, int64_t since_ms)
 {
     return count_since(views, user, kz_views_cap_name(action), since_ms);
 }

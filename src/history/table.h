@@ -1,8 +1,9 @@
 /* history/table.h -- hash index from 64-bit hashes to small numbers, growing without a stall.
  *
  * Open addressing with linear probing over 8-byte entries. When it fills up, a table of another
- * size is put beside it and every insert moves a few entries; look-ups ask both until all have moved.
- * An entry left in the old table stays right (it names the same value), so only removal needs care.
+ * size is put beside it and every insert moves a few entries; look-ups ask both until all have
+ * moved. An entry left in the old table stays right (it names the same value), so only removal
+ * needs care.
  *
  * Values   1 .. UINT32_MAX - 1; the caller compares what a value stands for.
  * Threads  one.

@@ -62,7 +62,7 @@ int64_t kz_views_clock_ms(const struct kz_views *views)
     return views->clock_ms;
 }
 
-/* ---- finding ---------------------------------------------------------------------------------- */
+/* ---- finding --------------------------------------------------------------------------------- */
 
 static bool has_owner(const void *arg, uint32_t user, uint64_t owner)
 {
@@ -132,7 +132,7 @@ uint32_t kz_views_next_user(const struct kz_views *views, uint32_t after)
     return 0;
 }
 
-/* ---- keys ------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 uint32_t kz_views_key_units(size_t id_size)
 {
@@ -174,7 +174,7 @@ static uint32_t key_put(struct kz_views *views, struct kz_user_key key)
     return at;
 }
 
-/* ---- coming and going ------------------------------------------------------------------------- */
+/* ---- coming and going ------------------------------------------------------------------------ */
 
 static uint32_t take_index(struct kz_views *views)
 {
@@ -215,11 +215,11 @@ enum kz_code kz_views_ensure_owner(struct kz_views *views, uint64_t owner, struc
     uint32_t user = kz_views_find_owner(views, owner);
 
     if (!owner || key.id.size >= UINT16_MAX || (key.kind != 'u' && key.kind != 'a'))
-        return kz_fail(err, KZ_CORRUPT, "user key of kind %d and %zu bytes cannot be",
-                key.kind, key.id.size);
+        return kz_fail(err, KZ_CORRUPT, "user key of kind %d and %zu bytes cannot be", key.kind,
+                key.id.size);
     if (user && !has_key(views, user, key))
-        return kz_fail(err, KZ_CORRUPT, "owner %016llx is said of two users",
-                (unsigned long long)owner);
+        return kz_fail(
+                err, KZ_CORRUPT, "owner %016llx is said of two users", (unsigned long long)owner);
     *ret_user = user ? user : add_user(views, owner, key);
     return KZ_OK;
 }

@@ -8,9 +8,9 @@
  * Threads  one; a forked child may read (history/checkpoint.h).
  * Life     new or kz_checkpoint_load(), apply*, free.
  * Pointers to users and slots stay valid while the user or slot exists: memory is in chunks that
- *          never move. The index of a user who is gone (erased, forgotten) is given to somebody else
- *          only after KZ_VIEWS_INDEX_REST others have gone.
- * Fails    apply: KZ_CORRUPT for a body that is not what its type says. Never logs.
+ *          never move. The index of a user who is gone (erased, forgotten) is given to somebody
+ * else only after KZ_VIEWS_INDEX_REST others have gone. Fails    apply: KZ_CORRUPT for a body that
+ * is not what its type says. Never logs.
  */
 #pragma once
 
@@ -36,8 +36,8 @@ KZ_DEFINE_FREEP(struct kz_views, kz_views_free)
 /* Applies a record of any type; `lsn` is its address. Records with a seq that was applied already
  * are skipped (replay may start a little early). Call it for each record right after it was staged
  * and before the next one is made, since heads, sessions and timers of the next depend on it. */
-KZ_MUST_USE enum kz_code kz_views_apply(struct kz_views *views, kz_lsn lsn,
-        const struct kz_record *record, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_views_apply(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err);
 
 /* seq and address of the last record applied; 0 none. */
 uint64_t kz_views_seq(const struct kz_views *views);
@@ -87,7 +87,7 @@ enum kz_link_outcome {
 struct kz_link_plan {
     enum kz_link_outcome outcome;
     enum kz_link_kind kind;
-    bool sources_full;  /* a REDIRECT only because the user has KZ_SOURCES_MAX chains already */
+    bool sources_full; /* a REDIRECT only because the user has KZ_SOURCES_MAX chains already */
     struct kz_views_place from, to;
     struct kz_user_key from_key, to_key; /* to: resolved, may differ from what was asked for */
 };
@@ -108,15 +108,15 @@ size_t kz_views_sources(const struct kz_views *views, uint32_t user, enum kz_cha
 
 /* A user's slots of a kind and name (kz_name_hash of the rule's, model's or action's name); name 0
  * is any. NULL at the end. Several requests, deliveries and sources may share a name. */
-const struct kz_slot *kz_views_slot(const struct kz_views *views, uint32_t user,
-        enum kz_slot_kind kind, uint64_t name);
+const struct kz_slot *kz_views_slot(
+        const struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name);
 const struct kz_slot *kz_views_slot_next(const struct kz_views *views, const struct kz_slot *slot,
         enum kz_slot_kind kind, uint64_t name);
 /* The pending request, the waiting delivery with this seq; NULL where there is none. */
-const struct kz_slot *kz_views_request(const struct kz_views *views, uint32_t user,
-        uint64_t request_seq);
-const struct kz_slot *kz_views_delivery(const struct kz_views *views, uint32_t user,
-        uint64_t decision_seq);
+const struct kz_slot *kz_views_request(
+        const struct kz_views *views, uint32_t user, uint64_t request_seq);
+const struct kz_slot *kz_views_delivery(
+        const struct kz_views *views, uint32_t user, uint64_t decision_seq);
 
 /* All slots of a kind over all users, in the order of users: timers, pending requests and waiting
  * deliveries after a start, exports. Zero-initialise the cursor; NULL at the end. Slots must not be
@@ -125,14 +125,14 @@ struct kz_slot_cursor {
     uint32_t user; /* whose slot was given last */
     uint32_t slot;
 };
-const struct kz_slot *kz_views_next_slot(const struct kz_views *views, enum kz_slot_kind kind,
-        struct kz_slot_cursor *cursor);
+const struct kz_slot *kz_views_next_slot(
+        const struct kz_views *views, enum kz_slot_kind kind, struct kz_slot_cursor *cursor);
 
 /* Hits of a count rule (event ts) and deliveries of an action to the user (our clock) at or after
  * `since_ms`. Read these rather than KZ_SLOT_TIMES: a rule and an action may have one name. */
 size_t kz_views_hits(const struct kz_views *views, uint32_t user, uint64_t rule, int64_t since_ms);
-size_t kz_views_deliveries(const struct kz_views *views, uint32_t user, uint64_t action,
-        int64_t since_ms);
+size_t kz_views_deliveries(
+        const struct kz_views *views, uint32_t user, uint64_t action, int64_t since_ms);
 /* Deliveries of the action to anybody at or after `since_ms`; at most KZ_VIEWS_CAP_TIMES_MAX. */
 size_t kz_views_deliveries_total(const struct kz_views *views, uint64_t action, int64_t since_ms);
 
@@ -158,8 +158,8 @@ const struct kz_dead_letter *kz_views_dead_letter(const struct kz_views *views, 
  * "promote-model:v7" about "purchase", kz_views_control(v, "promote-model", "purchase") gives
  * "promote-model:v7". Dead letters leave by "drop-deadletter:<seq>" or "retry-deadletter:<seq>" (or
  * with <seq> as the object), which is not kept as a word. Empty where nothing was said. */
-struct kz_str kz_views_control(const struct kz_views *views, const char *family,
-        struct kz_str object);
+struct kz_str kz_views_control(
+        const struct kz_views *views, const char *family, struct kz_str object);
 /* Whether `what` ("model", "action") of this name is paused: by "pause-<what>" about it or about
  * "*" (all); the newer of the two words counts, and "resume-<what>" about "*" resumes all. */
 bool kz_views_paused(const struct kz_views *views, const char *what, struct kz_str name);
@@ -177,8 +177,8 @@ const struct kz_tombstone *kz_views_tombstone(const struct kz_views *views, uint
 const struct kz_tombstone *kz_views_erasure(const struct kz_views *views, uint64_t seq);
 /* In no particular order, for carrying on what is not done; `index` < stats.tombstones. */
 const struct kz_tombstone *kz_views_tombstone_at(const struct kz_views *views, size_t index);
-/* Appends the owners (uint64_t each) that go with a user: their own and those merged into it, for an
- * ERASE body. Ids that only redirect to it keep their own past. */
+/* Appends the owners (uint64_t each) that go with a user: their own and those merged into it, for
+ * an ERASE body. Ids that only redirect to it keep their own past. */
 void kz_views_erase_owners(const struct kz_views *views, uint32_t user, struct kz_buf *out);
 
 /* ---- upkeep ---------------------------------------------------------------------------------- */
@@ -187,26 +187,26 @@ void kz_views_erase_owners(const struct kz_views *views, uint32_t user, struct k
  * before old segments are dropped. Bring views up to date first. */
 void kz_views_carry(const struct kz_views *views, uint32_t user, struct kz_buf *out);
 /* Whether nothing is left to keep of a user once the log below `below` is dropped: no event at or
- * after it, no slots, no links. Then a CARRY of kz_views_forget()'s body makes the views forget them;
- * without it memory would grow with every visitor there ever was. */
+ * after it, no slots, no links. Then a CARRY of kz_views_forget()'s body makes the views forget
+ * them; without it memory would grow with every visitor there ever was. */
 bool kz_views_can_forget(const struct kz_views *views, uint32_t user, kz_lsn below);
 void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf *out);
 /* A CARRY body of what belongs to nobody (this section's neighbour above); logged with owner 0. */
 void kz_views_carry_globals(const struct kz_views *views, struct kz_buf *out);
 
 struct kz_views_stats {
-    uint64_t users;            /* live, linked ids included */
-    uint64_t linked;           /* ids whose events go to another user */
-    uint64_t slots;            /* in use */
+    uint64_t users;  /* live, linked ids included */
+    uint64_t linked; /* ids whose events go to another user */
+    uint64_t slots;  /* in use */
     uint64_t pending_requests;
     uint64_t waiting_deliveries;
     uint64_t dead_letters;
     uint64_t tombstones;
-    uint64_t bytes;            /* held, chunks and tables */
+    uint64_t bytes; /* held, chunks and tables */
     /* Oddities since new or load, counted and passed over. */
     uint64_t links_without_sources; /* merges that the bound on sources made redirects */
-    uint64_t unknown_owners;   /* notes about a user that is not there */
-    uint64_t unknown_requests; /* RESULT of no pending request */
+    uint64_t unknown_owners;        /* notes about a user that is not there */
+    uint64_t unknown_requests;      /* RESULT of no pending request */
     uint64_t unknown_decisions;
     uint64_t dead_letters_lost; /* pushed out by dead_letters_max */
 };

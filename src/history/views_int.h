@@ -8,9 +8,9 @@
 #include "history/views.h"
 
 enum {
-    KZ_KEY_UNIT = 8,          /* the key store is addressed in units of 8 bytes */
+    KZ_KEY_UNIT = 8, /* the key store is addressed in units of 8 bytes */
     KZ_KEY_UNITS_MAX = (1 + UINT16_MAX + KZ_KEY_UNIT - 1) / KZ_KEY_UNIT,
-    KZ_KEY_CLASSES = 40,      /* free runs by size in units; larger ones are not reused */
+    KZ_KEY_CLASSES = 40, /* free runs by size in units; larger ones are not reused */
 };
 
 /* Who is who. A user that is linked, or that others are linked to, has one.
@@ -21,7 +21,7 @@ enum {
 struct kz_link_node {
     uint64_t merged; /* owner whose history and state this user's became; 0 never */
     uint32_t user;
-    uint32_t to;    /* where its events go; 0: not linked */
+    uint32_t to; /* where its events go; 0: not linked */
     uint32_t first;
     uint32_t next, prev;
     uint32_t zero;
@@ -66,7 +66,7 @@ struct kz_views {
     uint32_t gone_first, gone_last, gone_count; /* first in, first out */
     uint32_t user_count;
 
-    struct kz_pool keys; /* units */
+    struct kz_pool keys;               /* units */
     uint32_t key_free[KZ_KEY_CLASSES]; /* by units; a free run's first 4 bytes are the next */
 
     struct kz_pool slots; /* struct kz_slot; kind FREE: `next` is the next free */
@@ -113,13 +113,13 @@ static inline struct kz_slot *kz_views_slot_at(const struct kz_views *views, uin
 {
     return kz_pool_at(&views->slots, slot);
 }
-struct kz_slot *kz_views_slot_find(const struct kz_views *views, uint32_t user,
-        enum kz_slot_kind kind, uint64_t name);
+struct kz_slot *kz_views_slot_find(
+        const struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name);
 /* A fresh slot, first in the user's list. */
-struct kz_slot *kz_views_slot_add(struct kz_views *views, uint32_t user, enum kz_slot_kind kind,
-        uint64_t name);
-struct kz_slot *kz_views_slot_get(struct kz_views *views, uint32_t user, enum kz_slot_kind kind,
-        uint64_t name);
+struct kz_slot *kz_views_slot_add(
+        struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name);
+struct kz_slot *kz_views_slot_get(
+        struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name);
 void kz_views_slot_remove(struct kz_views *views, uint32_t user, struct kz_slot *slot);
 void kz_views_slots_free(struct kz_views *views, uint32_t user);
 /* Moves the slot to another user's list. */
@@ -139,11 +139,11 @@ static inline uint64_t kz_views_cap_name(uint64_t action)
 /* identity.c */
 struct kz_link_node *kz_views_link_of(const struct kz_views *views, uint32_t user);
 /* Events of `from` go to `to`'s target from now on. KZ_CORRUPT for a cycle. */
-enum kz_code kz_views_link_set(struct kz_views *views, uint32_t from, uint32_t to,
-        struct kz_err *err);
+enum kz_code kz_views_link_set(
+        struct kz_views *views, uint32_t from, uint32_t to, struct kz_err *err);
 void kz_views_link_set_merged(struct kz_views *views, uint32_t from, uint64_t owner);
-/* Undoes every link of the user; ids linked to it go back to whom they were merged into (unless that
- * user is `going`), or become themselves again. */
+/* Undoes every link of the user; ids linked to it go back to whom they were merged into (unless
+ * that user is `going`), or become themselves again. */
 void kz_views_link_clear(struct kz_views *views, uint32_t user,
         bool (*going)(const void *arg, uint64_t owner), const void *arg);
 size_t kz_views_source_count(const struct kz_views *views, uint32_t user);
@@ -151,10 +151,10 @@ size_t kz_views_source_count(const struct kz_views *views, uint32_t user);
 size_t kz_views_chain_count(const struct kz_views *views, uint32_t from);
 
 /* apply_user.c, apply_global.c: one function a type; the body was checked. */
-enum kz_code kz_views_apply_link(struct kz_views *views, kz_lsn lsn, const struct kz_record *record,
-        struct kz_err *err);
-enum kz_code kz_views_apply_erase(struct kz_views *views, kz_lsn lsn,
-        const struct kz_record *record, struct kz_err *err);
+enum kz_code kz_views_apply_link(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err);
+enum kz_code kz_views_apply_erase(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err);
 void kz_views_apply_dead_letter(struct kz_views *views, kz_lsn lsn, const struct kz_record *record);
 void kz_views_apply_control(struct kz_views *views, const struct kz_record *record);
 void kz_views_cap_total_add(struct kz_views *views, uint64_t action, int64_t at_ms);
@@ -162,16 +162,16 @@ void kz_views_cap_total_add(struct kz_views *views, uint64_t action, int64_t at_
 /* globals.c: what belongs to nobody, as bytes */
 void kz_views_globals_encode(const struct kz_views *views, struct kz_buf *out);
 /* Replaces what is there. Nothing has changed on failure. */
-enum kz_code kz_views_globals_decode(struct kz_views *views, struct kz_str bytes,
-        struct kz_err *err);
+enum kz_code kz_views_globals_decode(
+        struct kz_views *views, struct kz_str bytes, struct kz_err *err);
 void kz_views_globals_done(struct kz_views *views);
 void kz_views_tombstone_put(struct kz_views *views, const struct kz_tombstone *tombstone);
 void kz_views_control_put(struct kz_views *views, struct kz_str family, struct kz_str object,
         struct kz_str verb, uint64_t seq);
 
 /* carry.c */
-enum kz_code kz_views_apply_carry(struct kz_views *views, kz_lsn lsn,
-        const struct kz_record *record, struct kz_err *err);
+enum kz_code kz_views_apply_carry(
+        struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err);
 
 /* rebuild.c: after the pools were loaded. False where a number points outside of its pool. */
 bool kz_views_rebuild(struct kz_views *views);

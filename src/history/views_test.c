@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-/* ---- identity --------------------------------------------------------------------------------- */
+/* ---- identity -------------------------------------------------------------------------------- */
 
 static void login_takes_the_anonymous_history(void **state)
 {
@@ -26,8 +26,7 @@ static void login_takes_the_anonymous_history(void **state)
     assert_int_equal(kz_views_user(log.views, user)->last_ts_ms, 700);
     assert_int_equal(kz_views_user(log.views, user)->first_seen_ms, FAKE_START_MS);
     assert_int_equal(kz_views_user(log.views, user)->session, 1); /* goes on through the login */
-    assert_int_equal(
-            kz_views_sources(log.views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources), 2);
+    assert_int_equal(kz_views_sources(log.views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources), 2);
     assert_true(sources[0].owner == kz_owner_hash(user_key("U"), 0));
     assert_true(sources[0].head == second);
     assert_true(sources[1].owner == kz_owner_hash(anon_key("A"), 0));
@@ -61,10 +60,8 @@ static void second_login_on_a_shared_device_inherits_nothing(void **state)
     assert_int_equal(user_of(&log, anon_key("A")), second);
     assert_int_equal(kz_views_user(log.views, first)->event_count, 1);
     assert_int_equal(kz_views_user(log.views, second)->event_count, 1);
-    assert_int_equal(
-            kz_views_sources(log.views, first, KZ_CHAIN_EVENTS, UINT64_MAX, sources), 2);
-    assert_int_equal(
-            kz_views_sources(log.views, second, KZ_CHAIN_EVENTS, UINT64_MAX, sources), 1);
+    assert_int_equal(kz_views_sources(log.views, first, KZ_CHAIN_EVENTS, UINT64_MAX, sources), 2);
+    assert_int_equal(kz_views_sources(log.views, second, KZ_CHAIN_EVENTS, UINT64_MAX, sources), 1);
     /* And back: later events only, once more. */
     plan = fake_link(&log, anon_key("A"), user_key("U1"), KZ_IDENTITY_IDENTIFY, NULL);
     assert_int_equal(plan.kind, KZ_LINK_REDIRECT);
@@ -110,11 +107,9 @@ static void circles_are_refused(void **state)
     fake_open(&log);
     fake_link(&log, user_key("P"), user_key("U"), KZ_IDENTITY_ALIAS, NULL);
     seq = log.seq;
-    assert_int_equal(
-            fake_link(&log, user_key("U"), user_key("P"), KZ_IDENTITY_ALIAS, NULL).outcome,
+    assert_int_equal(fake_link(&log, user_key("U"), user_key("P"), KZ_IDENTITY_ALIAS, NULL).outcome,
             KZ_LINK_REFUSED);
-    assert_int_equal(
-            fake_link(&log, user_key("U"), user_key("U"), KZ_IDENTITY_ALIAS, NULL).outcome,
+    assert_int_equal(fake_link(&log, user_key("U"), user_key("U"), KZ_IDENTITY_ALIAS, NULL).outcome,
             KZ_LINK_NOTHING);
     assert_int_equal(
             fake_link(&log, user_key("P"), user_key("X"), KZ_IDENTITY_IDENTIFY, NULL).outcome,
@@ -140,8 +135,7 @@ static void the_65th_chain_is_only_redirected(void **state)
         (void)snprintf(id, sizeof(id), "A%d", i);
         fake_event(&log, anon_key(id), 100, 0, 0);
         plan = fake_link(&log, anon_key(id), user_key("U"), KZ_IDENTITY_IDENTIFY, NULL);
-        assert_int_equal(plan.kind,
-                i < KZ_SOURCES_MAX - 1 ? KZ_LINK_MERGE : KZ_LINK_REDIRECT);
+        assert_int_equal(plan.kind, i < KZ_SOURCES_MAX - 1 ? KZ_LINK_MERGE : KZ_LINK_REDIRECT);
     }
     assert_true(plan.sources_full);
     user = kz_views_find(log.views, user_key("U"));
@@ -231,7 +225,7 @@ static void ids_with_one_hash_are_told_apart(void **state)
     fake_close(&log);
 }
 
-/* ---- records ---------------------------------------------------------------------------------- */
+/* ---- records --------------------------------------------------------------------------------- */
 
 static void events_keep_first_seen_session_and_latest_time(void **state)
 {
@@ -365,7 +359,8 @@ static void decisions_assign_cap_and_wait(void **state)
     shown = fake_decision(&log, u, "coupon", KZ_DECISION_DELIVER);
     retried = fake_decision(&log, u, "coupon", KZ_DECISION_DELIVER);
     assert_int_equal(kz_views_deliveries(log.views, user, name("coupon"), 0), 2);
-    assert_int_equal(kz_views_hits(log.views, user, name("coupon"), 0), 0); /* a rule of that name */
+    assert_int_equal(
+            kz_views_hits(log.views, user, name("coupon"), 0), 0); /* a rule of that name */
     fake_delivery(&log, u, shown, KZ_DELIVERY_SHOWN, 0, 0);
     assert_null(kz_views_delivery(log.views, user, shown));
     fake_delivery(&log, u, retried, KZ_DELIVERY_FAILED, 3, 777);
