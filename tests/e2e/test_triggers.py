@@ -1,0 +1,80 @@
+"""Rules: debounce, delay, unless, having, count, max_age; as-of; also across a restart."""
+
+import time
+
+import harness
+
+HEAD = harness.YAML.split("triggers:")[0]
+MODEL = "models:" + harness.YAML.split("models:")[1]
+
+
+def yaml(trigger):
+    return HEAD + "triggers:\n  viewing:\n" + "".join(f"    {line}\n" for line in trigger) + MODEL
+
+
+def view(number, user="u1", name="view", **more):
+    return {"event_id": f"{name}{number}", "user_id": user, "name": name, **more}
+
+
+def requests(server):
+    return harness.dump(server.data, "--type", "request")
+
+
+def test_debounce_asks_at_once_and_once_at_the_end(start):
+    server = start(yaml=yaml(["when: name = 'view'", "debounce: 700ms"]))
+    for number in range(4):
+        server.send(view(number))
+    assert len(requests(server)) == 1
+    server.wait(lambda: len(requests(server)) == 2, 5, "the end of the window")
+    first, last = requests(server)
+    assert (first["event_id"], last["event_id"]) == ("view0", "view3")
+    assert 650 <= last["now"] - first["now"] <= 760
+    server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 4.0, 5)
+
+
+def test_delay_asks_later_unless_something_else_came(start):
+    server = start(yaml=yaml(["when: name = 'cart'", "delay: 500ms", "unless: name = 'purchase'"]))
+    server.send(view(1, "stays", "cart"), view(1, "buys", "cart"))
+    server.send(view(1, "buys", "purchase"))
+    server.wait(lambda: requests(server), 5, "the request")
+    time.sleep(0.3)
+    assert [r["user_id"] for r in requests(server)] == ["stays"]
+
+
+def test_a_delay_outlives_kill_minus_nine(start):
+    server = start(yaml=yaml(["when: name = 'cart'", "delay: 1500ms"]))
+    server.send(view(1, "u1", "cart"))
+    server.kill()
+    server.start()
+    server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"], 10, "the prediction")
+    assert len(requests(server)) == 1
+
+
+def test_having_asks_only_where_the_history_says_so(start):
+    server = start(yaml=yaml(["when: name = 'cart'", "having: (SELECT count(*) FROM events WHERE name = 'view') >= 3"]))
+    server.send(view(1), view(1, name="cart"), view(2), view(3), view(2, name="cart"))
+    assert [r["event_id"] for r in requests(server)] == ["cart2"]
+
+
+def test_count_asks_when_reached(start):
+    server = start(yaml=yaml(["count: {of: \"name = 'view'\", within: 5m, reaches: 3, rearm: 5m}"]))
+    for number in range(1, 8):
+        server.send(view(number))
+    assert [r["event_id"] for r in requests(server)] == ["view3"]
+
+
+def test_what_is_too_old_ends_expired(start):
+    server = start(yaml=yaml(["when: name = 'view'", "max_age: 10m"]))
+    hour_ago = int(time.time() * 1000) - 3600000
+    server.send(view(1, ts=hour_ago), view(2))
+    server.wait(lambda: len(harness.dump(server.data, "--type", "result")) == 2, 10, "both results")
+    ends = {r["event_id"]: r["end"] for r in harness.dump(server.data, "--type", "result")}
+    assert ends == {"view1": "expired", "view2": "done"}
+
+
+def test_what_is_served_is_computed_again_bit_for_bit(server):
+    server.send(*[view(n, f"u{n % 7}", props={"price": n / 7}) for n in range(300)])
+    server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 30, "the last result")
+    server.stop()
+    out = harness.run("features", server.project, "--model", "counter", "--verify", "--data", server.data, check=0).stdout
+    assert b"300" in out
