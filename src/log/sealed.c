@@ -95,6 +95,8 @@ static enum kz_code check_ends(const struct kz_sealed *sealed, uint32_t number, 
         return fail_corrupt(sealed, err, "it is of another number");
     if (header->file_size != size)
         return fail_corrupt(sealed, err, "it is not as long as it says");
+    if (KZ_LSN_SEGMENT(header->end) != number)
+        return fail_corrupt(sealed, err, "it ends in another segment");
     memcpy(&footer, sealed->data + size - sizeof(footer), sizeof(footer));
     if (footer.crc != kz_crc32c(0, &footer, offsetof(struct kz_sealed_footer, crc)) ||
             footer.magic != KZ_SEALED_MAGIC || footer.file_size != size ||

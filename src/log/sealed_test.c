@@ -840,6 +840,35 @@ static void a_newer_format_and_another_number_are_told_apart_from_damage(void **
     sample_done(&sample);
 }
 
+/* Its scan went on for ever, window after window. */
+static void an_end_in_another_segment_is_damage(void **state)
+{
+    struct kz_prng prng;
+    struct sample sample;
+    struct opened opened, other;
+    struct kz_sealed_header *header;
+    struct kz_sealed_footer *footer;
+    struct kz_err err;
+
+    (void)state;
+    kz_prng_init(&prng, 35);
+    sample_random(&sample, &prng, 50, 5);
+    seal_and_open(&sample, &opened);
+    header = (void *)opened.bytes.data;
+    footer = (void *)(opened.bytes.data + opened.bytes.size - sizeof(*footer));
+    header->end = UINT64_MAX;
+    header->crc = kz_crc32c(0, header, offsetof(struct kz_sealed_header, crc));
+    footer->header_crc = header->crc;
+    footer->crc = kz_crc32c(0, footer, offsetof(struct kz_sealed_footer, crc));
+    assert_int_equal(open_bytes(opened.bytes.data, opened.bytes.size, "00000007.kzs", &other, &err),
+            KZ_CORRUPT);
+    assert_string_equal(err.message,
+            "sealed segment \"00000007.kzs\" is damaged: it ends in another segment");
+    opened_done(&other);
+    opened_done(&opened);
+    sample_done(&sample);
+}
+
 static void add_line(void *arg, const char *line)
 {
     kz_buf_printf(arg, "%s\n", line);
@@ -1072,6 +1101,7 @@ int main(void)
             cmocka_unit_test(any_damaged_byte_is_noticed),
             cmocka_unit_test(a_cut_file_is_noticed),
             cmocka_unit_test(a_newer_format_and_another_number_are_told_apart_from_damage),
+            cmocka_unit_test(an_end_in_another_segment_is_damage),
             cmocka_unit_test(fsck_says_where_the_damage_is),
             cmocka_unit_test(a_writer_takes_records_only_in_order),
             cmocka_unit_test(the_name_never_leads_to_half_a_segment),
