@@ -61,6 +61,7 @@ struct kz_batch {
     const struct kz_str *event_ids;    /* [row_count] */
     const int64_t *now_ms;             /* [row_count] */
     const struct kz_str *histories;    /* [row_count] JSON arrays of raw events, or NULL */
+    const bool *truncated;             /* [row_count] the row's history was cut (@truncated) */
 };
 
 enum kz_row_state { KZ_ROW_OK, KZ_ROW_FAILED };
@@ -68,11 +69,13 @@ struct kz_batch_row {
     enum kz_row_state state;
     const double *values; /* numeric outputs, value_count of them; NULL where JSON */
     size_t value_count;
-    struct kz_str json;   /* dict outputs */
+    struct kz_str json;   /* dict outputs: one JSON object, validated */
+    const char *fail_code; /* FAILED: "nan" or "shape"; this row only, the others stand */
+    struct kz_str message;
 };
 struct kz_batch_outcome {
     enum kz_code code;      /* KZ_OK: rows are set; else the whole batch failed */
-    const char *fail_code;  /* "exception", "shape", "nan", "timeout", "crash", "oom", "protocol" */
+    const char *fail_code;  /* "exception", "shape", "timeout", "crash", "oom", "protocol" */
     struct kz_str message;  /* with the traceback */
     const struct kz_batch_row *rows;
     size_t row_count;
@@ -82,24 +85,41 @@ struct kz_batch_outcome {
 
 struct kz_replica; /* a runtime's: one process or one in-process evaluator */
 
-struct kz_replica_events { /* called on the loop's thread */
+struct kz_replica_events { /* called on the loop's thread, never from within start or stop */
     void (*ready)(void *arg, struct kz_replica *replica);
-    /* Failed to load, or died while idle; the replica is gone after this returns. */
+    /* Failed to load, or died while idle; the replica is gone after this returns. `code` as in
+     * kz_batch_outcome, or "load" (the model's load() raised), "refused" (could not be forked). */
     void (*lost)(void *arg, struct kz_replica *replica, const char *code, struct kz_str message);
     /* A batch ended; `outcome` is borrowed for the call. With replica_lost the replica is gone. */
     void (*done)(void *arg, struct kz_replica *replica, const struct kz_batch_outcome *outcome);
-    /* A line the model printed. */
-    void (*printed)(void *arg, struct kz_replica *replica, struct kz_str line);
+    /* A line the model printed; replicas forked from each other share their output. */
+    void (*printed)(void *arg, struct kz_str line);
+};
+
+/* A column of the features query as the model gets it. A model is loaded for its columns, so kinds
+ * are known before the first batch; infer starts new replicas where it learns better. */
+struct kz_batch_column {
+    const char *name;
+    bool is_text;
+};
+
+struct kz_replica_start { /* borrowed for the call, but for model and project */
+    const struct kz_model_def *model;
+    const struct kz_project *project;
+    void *loop; /* a uv_loop_t of the calling thread */
+    const struct kz_batch_column *columns; /* in the query's order; none for raw-history models */
+    size_t column_count;
+    const char *version;
+    struct kz_replica *like; /* an idle replica of the same columns to fork from, or NULL */
+    const struct kz_replica_events *events;
+    void *arg;
 };
 
 struct kz_runtime_ops {
     const char *name;
     bool native; /* in-process: no replica processes, deterministic bit for bit */
-    /* Starts a replica on `loop` (a uv_loop_t of the calling thread); `ready` or `lost` follows.
-     * feature_names: columns of the features query, NULL for raw-history models. */
-    enum kz_code (*start)(const struct kz_model_def *model, const struct kz_project *project,
-            void *loop, const char *const *feature_names, size_t feature_count,
-            const struct kz_replica_events *events, void *arg, struct kz_replica **ret_replica,
+    /* Starts a replica; `ready` or `lost` follows. */
+    enum kz_code (*start)(const struct kz_replica_start *start, struct kz_replica **ret_replica,
             struct kz_err *err);
     /* One batch at a time per replica; `done` follows, or `done` with code KZ_TIMEOUT after
      * timeout_ms, the replica then being killed. */
@@ -107,7 +127,7 @@ struct kz_runtime_ops {
             int64_t timeout_ms, struct kz_err *err);
     /* Ends it without further callbacks. */
     void (*stop)(struct kz_replica *replica);
-    int (*pid)(const struct kz_replica *replica); /* 0: in-process */
+    int (*pid)(const struct kz_replica *replica); /* 0: in-process, or not known yet */
 };
 
 /* A table of runtimes, given to infer by app: runtimes are found by kz_model_def.runtime. */

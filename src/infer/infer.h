@@ -64,7 +64,7 @@ void kz_infer_pause(struct kz_infer *infer, unsigned model, bool paused);
 void kz_infer_unfence(struct kz_infer *infer, unsigned model);
 
 struct kz_infer_status {
-    const char *version;     /* "1-<hash>" */
+    const char *version;     /* 12 hex digits of its version hash */
     uint32_t replicas_ready, replicas_starting;
     uint32_t inside;         /* jobs submitted and not taken back */
     uint32_t waiting;        /* with features, for a replica */
