@@ -37,8 +37,7 @@ enum kz_code kz_prediction_decode(
 void kz_prediction_json(const struct kz_prediction *prediction, struct kz_json_out *out)
 {
     kz_json_out_object(out);
-    kz_json_out_kv_str(out, prediction->user_kind == 'a' ? "anonymous_id" : "user_id",
-            prediction->user_id);
+    kz_json_out_kv_str(out, "user_id", prediction->user_id);
     kz_json_out_kv_str(out, "model", prediction->model);
     kz_json_out_kv_str(out, "version", prediction->version);
     if (prediction->has_score)

@@ -26,8 +26,8 @@ struct kz_prediction {
 /* From a RESULT record; KZ_CORRUPT where it is none. */
 enum kz_code kz_prediction_decode(const struct kz_record *record, struct kz_prediction *ret,
         struct kz_err *err);
-/* Writes the object of DESIGN.md section 6: user_id (anonymous_id for a visitor), model, version,
- * score where there is one, output, event_id, as_of, computed_at, expires_at. */
+/* Writes the object of DESIGN.md section 6: user_id (a visitor's anonymous_id, too), model,
+ * version, score where there is one, output, event_id, as_of, computed_at, expires_at. */
 void kz_prediction_json(const struct kz_prediction *prediction, struct kz_json_out *out);
 
 /* Something that has become durable, for streams and deliveries. Borrowed for the call. */
