@@ -1077,40 +1077,17 @@ static void bench_throughput(struct fixture *f, int frame_records, int count, in
     kz_buf_done(&body);
 }
 
-static void bench_reads(struct fixture *f)
+static void bench_scans(struct fixture *f, const kz_lsn *heads, int users)
 {
-    enum { N = 100000, USERS = 1000 };
-    static kz_lsn heads[USERS + 1];
+    enum { N = 100000 };
     struct kz_history_reader *reader = kz_log_reader(f->log);
     struct kz_prng prng;
     struct kz_err err = {0};
-    int64_t began;
-    bool found;
+    int64_t began = kz_mono_ns();
 
-    kz_prng_init(&prng, 2);
-    for (int i = 0; i < 100 * USERS; i++) {
-        uint64_t owner = 1 + kz_prng_below(&prng, USERS);
-
-        f->heads[1] = heads[owner];
-        f->heads[1] = heads[owner];
-        {
-            struct kz_buf body = {0};
-            struct kz_log_entry entry = {.type = KZ_RECORD_EVENT, .owner = owner,
-                    .prev = heads[owner], .key = kz_prng_u64(&prng)};
-            uint64_t seq;
-
-            event_body(&body, 1, 1, 165);
-            entry.body = kz_buf_view(&body);
-            must(kz_log_append(f->log, &entry, &heads[owner], &seq, &err), &err);
-            kz_buf_done(&body);
-        }
-        if (i % 100 == 99)
-            must(kz_log_commit(f->log, &err), &err);
-    }
-    must(kz_log_wait(f->log, &err), &err);
-    began = kz_mono_ns();
+    kz_prng_init(&prng, 3);
     for (int i = 0; i < N; i++) {
-        uint64_t owner = 1 + kz_prng_below(&prng, USERS);
+        uint64_t owner = 1 + kz_prng_below(&prng, (uint64_t)users);
         struct kz_source source = {owner, heads[owner]};
         struct kz_history_query query = {.sources = &source,
                 .source_count = 1,
@@ -1123,13 +1100,45 @@ static void bench_reads(struct fixture *f)
         assert_int_equal(rows.count, 50);
         reader->ops->release(reader, &rows);
     }
-    print_message("scan of 50 events: %lld ns\n", (long long)(kz_mono_ns() - began) / N);
+    print_message("scan of 50 events, among %d users of 100: %lld ns\n", users,
+            (long long)(kz_mono_ns() - began) / N);
+}
+
+static void bench_reads(struct fixture *f)
+{
+    enum { N = 100000, USERS = 1000 };
+    static kz_lsn heads[USERS + 1];
+    struct kz_prng prng;
+    struct kz_err err = {0};
+    struct kz_buf body = {0};
+    struct kz_log_entry entry = {.type = KZ_RECORD_EVENT};
+    uint64_t seq;
+    int64_t began;
+    bool found;
+
+    event_body(&body, 1, 1, 165);
+    entry.body = kz_buf_view(&body);
+    kz_prng_init(&prng, 2);
+    for (int i = 0; i < 100 * USERS; i++) {
+        uint64_t owner = 1 + kz_prng_below(&prng, USERS);
+
+        entry.owner = owner;
+        entry.prev = heads[owner];
+        entry.key = kz_prng_u64(&prng);
+        must(kz_log_append(f->log, &entry, &heads[owner], &seq, &err), &err);
+        if (i % 100 == 99)
+            must(kz_log_commit(f->log, &err), &err);
+    }
+    must(kz_log_wait(f->log, &err), &err);
+    for (int users = 10; users <= USERS; users *= 10)
+        bench_scans(f, heads, users);
     began = kz_mono_ns();
     for (int i = 0; i < N; i++)
         must(kz_log_find_key(f->log, kz_prng_u64(&prng), 1, INT64_MIN, NULL, NULL, &found, &err),
                 &err);
     print_message("find_key, a miss: %lld ns in %zu segments\n",
             (long long)(kz_mono_ns() - began) / N, (size_t)f->log->view->count);
+    kz_buf_done(&body);
 }
 
 static void test_speed(void **state)
