@@ -38,6 +38,7 @@ struct kz_when {
     bool is_real_column;
     unsigned column;
     struct kz_value value;
+    const struct kz_lex_token *literal; /* CONST: a number as written, without sign */
     struct kz_when *a, *b, *c;
     size_t count; /* IN: of `items` */
     const struct kz_value *items;
@@ -160,11 +161,6 @@ static struct kz_when *number(struct parser *p, const struct kz_lex_token *token
     return n;
 }
 
-static bool is_number_token(const struct kz_lex_token *token)
-{
-    return token->kind == KZ_LEX_INT || token->kind == KZ_LEX_FLOAT;
-}
-
 static struct kz_when *word(struct parser *p, const struct kz_lex_token *token)
 {
     int column = kz_event_value_find(p->project, token);
@@ -199,17 +195,21 @@ static struct kz_when *prefix(struct parser *p)
         return n && n->class != CLASS_TEXT ? node(p, OP_NOT, n, NULL) : NULL;
     }
     if (kz_lex_op(token, "-")) {
-        if (is_number_token(p->at))
-            return number(p, p->at++, true);
         n = parse(p, P_UNARY);
+        if (n && n->literal) /* -9223372036854775808 has no positive */
+            return number(p, n->literal, true);
         return n && n->class != CLASS_TEXT ? node(p, OP_SUB, constant(p, of_int(0)), n) : NULL;
     }
     if (token->kind == KZ_LEX_OPEN) {
         n = parse(p, P_OR);
         return n && p->at++->kind == KZ_LEX_CLOSE ? n : NULL;
     }
-    if (is_number_token(token))
-        return number(p, token, false);
+    if (token->kind == KZ_LEX_INT || token->kind == KZ_LEX_FLOAT) {
+        n = number(p, token, false);
+        if (n)
+            n->literal = token;
+        return n;
+    }
     if (token->kind == KZ_LEX_STRING)
         return constant(p, of_text(kz_str(kz_lex_text(token, p->arena))));
     if (token->kind == KZ_LEX_WORD || token->kind == KZ_LEX_QUOTED)
