@@ -45,11 +45,14 @@ static bool is_same_event(void *arg, const struct kz_record *record)
  * events may lie with its own owner, with the user it was merged into, or with the one it points to
  * now. */
 static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
-        struct kz_views_place place, struct kz_str event_id, uint64_t dedupe_key, bool *ret_seen,
-        struct kz_err *err)
+        struct kz_views_place place, const struct kz_event *event, uint64_t dedupe_key,
+        bool *ret_seen, struct kz_err *err)
 {
-    struct same_event same = {key, event_id};
-    int64_t since_ms = p->now_ms - p->project->events.dedupe_ms;
+    struct same_event same = {key, event->event_id};
+    /* An import can be run again whenever, so its events are looked for however old they are. */
+    int64_t since_ms = event->flags & KZ_EVENT_IMPORTED
+            ? INT64_MIN
+            : p->now_ms - p->project->events.dedupe_ms;
     uint64_t owners[3] = {place.owner, 0, 0};
     struct kz_views_place own = kz_views_lookup(p->views, key);
     uint32_t merged = own.index ? kz_views_state_user(p->views, own.owner) : 0;
@@ -394,7 +397,7 @@ enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, boo
         bool seen;
 
         entry.key = kz_dedupe_key(key, event->event_id);
-        KZ_TRY(seen_before(p, key, place, event->event_id, entry.key, &seen, err));
+        KZ_TRY(seen_before(p, key, place, event, entry.key, &seen, err));
         if (seen) {
             item->state = KZ_INTAKE_DUPLICATE;
             p->counters.events_duplicate_total++;
