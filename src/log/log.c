@@ -176,6 +176,12 @@ static uint64_t frame_limit(const struct kz_log *log)
     return KZ_MIN((uint64_t)KZ_LOG_FRAME_SIZE_MAX, log->current->file_size - end_of(log->current));
 }
 
+static bool is_writer(const struct kz_log *log)
+{
+    return atomic_load_explicit(&log->writer_thread, memory_order_relaxed) ==
+           (uint64_t)(uintptr_t)pthread_self();
+}
+
 static enum kz_code begin_frame(struct kz_log *log, size_t padded, struct kz_err *err)
 {
     struct kz_segment *seg = log->current;
@@ -214,6 +220,7 @@ enum kz_code kz_log_append(struct kz_log *log, const struct kz_log_entry *entry,
         return kz_fail(err, KZ_NO_SPACE, "the disk under \"%s\" is full", log->dir);
     if (log->staged_size == 0)
         KZ_TRY(begin_frame(log, padded, err));
+    KZ_BUG_ON(!is_writer(log)); /* one thread at a time, from a frame's first record to its commit */
     if (KZ_UNLIKELY(log->staged_size + padded > frame_limit(log)))
         return kz_fail(err, KZ_FULL, "the frame is full");
 
@@ -340,6 +347,7 @@ enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err)
     KZ_TRY(kz_log_health(log, err));
     if (size <= sizeof(*frame))
         return KZ_OK;
+    KZ_BUG_ON(!is_writer(log));
     KZ_TRY(kz_sync_wait(log, KZ_LOG_UNSYNCED_MAX_BYTES - size, err));
     *frame = (struct kz_frame){
             .magic = KZ_FRAME_MAGIC,
@@ -363,8 +371,10 @@ enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err)
     atomic_store_explicit(&seg->end, offset + size, memory_order_release);
     atomic_store_explicit(&log->end, KZ_LSN(seg->number, offset + size), memory_order_release);
     /* Rolling must never wait for the disk, so the next segment is begun long before. */
-    if (offset <= seg->file_size / 4 && offset + size > seg->file_size / 4)
+    if (log->next_asked != seg->number + 1 && offset + size > seg->file_size / 4) {
+        log->next_asked = seg->number + 1;
         kz_space_want(log, seg->number + 1);
+    }
     return kz_sync_request(log, err);
 }
 

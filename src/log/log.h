@@ -6,8 +6,10 @@
  *     append* -> commit -> [written: readable by address] -> sync thread: fdatasync -> on_durable
  *
  * Owner    the pipeline; readers hold views.
- * Threads  append, commit, roll, kz_log_get_staged: the writer only (asserted). Views and reads:
- *          any thread. on_durable is called on the sync thread and must only wake somebody.
+ * Threads  append, unstage, commit, roll, get_staged, find_key: the writer only, one thread from a
+ *          frame's first record to its commit (asserted). Reads and upkeep: any thread. on_durable is
+ *          called on the sync thread after each sync, and once when one fails; it must only wake
+ *          somebody, who asks kz_log_durable() and kz_log_health().
  * Life     open (recovers, cuts a torn tail), use, close (commits nothing, joins threads).
  * Fails    KZ_IO from commit or kz_log_health() stops the log for good: nothing is acknowledged
  *          after a failed fsync. KZ_NO_SPACE from append: intake must refuse; records marked
@@ -28,7 +30,9 @@ struct kz_log_options {
     const char *dir;             /* made if absent */
     uint64_t segment_size_bytes; /* 0: 256 MiB */
     uint64_t reserve_bytes;      /* 0: none (tests) */
-    kz_lsn verify_from;          /* what a checkpoint covers: durable, and not verified again */
+    /* What a checkpoint covers, 0 for nothing: segments wholly below are not verified again, and a
+     * log that ends before it is refused as corrupt. */
+    kz_lsn verify_from;
     int64_t behind_ms;           /* the most that ts lies before at_ms (max_behind); 0: 24 h */
     bool read_only;              /* sql, dump, backup beside a running process: no lock, no repair */
     bool sync_inline;            /* tests, virtual time: commit returns durable, no sync thread */
@@ -66,8 +70,8 @@ struct kz_log_entry {
  * KZ_TOO_LARGE: over the frame limit. */
 KZ_MUST_USE enum kz_code kz_log_append(struct kz_log *log, const struct kz_log_entry *entry,
         kz_lsn *ret_lsn, uint64_t *ret_seq, struct kz_err *err);
-/* The staged or written record at an address the writer itself was given; valid until the next
- * commit. NULL where it is not staged. */
+/* The record at an address the writer itself was given, staged or in a raw segment; valid until the
+ * next commit. NULL where it is neither. */
 const struct kz_record *kz_log_get_staged(struct kz_log *log, kz_lsn lsn);
 /* Takes back everything staged since `lsn` (the address of a staged record): for a group of records
  * that turned out not to fit together. Seqs are reused. */
@@ -93,7 +97,9 @@ KZ_MUST_USE enum kz_code kz_log_wait(struct kz_log *log, struct kz_err *err);
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-/* A history reader over the log, living as long as it does; any thread may use it. */
+/* A history reader over the log, living as long as it does; any thread may use it. It sees what is
+ * committed, durable or not; the writer's own scans also see what it has staged (rows that it has
+ * to release before it commits). A chain ends where retention or erasure has taken the rest. */
 struct kz_history_reader *kz_log_reader(struct kz_log *log);
 
 /* Newest record with this filter key that satisfies `match`, over everything written and staged

@@ -69,6 +69,7 @@ struct kz_log {
     uint32_t staged_count;
     uint64_t seq_next;
     bool roll_wanted;
+    uint32_t next_asked; /* number of the segment that space.c was last asked for */
     struct kz_log_view *writer_view; /* what find_key looks through, taken anew when it changed */
     uint64_t writer_view_change;
     _Atomic(uint64_t) writer_thread; /* the one that stages, for reads of what is staged */

@@ -299,6 +299,36 @@ static void test_find_key_sees_staged_written_and_sealed(void **state)
     kz_fs_sim_free(f.fs);
 }
 
+static void test_dropped_segments_end_the_chains(void **state)
+{
+    struct fixture f = {.fs = new_sim(14)};
+    struct kz_log_seal seal = {.below = UINT64_MAX, .segments_max = 1};
+    struct kz_err err = {0};
+    kz_lsn heads[OWNERS + 1];
+    size_t count, left;
+
+    (void)state;
+    open_log(&f);
+    for (int i = 0; i < 800; i++)
+        put(&f, 1 + (uint64_t)i % OWNERS, 300);
+    memcpy(heads, f.heads, sizeof(heads));
+    must(kz_log_seal(f.log, &seal, &err), &err);
+    must(kz_log_drop(f.log, KZ_LSN(4, 0), &err), &err);
+    free(kz_log_segments(f.log, &count));
+    left = history_count(&f, 1, 0);
+    assert_in_range(left, 10, 100);
+    close_log(&f);
+    kz_fs_sim_power_cut(f.fs, 1);
+    assert_int_equal(fsck(&f), KZ_OK);
+    open_log(&f);
+    assert_int_equal(f.recovery.seq_last, 800);
+    assert_int_equal(f.recovery.segment_count, count);
+    memcpy(f.heads, heads, sizeof(heads));
+    assert_int_equal(history_count(&f, 1, 0), left);
+    close_log(&f);
+    kz_fs_sim_free(f.fs);
+}
+
 static void test_full_frame_is_committed_and_tried_again(void **state)
 {
     struct fixture f = {.fs = new_sim(3)};
@@ -1187,6 +1217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(test_reopened_log_has_everything),
             cmocka_unit_test(test_find_key_sees_staged_written_and_sealed),
+            cmocka_unit_test(test_dropped_segments_end_the_chains),
             cmocka_unit_test(test_full_frame_is_committed_and_tried_again),
             cmocka_unit_test(test_history_is_merged_limited_and_as_of),
             cmocka_unit_test(test_writer_sees_what_it_has_staged),
