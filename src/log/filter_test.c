@@ -66,7 +66,14 @@ static void the_bits_of_a_key_never_change(void **state)
 {
     uint8_t filter[64] = {0};
     /* Worked out apart from this code, from BloomFilter.md and splitmix64. */
-    uint8_t expected[64] = {[3] = 0x10, [4] = 0x40, [8] = 0x40, [15] = 0x08, [18] = 0x04, [20] = 0x04, [25] = 0x01, [28] = 0x80};
+    uint8_t expected[64] = {[3] = 0x10,
+            [4] = 0x40,
+            [8] = 0x40,
+            [15] = 0x08,
+            [18] = 0x04,
+            [20] = 0x04,
+            [25] = 0x01,
+            [28] = 0x80};
 
     (void)state;
     kz_filter_add(filter, sizeof(filter), 0x0123456789abcdef);

@@ -1,7 +1,7 @@
 /* Reading sealed segments.
  *
- * R1  The index is verified at open, a block whenever it is decompressed (checksum, sizes, order, and
- *     that it begins where the index says and ends before the next one), a filter before its first
+ * R1  The index is verified at open, a block whenever it is decompressed (checksum, sizes, order,
+ * and that it begins where the index says and ends before the next one), a filter before its first
  *     answer. So nothing below trusts a byte that has not been looked at.
  * R2  A run (the records of one owner) begins in the last block whose first record is not behind it
  *     and goes back as long as blocks say KZ_SEALED_CONTINUES.
@@ -29,9 +29,9 @@ enum {
 struct kz_sealed_scratch {
     struct kz_zstd *zstd;
     struct kz_buf raw;
-    uint64_t serial; /* of the segment whose block is in raw */
-    uint32_t block;  /* NO_BLOCK: none */
-    uint32_t count;  /* of its records */
+    uint64_t serial;                /* of the segment whose block is in raw */
+    uint32_t block;                 /* NO_BLOCK: none */
+    uint32_t count;                 /* of its records */
     uint32_t at[BLOCK_RECORDS_MAX]; /* their prefixes' places in raw */
 };
 
@@ -56,15 +56,16 @@ struct kz_sealed {
     const struct kz_sealed_block *blocks;
     struct filters {
         atomic_int keys, owners; /* enum filter_state */
-    } *filters; /* apart, because all else never changes */
+    } * filters;                 /* apart, because all else never changes */
 };
 
 typedef enum kz_code (*each_fn)(void *arg, kz_lsn lsn, const struct kz_record *record);
 
-static enum kz_code fail_corrupt(const struct kz_sealed *sealed, struct kz_err *err,
-        const char *what)
+static enum kz_code fail_corrupt(
+        const struct kz_sealed *sealed, struct kz_err *err, const char *what)
 {
-    return kz_fail(err, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->file->path, what);
+    return kz_fail(
+            err, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->file->path, what);
 }
 
 /* ---- opening -------------------------------------------------------------------------------- */
@@ -89,8 +90,8 @@ static enum kz_code check_ends(const struct kz_sealed *sealed, uint32_t number, 
         return fail_corrupt(sealed, err, "its header fails its checksum");
     if (header->version != KZ_SEALED_VERSION)
         return kz_fail(err, KZ_UNSUPPORTED,
-                "sealed segment \"%s\" has format %" PRIu32 ", this build reads %d", sealed->file->path,
-                header->version, KZ_SEALED_VERSION);
+                "sealed segment \"%s\" has format %" PRIu32 ", this build reads %d",
+                sealed->file->path, header->version, KZ_SEALED_VERSION);
     if (header->segment != number)
         return fail_corrupt(sealed, err, "it is of another number");
     if (header->file_size != size)
@@ -141,7 +142,7 @@ static bool is_sound(const struct kz_sealed_block *block, const struct kz_sealed
         return false;
     if (block->record_count > 1 ? block->raw_size > KZ_SEALED_BLOCK_BYTES
                                 : block->raw_size > KZ_SEALED_PREFIX_BYTES +
-                                          (uint32_t)KZ_SEALED_RECORD_MAX_BYTES)
+                                                            (uint32_t)KZ_SEALED_RECORD_MAX_BYTES)
         return false;
     if (!before)
         return !block->flags;
@@ -256,10 +257,10 @@ void kz_sealed_pool_free(struct kz_sealed_pool *pool)
     free(pool);
 }
 
-/* The idle one that holds the block, else the one that has waited longest; NULL where a new one is to
- * be made, which is so as long as there are fewer than may wait. Under the lock. */
-static struct kz_sealed_scratch *take_idle(struct kz_sealed_pool *pool, uint64_t serial,
-        uint32_t block)
+/* The idle one that holds the block, else the one that has waited longest; NULL where a new one is
+ * to be made, which is so as long as there are fewer than may wait. Under the lock. */
+static struct kz_sealed_scratch *take_idle(
+        struct kz_sealed_pool *pool, uint64_t serial, uint32_t block)
 {
     struct kz_sealed_scratch *scratch;
     unsigned found = 0;
@@ -337,7 +338,8 @@ static const struct kz_record *record_at(const struct kz_sealed_scratch *scratch
 }
 
 /* Finds the records of a decompressed block. */
-static bool find_records(const struct kz_sealed *sealed, uint32_t number, struct kz_sealed_scratch *scratch)
+static bool find_records(
+        const struct kz_sealed *sealed, uint32_t number, struct kz_sealed_scratch *scratch)
 {
     const struct kz_sealed_block *block = &sealed->blocks[number];
     const struct kz_buf *raw = &scratch->raw;
@@ -388,8 +390,8 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
         return KZ_OK;
     forget_block(scratch);
     if (kz_crc32c(0, frame, block->stored_size) == block->crc) {
-        rc = kz_zstd_decompress(scratch->zstd, kz_str_n(frame, block->stored_size),
-                block->raw_size, &scratch->raw, NULL);
+        rc = kz_zstd_decompress(scratch->zstd, kz_str_n(frame, block->stored_size), block->raw_size,
+                &scratch->raw, NULL);
         if (rc != KZ_OK || scratch->raw.size != block->raw_size)
             what = "does not decompress to its size";
         else if (!find_records(sealed, number, scratch))
@@ -534,8 +536,8 @@ static enum kz_code check_owners(const struct kz_sealed *sealed, struct kz_err *
 {
     const struct kz_sealed_header *header = sealed->header;
 
-    return check_filter(sealed, &sealed->filters->owners, header->owners_offset, header->owners_size,
-            header->owners_crc, err);
+    return check_filter(sealed, &sealed->filters->owners, header->owners_offset,
+            header->owners_size, header->owners_crc, err);
 }
 
 static bool filter_has_key(const struct kz_sealed *sealed, uint64_t key)
@@ -550,8 +552,8 @@ static bool filter_has_owner(const struct kz_sealed *sealed, uint64_t owner)
             sealed->data + sealed->header->owners_offset, sealed->header->owners_size, owner);
 }
 
-enum kz_code kz_sealed_has_owner(const struct kz_sealed *sealed, uint64_t owner, bool *ret_has,
-        struct kz_err *err)
+enum kz_code kz_sealed_has_owner(
+        const struct kz_sealed *sealed, uint64_t owner, bool *ret_has, struct kz_err *err)
 {
     enum kz_code rc = KZ_END;
 
@@ -597,8 +599,8 @@ static enum kz_code each_of_search(void *arg, kz_lsn lsn, const struct kz_record
 }
 
 /* Where the owner is known: their records, the newest first. */
-static enum kz_code search_owner(const struct kz_sealed *sealed, uint64_t owner,
-        struct search *search, struct kz_err *err)
+static enum kz_code search_owner(
+        const struct kz_sealed *sealed, uint64_t owner, struct search *search, struct kz_err *err)
 {
     struct kz_sealed_cursor cursor;
     const struct kz_record *record;
@@ -613,8 +615,8 @@ static enum kz_code search_owner(const struct kz_sealed *sealed, uint64_t owner,
     return rc == KZ_END ? KZ_OK : rc;
 }
 
-static enum kz_code search_all(const struct kz_sealed *sealed, struct search *search,
-        struct kz_err *err)
+static enum kz_code search_all(
+        const struct kz_sealed *sealed, struct search *search, struct kz_err *err)
 {
     enum kz_code rc = kz_sealed_scan_sorted(sealed, each_of_search, search, err);
 
@@ -670,8 +672,8 @@ static enum kz_code each_block(const struct kz_sealed *sealed, struct kz_sealed_
     return KZ_OK;
 }
 
-enum kz_code kz_sealed_scan_sorted(const struct kz_sealed *sealed, each_fn each, void *arg,
-        struct kz_err *err)
+enum kz_code kz_sealed_scan_sorted(
+        const struct kz_sealed *sealed, each_fn each, void *arg, struct kz_err *err)
 {
     struct kz_sealed_scratch *scratch;
     enum kz_code rc;
@@ -702,8 +704,8 @@ static enum kz_code each_into_window(void *arg, kz_lsn lsn, const struct kz_reco
     return KZ_OK;
 }
 
-static enum kz_code each_of_window(const struct kz_sealed *sealed, const struct window *window,
-        each_fn each, void *arg)
+static enum kz_code each_of_window(
+        const struct kz_sealed *sealed, const struct window *window, each_fn each, void *arg)
 {
     struct kz_sealed_entry *entries = (void *)window->entries.data;
     size_t count = window->entries.size / sizeof(*entries);
@@ -715,8 +717,8 @@ static enum kz_code each_of_window(const struct kz_sealed *sealed, const struct 
     return KZ_OK;
 }
 
-enum kz_code kz_sealed_scan(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until,
-        each_fn each, void *arg, struct kz_err *err)
+enum kz_code kz_sealed_scan(const struct kz_sealed *sealed, kz_lsn from, kz_lsn until, each_fn each,
+        void *arg, struct kz_err *err)
 {
     struct window window = {0};
     enum kz_code rc = KZ_OK;
@@ -814,9 +816,9 @@ enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         (void)fail_corrupt(sealed, &problem, "a record is denied by a filter or the header");
         note(&check, &problem);
     }
-    if (!check.problem_count && (check.event_count != header->event_count ||
-                                        check.key_count != header->key_count ||
-                                        check.owner_count != header->owner_count)) {
+    if (!check.problem_count &&
+            (check.event_count != header->event_count || check.key_count != header->key_count ||
+                    check.owner_count != header->owner_count)) {
         (void)fail_corrupt(sealed, &problem, "its header counts other records than it holds");
         note(&check, &problem);
     }

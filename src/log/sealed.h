@@ -99,7 +99,7 @@ _Static_assert(sizeof(struct kz_sealed_footer) == 24, "on disk");
 /* ---- writing -------------------------------------------------------------------------------- */
 
 struct kz_sealed_params {
-    struct kz_fs *fs;   /* borrowed, with `dir` and `erased`, until the writer is freed */
+    struct kz_fs *fs; /* borrowed, with `dir` and `erased`, until the writer is freed */
     const char *dir;
     uint32_t segment;
     uint8_t log_id[16];
@@ -109,21 +109,22 @@ struct kz_sealed_params {
     uint32_t last_crc;
     const uint64_t *erased; /* sorted owners whose records are left out, or NULL */
     size_t erased_count;
-    uint64_t left_out_count; /* by an earlier sealing: a rewrite passes on what the old header says */
+    uint64_t left_out_count; /* by an earlier sealing: a rewrite passes on what the old header says
+                              */
     int level;               /* 0: KZ_SEALED_LEVEL */
 };
 
 /* Creates the temporary file. */
 KZ_MUST_USE enum kz_code kz_sealed_writer_new(const struct kz_sealed_params *params,
         struct kz_sealed_writer **ret_writer, struct kz_err *err);
-/* Takes the next record (copied), or leaves it out where its owner is erased. KZ_CORRUPT where it is
- * not behind the last one by (owner, lsn), or of another segment. */
+/* Takes the next record (copied), or leaves it out where its owner is erased. KZ_CORRUPT where it
+ * is not behind the last one by (owner, lsn), or of another segment. */
 KZ_MUST_USE enum kz_code kz_sealed_writer_add(struct kz_sealed_writer *writer, kz_lsn lsn,
         const struct kz_record *record, struct kz_err *err);
 /* Writes the rest, syncs, renames and syncs the directory. After KZ_OK the segment is durable under
  * its name; after a failure free the writer. */
-KZ_MUST_USE enum kz_code kz_sealed_writer_finish(struct kz_sealed_writer *writer,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_sealed_writer_finish(
+        struct kz_sealed_writer *writer, struct kz_err *err);
 /* Removes the temporary file unless finished. */
 void kz_sealed_writer_free(struct kz_sealed_writer *writer);
 KZ_DEFINE_FREEP(struct kz_sealed_writer, kz_sealed_writer_free)
@@ -141,8 +142,8 @@ void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count);
 /* ---- reading -------------------------------------------------------------------------------- */
 
 /* Decompressors, each with the block it has decompressed last, lent to one reader at a time. Up to
- * `idle_max` (at least 1; some 130 KiB each) wait for their next use, and a reader that asks for the
- * block that one of them holds gets it as it is. */
+ * `idle_max` (at least 1; some 130 KiB each) wait for their next use, and a reader that asks for
+ * the block that one of them holds gets it as it is. */
 struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max);
 /* After all segments and cursors that use it. */
 void kz_sealed_pool_free(struct kz_sealed_pool *pool);
@@ -171,23 +172,23 @@ struct kz_sealed_cursor {
 /* Stands behind the newest record of `owner` at or before `head`. Reads nothing yet. */
 void kz_sealed_seek(struct kz_sealed_cursor *cursor, const struct kz_sealed *sealed, uint64_t owner,
         kz_lsn head);
-/* The next older record, 8-byte aligned; borrowed until the next call on the cursor. KZ_END (with no
- * message) after the oldest, at once where there is none (erased). */
+/* The next older record, 8-byte aligned; borrowed until the next call on the cursor. KZ_END (with
+ * no message) after the oldest, at once where there is none (erased). */
 KZ_MUST_USE enum kz_code kz_sealed_prev(struct kz_sealed_cursor *cursor, kz_lsn *ret_lsn,
         const struct kz_record **ret_record, struct kz_err *err);
 /* Gives the buffers back; always, also after a failure. */
 void kz_sealed_cursor_done(struct kz_sealed_cursor *cursor);
 
 /* Whether there is any record of `owner`. The filter answers nearly every time it is no. */
-KZ_MUST_USE enum kz_code kz_sealed_has_owner(const struct kz_sealed *sealed, uint64_t owner,
-        bool *ret_has, struct kz_err *err);
-/* The record at `lsn`, copied into `out` (cleared first). `owner` 0: nobody's or not known; where it
- * turns out to be somebody's the whole segment is searched. KZ_NOT_FOUND: not in here. */
+KZ_MUST_USE enum kz_code kz_sealed_has_owner(
+        const struct kz_sealed *sealed, uint64_t owner, bool *ret_has, struct kz_err *err);
+/* The record at `lsn`, copied into `out` (cleared first). `owner` 0: nobody's or not known; where
+ * it turns out to be somebody's the whole segment is searched. KZ_NOT_FOUND: not in here. */
 KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err);
 /* Filter first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:
- * any), the newest first? `owner` 0: anybody's, in no order, and the whole segment is searched where
- * the filter does not rule it out. */
+ * any), the newest first? `owner` 0: anybody's, in no order, and the whole segment is searched
+ * where the filter does not rule it out. */
 KZ_MUST_USE enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key,
         uint64_t owner, bool (*match)(void *arg, const struct kz_record *record), void *arg,
         bool *ret_found, struct kz_err *err);

@@ -69,9 +69,8 @@ static void sample_add(struct sample *sample, struct kz_prng *prng, uint64_t own
 
 static void sample_start(struct sample *sample)
 {
-    *sample = (struct sample){.end = KZ_LSN(SEGMENT, FIRST_OFFSET),
-            .seq_first = 1000,
-            .at_first_ms = 1700000000000};
+    *sample = (struct sample){
+            .end = KZ_LSN(SEGMENT, FIRST_OFFSET), .seq_first = 1000, .at_first_ms = 1700000000000};
 }
 
 static void sample_done(struct sample *sample)
@@ -81,8 +80,8 @@ static void sample_done(struct sample *sample)
     free(sample->items);
 }
 
-static void sample_random(struct sample *sample, struct kz_prng *prng, size_t count,
-        unsigned owner_count)
+static void sample_random(
+        struct sample *sample, struct kz_prng *prng, size_t count, unsigned owner_count)
 {
     sample_start(sample);
     for (size_t i = 0; i < count; i++) {
@@ -93,10 +92,10 @@ static void sample_random(struct sample *sample, struct kz_prng *prng, size_t co
         if (kz_prng_below(prng, 10) == 0)
             pick = 1;
         sample_add(sample, prng, owner_number(pick),
-                pick == 0    ? KZ_RECORD_DEADLETTER
-                : type < 7   ? KZ_RECORD_EVENT
-                : type == 7  ? KZ_RECORD_TRIGGER
-                             : KZ_RECORD_REQUEST,
+                pick == 0   ? KZ_RECORD_DEADLETTER
+                : type < 7  ? KZ_RECORD_EVENT
+                : type == 7 ? KZ_RECORD_TRIGGER
+                            : KZ_RECORD_REQUEST,
                 kz_prng_below(prng, 500));
     }
 }
@@ -117,12 +116,12 @@ static struct kz_sealed_params sample_params(const struct sample *sample, struct
     };
 }
 
-static enum kz_code seal(const struct sample *sample, const struct kz_sealed_params *params,
-        struct kz_err *err)
+static enum kz_code seal(
+        const struct sample *sample, const struct kz_sealed_params *params, struct kz_err *err)
 {
     KZ_AUTO(kz_sealed_writer_freep) struct kz_sealed_writer *writer = NULL;
-    KZ_AUTO(kz_freep) struct kz_sealed_entry *entries =
-            kz_calloc(sample->count + 1, sizeof(*entries));
+    KZ_AUTO(kz_freep)
+    struct kz_sealed_entry *entries = kz_calloc(sample->count + 1, sizeof(*entries));
 
     for (size_t i = 0; i < sample->count; i++)
         entries[i] = (struct kz_sealed_entry){sample->items[i].record->owner, (uint32_t)i, 0};
@@ -142,7 +141,8 @@ static void must(enum kz_code rc, const struct kz_err *err)
         fail_msg("%s", err->message);
 }
 
-/* A file system of one file, whose map is a heap block of just its size: ASan sees a step past it. */
+/* A file system of one file, whose map is a heap block of just its size: ASan sees a step past it.
+ */
 struct bytes {
     struct kz_fs fs;
     struct kz_file file;
@@ -227,13 +227,12 @@ static void opened_done(struct opened *opened)
     bytes_done(&opened->bytes);
 }
 
-static enum kz_code open_bytes(
-        const char *data, size_t size, const char *name, struct opened *ret_opened, struct kz_err *err)
+static enum kz_code open_bytes(const char *data, size_t size, const char *name,
+        struct opened *ret_opened, struct kz_err *err)
 {
     *ret_opened = (struct opened){.pool = kz_sealed_pool_new(2)};
     bytes_init(&ret_opened->bytes, data, size);
-    return kz_sealed_open(
-            &ret_opened->bytes.fs, name, ret_opened->pool, &ret_opened->sealed, err);
+    return kz_sealed_open(&ret_opened->bytes.fs, name, ret_opened->pool, &ret_opened->sealed, err);
 }
 
 static void open_sample(struct kz_fs *fs, struct opened *ret_opened)
@@ -359,20 +358,21 @@ static void one_record_is_found_with_its_owner_or_without(void **state)
 
         for (int known = 0; known < 2; known++) {
             kz_buf_clear(&out);
-            must(kz_sealed_get(opened.sealed, item->lsn, known ? item->record->owner : 0, &out, &err),
+            must(kz_sealed_get(
+                         opened.sealed, item->lsn, known ? item->record->owner : 0, &out, &err),
                     &err);
             assert_int_equal(out.size, item->record->size);
             assert_memory_equal(out.data, item->record, out.size);
         }
-        assert_int_equal(kz_sealed_get(opened.sealed, item->lsn + 8, item->record->owner, &out, &err),
+        assert_int_equal(
+                kz_sealed_get(opened.sealed, item->lsn + 8, item->record->owner, &out, &err),
                 KZ_NOT_FOUND);
         if (item->record->owner)
-            assert_int_equal(
-                    kz_sealed_get(opened.sealed, item->lsn, owner_number(77), &out, &err),
+            assert_int_equal(kz_sealed_get(opened.sealed, item->lsn, owner_number(77), &out, &err),
                     KZ_NOT_FOUND);
     }
-    assert_int_equal(kz_sealed_get(opened.sealed, KZ_LSN(SEGMENT + 1, 4096), 0, &out, &err),
-            KZ_NOT_FOUND);
+    assert_int_equal(
+            kz_sealed_get(opened.sealed, KZ_LSN(SEGMENT + 1, 4096), 0, &out, &err), KZ_NOT_FOUND);
     kz_buf_done(&out);
     opened_done(&opened);
     sample_done(&sample);
@@ -470,10 +470,11 @@ static void a_scan_is_in_the_order_of_arrival(void **state)
                              must_be_next, &follow, &err),
             KZ_END);
     assert_int_equal(follow.next, 15);
-    must(kz_sealed_scan(opened.sealed, KZ_LSN(SEGMENT + 1, 0), UINT64_MAX, must_not_be_called, NULL,
-                 &err),
+    must(kz_sealed_scan(
+                 opened.sealed, KZ_LSN(SEGMENT + 1, 0), UINT64_MAX, must_not_be_called, NULL, &err),
             &err);
-    must(kz_sealed_scan(opened.sealed, 0, KZ_LSN(SEGMENT, 0), must_not_be_called, NULL, &err), &err);
+    must(kz_sealed_scan(opened.sealed, 0, KZ_LSN(SEGMENT, 0), must_not_be_called, NULL, &err),
+            &err);
     opened_done(&opened);
     sample_done(&sample);
 }
@@ -544,8 +545,8 @@ static void a_giant_record_has_its_own_block(void **state)
     kz_prng_init(&prng, 17);
     sample_start(&sample);
     for (int i = 0; i < 40; i++)
-        sample_add(&sample, &prng, owner_number(i % 5 + 1), KZ_RECORD_EVENT,
-                i == 20 ? 3 << 20 : 60);
+        sample_add(
+                &sample, &prng, owner_number(i % 5 + 1), KZ_RECORD_EVENT, i == 20 ? 3 << 20 : 60);
     seal_and_open(&sample, &opened);
     assert_clean(opened.sealed);
     assert_int_equal(kz_sealed_get_header(opened.sealed)->block_count, 3);
@@ -567,7 +568,8 @@ static void a_sort_is_by_owner_and_then_by_arrival(void **state)
     (void)state;
     kz_prng_init(&prng, 19);
     for (uint32_t i = 0; i < COUNT; i++)
-        entries[i] = (struct kz_sealed_entry){owner_number((unsigned)kz_prng_below(&prng, 700)), i, 0};
+        entries[i] =
+                (struct kz_sealed_entry){owner_number((unsigned)kz_prng_below(&prng, 700)), i, 0};
     kz_sealed_sort(entries, COUNT);
     for (uint32_t i = 1; i < COUNT; i++)
         assert_true(entries[i - 1].order < entries[i].order ||
@@ -595,12 +597,14 @@ static void everything_in(const struct opened *opened, struct kz_buf *out)
 {
     KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(KZ_STR_NULL, 1);
     const struct kz_sealed_header *header = kz_sealed_get_header(opened->sealed);
-    const struct kz_sealed_block *blocks = (const void *)(opened->bytes.data + header->index_offset);
+    const struct kz_sealed_block *blocks =
+            (const void *)(opened->bytes.data + header->index_offset);
     struct kz_err err;
 
     kz_buf_put(out, opened->bytes.data, opened->bytes.size);
     for (uint32_t i = 0; i < header->block_count; i++)
-        must(kz_zstd_decompress(zstd, kz_str_n(opened->bytes.data + blocks[i].at, blocks[i].stored_size),
+        must(kz_zstd_decompress(zstd,
+                     kz_str_n(opened->bytes.data + blocks[i].at, blocks[i].stored_size),
                      blocks[i].raw_size, out, &err),
                 &err);
 }
@@ -641,8 +645,8 @@ static void an_erased_owner_is_gone_from_every_byte(void **state)
 
     for (size_t i = 0; i < sample.count; i++) {
         const struct kz_record *record = sample.items[i].record;
-        bool is_erased = bsearch(&record->owner, erased, KZ_ARRAY_COUNT(erased), sizeof(erased[0]),
-                compare_u64);
+        bool is_erased = bsearch(
+                &record->owner, erased, KZ_ARRAY_COUNT(erased), sizeof(erased[0]), compare_u64);
         const char *body = (const char *)(record + 1);
         size_t size = record->size - sizeof(*record);
 
@@ -650,11 +654,10 @@ static void an_erased_owner_is_gone_from_every_byte(void **state)
         if (size < 40) /* its random half could be anywhere by chance */
             continue;
         assert_true(contains(bytes_before.data, bytes_before.size, body + size / 2 + 1, 12));
-        assert_int_equal(
-                contains(bytes.data, bytes.size, body + size / 2 + 1, 12), !is_erased);
+        assert_int_equal(contains(bytes.data, bytes.size, body + size / 2 + 1, 12), !is_erased);
         if (is_erased && record->key) {
-            must(kz_sealed_find_key(opened.sealed, record->key, record->owner, NULL, NULL, &has,
-                         &err),
+            must(kz_sealed_find_key(
+                         opened.sealed, record->key, record->owner, NULL, NULL, &has, &err),
                     &err);
             keys_said += has;
         }
@@ -823,7 +826,8 @@ static void a_newer_format_and_another_number_are_told_apart_from_damage(void **
     kz_prng_init(&prng, 33);
     sample_random(&sample, &prng, 50, 5);
     seal_and_open(&sample, &opened);
-    assert_int_equal(open_bytes(opened.bytes.data, opened.bytes.size, "d/00000008.kzs", &other, &err),
+    assert_int_equal(
+            open_bytes(opened.bytes.data, opened.bytes.size, "d/00000008.kzs", &other, &err),
             KZ_CORRUPT);
     assert_string_equal(
             err.message, "sealed segment \"d/00000008.kzs\" is damaged: it is of another number");
@@ -862,8 +866,8 @@ static void an_end_in_another_segment_is_damage(void **state)
     footer->crc = kz_crc32c(0, footer, offsetof(struct kz_sealed_footer, crc));
     assert_int_equal(open_bytes(opened.bytes.data, opened.bytes.size, "00000007.kzs", &other, &err),
             KZ_CORRUPT);
-    assert_string_equal(err.message,
-            "sealed segment \"00000007.kzs\" is damaged: it ends in another segment");
+    assert_string_equal(
+            err.message, "sealed segment \"00000007.kzs\" is damaged: it ends in another segment");
     opened_done(&other);
     opened_done(&opened);
     sample_done(&sample);
@@ -934,11 +938,11 @@ static void a_writer_takes_records_only_in_order(void **state)
     must(kz_sealed_writer_new(&params, &writer, &err), &err);
     must(kz_sealed_writer_add(writer, sample.items[1].lsn, sample.items[1].record, &err), &err);
     for (int i = 0; i < 3; i++)
-        assert_int_equal(kz_sealed_writer_add(
-                                 writer, sample.items[i].lsn, sample.items[i].record, &err),
+        assert_int_equal(
+                kz_sealed_writer_add(writer, sample.items[i].lsn, sample.items[i].record, &err),
                 KZ_CORRUPT);
-    assert_int_equal(kz_sealed_writer_add(writer, sample.end, sample.items[1].record, &err),
-            KZ_CORRUPT);
+    assert_int_equal(
+            kz_sealed_writer_add(writer, sample.end, sample.items[1].record, &err), KZ_CORRUPT);
     assert_true(kz_fs_exists(fs, "./00000007.kzs.tmp"));
     kz_sealed_writer_freep(&writer);
     assert_false(kz_fs_exists(fs, "./00000007.kzs.tmp"));
@@ -1052,10 +1056,9 @@ static void read_much(void *arg)
                 !same_record(record, item->record))
             reader->wrong++;
         kz_sealed_cursor_done(&cursor);
-        if (item->record->key &&
-                (kz_sealed_find_key(reader->sealed, item->record->key, item->record->owner, NULL,
-                         NULL, &found, &err) != KZ_OK ||
-                        !found))
+        if (item->record->key && (kz_sealed_find_key(reader->sealed, item->record->key,
+                                          item->record->owner, NULL, NULL, &found, &err) != KZ_OK ||
+                                         !found))
             reader->wrong++;
     }
     kz_buf_done(&out);

@@ -2,8 +2,8 @@
  *
  * W1  Until finish has returned, only the temporary file has been touched: a crash leaves nothing
  *     but that, and open removes it.
- * W2  The order is: all bytes, header last; sync; every byte read back and verified; rename; sync of
- *     the directory. So the name never leads to a file that is not whole, and what it replaces is
+ * W2  The order is: all bytes, header last; sync; every byte read back and verified; rename; sync
+ * of the directory. So the name never leads to a file that is not whole, and what it replaces is
  *     never given up for one that cannot be read.
  * W3  Records come sorted by (owner, lsn) and leave in blocks in that order; a block is cut before
  *     the record that would take it past KZ_SEALED_BLOCK_BYTES.

@@ -4,13 +4,13 @@
  *
  * U1  Segments are sealed oldest first and dropped oldest first, so that a log is always a run of
  *     sealed ones followed by a run of raw ones.
- * U2  The new file is whole, verified and durable under its name before the list knows of it, and the
- *     list knows of it before the raw file goes (kz_log_replace_segment). Whatever step a crash comes
- *     after, the directory holds: the old file and perhaps a temporary one (removed at open), or both
- *     files (the sealed one wins, the raw one is removed at open), or the new file.
- * U3  Readers hold a view, so what is replaced or dropped under them stays mapped until they let go.
- * U4  A raw segment is sealed only if every frame still has its checksum and every seq is there: the
- *     new checksums must never vouch for bytes that had gone bad.
+ * U2  The new file is whole, verified and durable under its name before the list knows of it, and
+ * the list knows of it before the raw file goes (kz_log_replace_segment). Whatever step a crash
+ * comes after, the directory holds: the old file and perhaps a temporary one (removed at open), or
+ * both files (the sealed one wins, the raw one is removed at open), or the new file. U3  Readers
+ * hold a view, so what is replaced or dropped under them stays mapped until they let go. U4  A raw
+ * segment is sealed only if every frame still has its checksum and every seq is there: the new
+ * checksums must never vouch for bytes that had gone bad.
  */
 #include <inttypes.h>
 
@@ -66,14 +66,14 @@ static enum kz_code check_frames(struct kz_log *log, const struct kz_segment *se
     return KZ_OK;
 }
 
-static enum kz_code gather_raw(const struct kz_segment *seg, struct gather *gather,
-        struct kz_err *err)
+static enum kz_code gather_raw(
+        const struct kz_segment *seg, struct gather *gather, struct kz_err *err)
 {
     gather->seq_next = seg->seq_first;
     KZ_TRY(kz_segment_each(seg, 0, UINT64_MAX, each_raw, gather, err));
     if (gather->gap)
-        return kz_fail(err, KZ_CORRUPT, "cannot seal \"%s\": its seqs are not in order",
-                seg->file->path);
+        return kz_fail(
+                err, KZ_CORRUPT, "cannot seal \"%s\": its seqs are not in order", seg->file->path);
     kz_sealed_sort(
             (void *)gather->entries.data, gather->entries.size / sizeof(struct kz_sealed_entry));
     return KZ_OK;

@@ -114,7 +114,7 @@ static bool is_erased(const struct kz_log_seal *seal, uint64_t owner)
 struct compare {
     const struct memory *memory;
     const struct kz_log_seal *without; /* its erased owners, or NULL */
-    kz_lsn from; /* what was before is dropped */
+    kz_lsn from;                       /* what was before is dropped */
     size_t next;
 };
 
@@ -356,8 +356,7 @@ static void the_erased_go_from_raw_and_from_sealed_segments(void **state)
     write_log(log, &prng);
     /* All segments but the current one are to be sealed, and it is to be empty of users. */
     kz_log_roll(log);
-    must(kz_log_append(log,
-                 &(struct kz_log_entry){.type = KZ_RECORD_CLOCK, .at_ms = 1700000009999},
+    must(kz_log_append(log, &(struct kz_log_entry){.type = KZ_RECORD_CLOCK, .at_ms = 1700000009999},
                  &(kz_lsn){0}, &(uint64_t){0}, &err),
             &err);
     must(kz_log_commit(log, &err), &err);
@@ -446,8 +445,8 @@ static void a_raw_segment_with_a_bad_byte_is_not_sealed(void **state)
 
 enum job { JOB_SEAL, JOB_REWRITE, JOB_DROP };
 
-static enum kz_code run_job(struct kz_log *log, enum job job, struct kz_log_seal *seal,
-        struct kz_err *err)
+static enum kz_code run_job(
+        struct kz_log *log, enum job job, struct kz_log_seal *seal, struct kz_err *err)
 {
     if (job == JOB_DROP)
         return kz_log_drop(log, seal->below, err);

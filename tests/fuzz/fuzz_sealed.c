@@ -1,7 +1,7 @@
 /* Any bytes as a sealed segment: opened, read in every way, checked; never a crash, and what fsck
  * finds sound must be readable. The first byte says which checksums are made right beforehand, so
- * that the fuzzer gets past them: 1 header and footer, 2 index, 4 filters, 8 blocks. The rest is the
- * file of segment 7. */
+ * that the fuzzer gets past them: 1 header and footer, 2 index, 4 filters, 8 blocks. The rest is
+ * the file of segment 7. */
 #include <stdlib.h>
 
 #include "codec/crc32c.h"
@@ -174,7 +174,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         if (sound && (rc != KZ_OK || sorted.count != kz_sealed_get_header(sealed)->record_count))
             abort();
-        /* A scan reserves what the header's `end` claims, at most a window; too slow to fuzz with. */
+        /* A scan reserves what the header's `end` claims, at most a window; too slow to fuzz with.
+         */
         if (KZ_LSN_OFFSET(kz_sealed_get_header(sealed)->end) < 1 << 20) {
             rc = kz_sealed_scan(sealed, 0, UINT64_MAX, each, &scanned, NULL);
             if (sound && (rc != KZ_OK || scanned.sum != sorted.sum))
