@@ -1,12 +1,15 @@
 #include "contract/record.h"
 
+#include "contract/state.h"
+
 #include <math.h>
 #include <stdio.h>
 
 #include "base/hash.h"
 #include "codec/json_out.h"
 
-/* ---- names ------------------------------------------------------------------------------------ */
+/* ---- names ------------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *name;
@@ -160,7 +163,8 @@ static const char *identity_name(unsigned op)
     return name_of(names, KZ_ARRAY_COUNT(names), op);
 }
 
-/* ---- identity --------------------------------------------------------------------------------- */
+/* ---- identity ---------------------------------------------------------------------------------
+ */
 
 static uint64_t not_zero(uint64_t hash)
 {
@@ -169,8 +173,8 @@ static uint64_t not_zero(uint64_t hash)
 
 uint64_t kz_owner_hash(struct kz_user_key key, unsigned attempt)
 {
-    return not_zero(kz_hash_seed(key.id.ptr, key.id.size,
-            (uint64_t)(unsigned char)key.kind | (uint64_t)attempt << 8));
+    return not_zero(kz_hash_seed(
+            key.id.ptr, key.id.size, (uint64_t)(unsigned char)key.kind | (uint64_t)attempt << 8));
 }
 
 uint64_t kz_dedupe_key(struct kz_user_key as_sent, struct kz_str event_id)
@@ -178,7 +182,13 @@ uint64_t kz_dedupe_key(struct kz_user_key as_sent, struct kz_str event_id)
     return not_zero(kz_hash_mix(kz_owner_hash(as_sent, 0), kz_hash_str(event_id)));
 }
 
-/* ---- events ----------------------------------------------------------------------------------- */
+uint64_t kz_name_hash(struct kz_str name)
+{
+    return not_zero(kz_hash_str(name));
+}
+
+/* ---- events -----------------------------------------------------------------------------------
+ */
 
 /* Appends a string at *at and gives its place within the body. */
 static struct kz_span put_str(char *body, size_t *at, struct kz_str s)
@@ -272,12 +282,11 @@ static bool has_columns(struct kz_str body)
 {
     const struct kz_event_body *fixed = (const void *)body.ptr;
 
-    return body.size >= sizeof(*fixed) &&
-           (body.size - sizeof(*fixed)) / 9 >= fixed->column_count;
+    return body.size >= sizeof(*fixed) && (body.size - sizeof(*fixed)) / 9 >= fixed->column_count;
 }
 
-enum kz_code kz_event_decode(const struct kz_record *record, struct kz_event *ret_event,
-        struct kz_err *err)
+enum kz_code kz_event_decode(
+        const struct kz_record *record, struct kz_event *ret_event, struct kz_err *err)
 {
     const struct kz_event_body *fixed = kz_event_body(record);
     struct kz_str body;
@@ -316,7 +325,8 @@ struct kz_value kz_event_column(const struct kz_record *record, unsigned index)
     if (!has_columns(body) || index >= fixed->column_count)
         return value;
     cell = body.ptr + sizeof(*fixed) + 8 * (size_t)index;
-    switch ((enum kz_type)(uint8_t)body.ptr[sizeof(*fixed) + 8 * (size_t)fixed->column_count + index]) {
+    switch ((enum kz_type)(
+            uint8_t)body.ptr[sizeof(*fixed) + 8 * (size_t)fixed->column_count + index]) {
     case KZ_TYPE_NULL:
         break;
     case KZ_TYPE_INT:
@@ -340,7 +350,8 @@ struct kz_value kz_event_column(const struct kz_record *record, unsigned index)
     return value;
 }
 
-/* ---- what each body holds: one table for check and dump --------------------------------------- */
+/* ---- what each body holds: one table for check and dump ---------------------------------------
+ */
 
 enum field_kind {
     FIELD_U8,
@@ -374,13 +385,16 @@ struct body_shape {
 
 #define FIELD(type, member, kind)                                                                  \
     {                                                                                              \
-        #member, offsetof(struct type, member), FIELD_##kind, NULL                                 \
+#member, offsetof(struct type, member), FIELD_##kind, NULL                                 \
     }
 #define FIELD_NAMED(type, member, fn)                                                              \
     {                                                                                              \
-        #member, offsetof(struct type, member), FIELD_NAME, fn                                     \
+#member, offsetof(struct type, member), FIELD_NAME, fn                                     \
     }
-#define SHAPE(type, fields) {sizeof(struct type), fields, KZ_ARRAY_COUNT(fields)}
+#define SHAPE(type, fields)                                                                        \
+    {                                                                                              \
+        sizeof(struct type), fields, KZ_ARRAY_COUNT(fields)                                        \
+    }
 
 static const struct field event_fields[] = {
         FIELD(kz_event_body, ts_ms, I64),
@@ -513,7 +527,8 @@ static struct kz_span load_span(const char *p)
     return span;
 }
 
-static enum kz_code fail_record(struct kz_err *err, const struct kz_record *record, const char *what)
+static enum kz_code fail_record(
+        struct kz_err *err, const struct kz_record *record, const char *what)
 {
     return kz_fail(err, KZ_CORRUPT, "record seq %llu (%s, %u bytes): %s",
             (unsigned long long)record->seq, kz_record_name(record->type), record->size, what);
@@ -570,7 +585,8 @@ enum kz_code kz_record_check(const struct kz_record *record, struct kz_err *err)
     return KZ_OK;
 }
 
-/* ---- dump ------------------------------------------------------------------------------------- */
+/* ---- dump -------------------------------------------------------------------------------------
+ */
 
 static void dump_hash(struct kz_json_out *json, const char *name, uint64_t hash)
 {
@@ -718,7 +734,8 @@ void kz_record_dump(const struct kz_record *record, kz_lsn lsn, struct kz_buf *o
     kz_buf_char(out, '\n');
 }
 
-/* ---- writing bodies --------------------------------------------------------------------------- */
+/* ---- writing bodies ---------------------------------------------------------------------------
+ */
 
 struct kz_body_writer kz_body_begin(struct kz_buf *out, const void *fixed, size_t fixed_size)
 {
@@ -737,7 +754,8 @@ void kz_body_span(struct kz_body_writer *w, size_t member_offset, struct kz_str 
     memcpy(w->out->data + w->start + member_offset, &span, sizeof(span));
 }
 
-/* ---- rows ------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------------
+ */
 
 void kz_row_encode(const struct kz_value *values, size_t count, struct kz_buf *out)
 {

@@ -128,8 +128,8 @@ static void test_names_and_chains(void **state)
 
 static struct kz_record *make_result(void)
 {
-    struct kz_result_body fixed = {.request = 5, .end = KZ_END_DONE, .has_score = 1, .score = 0.25,
-            .user_kind = 'u'};
+    struct kz_result_body fixed = {
+            .request = 5, .end = KZ_END_DONE, .has_score = 1, .score = 0.25, .user_kind = 'u'};
     struct kz_value row[] = {{.type = KZ_TYPE_INT, .integer = 3}, {.type = KZ_TYPE_NULL}};
     struct kz_buf body = {0}, features = {0};
     struct kz_body_writer w = kz_body_begin(&body, &fixed, sizeof(fixed));

@@ -25,8 +25,8 @@ static uint64_t size_of(const struct kz_segment *seg, kz_lsn end)
     return atomic_load_explicit(&seg->end, memory_order_acquire);
 }
 
-static enum kz_code copy_segment(struct copy *copy, struct kz_segment *seg, uint64_t size,
-        struct kz_err *err)
+static enum kz_code copy_segment(
+        struct copy *copy, struct kz_segment *seg, uint64_t size, struct kz_err *err)
 {
     KZ_AUTO(kz_file_closep) struct kz_file *to = NULL;
     KZ_AUTO(kz_freep) char *path = kz_segment_path(copy->dest, seg->number, seg->is_sealed);

@@ -1,7 +1,7 @@
 /* Verifies a log's files from the first byte to the last, without trusting what recovery thinks.
  *
- * Bytes behind the end that no intact frame claims to have been durable are what a crash leaves; they
- * are no problem (recover.c, R1). So a bad place waits for such a claim before it is reported.
+ * Bytes behind the end that no intact frame claims to have been durable are what a crash leaves;
+ * they are no problem (recover.c, R1). So a bad place waits for such a claim before it is reported.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ struct fsck {
     struct kz_sealed_pool *pool;
     uint8_t id[16];
     bool has_id;
-    bool left_out; /* some segment has lost records to erasure, so chains may end early */
+    bool left_out;     /* some segment has lost records to erasure, so chains may end early */
     uint64_t seq_next; /* 0: not known */
     uint32_t last_crc;
     uint32_t end; /* in the segment before */
@@ -59,7 +59,8 @@ static void problem_line(void *arg, const char *line)
     problem(f, "%s", line);
 }
 
-/* ---- heads ------------------------------------------------------------------------------------ */
+/* ---- heads ------------------------------------------------------------------------------------
+ */
 
 static struct head *head_slot(struct fsck *f, uint64_t owner)
 {
@@ -94,7 +95,8 @@ static struct head *head_of(struct fsck *f, uint64_t owner)
     return slot;
 }
 
-/* ---- records ---------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------------
+ */
 
 static void check_prev(struct fsck *f, kz_lsn lsn, const struct kz_record *record)
 {
@@ -115,8 +117,8 @@ static void check_prev(struct fsck *f, kz_lsn lsn, const struct kz_record *recor
         return;
     if (!expected && f->left_out)
         return;
-    problem(f, "%s: record seq %llu names %08x:%08x as its predecessor, but it is %08x:%08x", f->path,
-            (unsigned long long)record->seq, KZ_LSN_SEGMENT(record->prev),
+    problem(f, "%s: record seq %llu names %08x:%08x as its predecessor, but it is %08x:%08x",
+            f->path, (unsigned long long)record->seq, KZ_LSN_SEGMENT(record->prev),
             KZ_LSN_OFFSET(record->prev), KZ_LSN_SEGMENT(expected), KZ_LSN_OFFSET(expected));
 }
 
@@ -133,7 +135,8 @@ static enum kz_code check_record(void *arg, kz_lsn lsn, const struct kz_record *
     return KZ_OK;
 }
 
-/* ---- raw segments ----------------------------------------------------------------------------- */
+/* ---- raw segments -----------------------------------------------------------------------------
+ */
 
 static bool is_intact(const struct fsck *f, const struct kz_segment *seg, uint32_t at)
 {
@@ -264,7 +267,8 @@ static void check_raw(struct fsck *f, uint32_t number, bool is_last)
     f->has_chain = true;
 }
 
-/* ---- sealed segments -------------------------------------------------------------------------- */
+/* ---- sealed segments --------------------------------------------------------------------------
+ */
 
 static void check_sealed(struct fsck *f, uint32_t number)
 {
@@ -293,7 +297,8 @@ static void check_sealed(struct fsck *f, uint32_t number)
     f->seq_next = header->seq_last + 1;
 }
 
-/* ---- the directory ---------------------------------------------------------------------------- */
+/* ---- the directory ----------------------------------------------------------------------------
+ */
 
 static void on_name(void *arg, const char *name)
 {

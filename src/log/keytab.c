@@ -6,7 +6,8 @@ enum { CAPACITY_MIN = 1024, CAPACITY_MAX = 1 << 30 };
 
 static uint32_t home(const struct kz_keytab *tab, uint32_t tag)
 {
-    return (uint32_t)(tag * 0x9e3779b1u) & tab->mask; /* only the tag is kept, so only it can place */
+    return (uint32_t)(tag * 0x9e3779b1u) &
+           tab->mask; /* only the tag is kept, so only it can place */
 }
 
 static void put_slot(struct kz_keytab *tab, struct kz_keytab_slot slot)
@@ -87,8 +88,7 @@ uint32_t kz_keytab_next(const struct kz_keytab *tab, uint64_t key, uint32_t *cur
     if (!tab->slots)
         return 0;
     for (;;) {
-        const struct kz_keytab_slot *slot =
-                &tab->slots[(home(tab, tag) + *cursor) & tab->mask];
+        const struct kz_keytab_slot *slot = &tab->slots[(home(tab, tag) + *cursor) & tab->mask];
 
         if (!slot->offset)
             return 0;

@@ -22,7 +22,8 @@ enum {
     KEY_RECORD_BYTES = 256, /* a guess at a record's size, for how many keys a segment will have */
 };
 
-/* ---- stopping --------------------------------------------------------------------------------- */
+/* ---- stopping ---------------------------------------------------------------------------------
+ */
 
 void kz_log_stop(struct kz_log *log, const struct kz_err *err)
 {
@@ -53,7 +54,8 @@ static enum kz_code stop_with(struct kz_log *log, struct kz_err *err)
     return err->code;
 }
 
-/* ---- segments --------------------------------------------------------------------------------- */
+/* ---- segments ---------------------------------------------------------------------------------
+ */
 
 void kz_log_publish(struct kz_log *log, struct kz_log_view *view)
 {
@@ -80,8 +82,8 @@ struct kz_log_view *kz_log_get_view(struct kz_log *log)
 
 /* The list changes at both ends at once (the writer adds, the sealer replaces and drops), so that
  * copying and publishing is one step under the lock. */
-static void change_view(struct kz_log *log, size_t drop, struct kz_segment *add,
-        struct kz_segment *replace)
+static void change_view(
+        struct kz_log *log, size_t drop, struct kz_segment *add, struct kz_segment *replace)
 {
     struct kz_log_view *old, *view;
 
@@ -158,7 +160,8 @@ static enum kz_code roll(struct kz_log *log, struct kz_err *err)
         kz_segment_unref(seg);
         return stop_with(log, err);
     }
-    log->roll_wanted = false; /* `end` moves with the first commit, so that waiters wait for something */
+    log->roll_wanted =
+            false; /* `end` moves with the first commit, so that waiters wait for something */
     return KZ_OK;
 }
 
@@ -168,7 +171,8 @@ void kz_log_roll(struct kz_log *log)
         log->roll_wanted = true;
 }
 
-/* ---- staging ---------------------------------------------------------------------------------- */
+/* ---- staging ----------------------------------------------------------------------------------
+ */
 
 /* Where frames of the current segment may reach. */
 static uint64_t frame_limit(const struct kz_log *log)
@@ -220,7 +224,8 @@ enum kz_code kz_log_append(struct kz_log *log, const struct kz_log_entry *entry,
         return kz_fail(err, KZ_NO_SPACE, "the disk under \"%s\" is full", log->dir);
     if (log->staged_size == 0)
         KZ_TRY(begin_frame(log, padded, err));
-    KZ_BUG_ON(!is_writer(log)); /* one thread at a time, from a frame's first record to its commit */
+    KZ_BUG_ON(
+            !is_writer(log)); /* one thread at a time, from a frame's first record to its commit */
     if (KZ_UNLIKELY(log->staged_size + padded > frame_limit(log)))
         return kz_fail(err, KZ_FULL, "the frame is full");
 
@@ -317,7 +322,8 @@ void kz_log_unstage(struct kz_log *log, kz_lsn lsn)
         log->staged_size = 0;
 }
 
-/* ---- commit ----------------------------------------------------------------------------------- */
+/* ---- commit -----------------------------------------------------------------------------------
+ */
 
 static void count_staged(struct kz_log *log)
 {
@@ -378,7 +384,8 @@ enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err)
     return kz_sync_request(log, err);
 }
 
-/* ---- what it says of itself ------------------------------------------------------------------- */
+/* ---- what it says of itself -------------------------------------------------------------------
+ */
 
 kz_lsn kz_log_durable(const struct kz_log *log)
 {
@@ -461,7 +468,8 @@ void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats)
     *ret_stats = stats;
 }
 
-/* ---- upkeep ----------------------------------------------------------------------------------- */
+/* ---- upkeep -----------------------------------------------------------------------------------
+ */
 
 void kz_log_lock_upkeep(struct kz_log *log)
 {
@@ -507,7 +515,8 @@ enum kz_code kz_log_drop_oldest(struct kz_log *log, struct kz_err *err)
     return log->fs->ops->sync_dir(log->fs, log->dir, err);
 }
 
-/* ---- find_key --------------------------------------------------------------------------------- */
+/* ---- find_key ---------------------------------------------------------------------------------
+ */
 
 static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key, uint64_t owner,
         bool (*match)(void *arg, const struct kz_record *record), void *arg)
@@ -517,8 +526,8 @@ static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key
 
     while ((offset = kz_keytab_next(&seg->keys, key, &cursor))) {
         const struct kz_record *record = offset >= end_of(seg)
-                ? staged_at(log, KZ_LSN(seg->number, offset))
-                : kz_segment_record(seg, offset);
+                                                 ? staged_at(log, KZ_LSN(seg->number, offset))
+                                                 : kz_segment_record(seg, offset);
 
         KZ_BUG_ON(!record);
         if (record->key == key && (!owner || record->owner == owner) &&
@@ -551,7 +560,8 @@ enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint64_t owner, i
     return KZ_OK;
 }
 
-/* ---- open and close --------------------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------------------------------
+ */
 
 static void parent_of(const char *dir, char **ret_parent)
 {
@@ -577,11 +587,11 @@ static enum kz_code fail_locked(struct kz_log *log, struct kz_err *err)
         text[0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     if (text[0])
-        (void)kz_fail(err, KZ_LOCKED, "the data directory \"%s\" is in use by process %s",
-                log->dir, text);
+        (void)kz_fail(err, KZ_LOCKED, "the data directory \"%s\" is in use by process %s", log->dir,
+                text);
     else
-        (void)kz_fail(err, KZ_LOCKED, "the data directory \"%s\" is in use by another process",
-                log->dir);
+        (void)kz_fail(
+                err, KZ_LOCKED, "the data directory \"%s\" is in use by another process", log->dir);
     return kz_hint(err, "stop that process, or use another --data directory");
 }
 
@@ -596,8 +606,8 @@ static enum kz_code lock_dir(struct kz_log *log, struct kz_err *err)
     KZ_TRY(log->fs->ops->mkdir(log->fs, log->dir, err));
     KZ_TRY(log->fs->ops->sync_dir(log->fs, parent, err));
     sprintf(path, "%s/lock", log->dir);
-    KZ_TRY(log->fs->ops->open(log->fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE,
-            &log->lock_file, err));
+    KZ_TRY(log->fs->ops->open(
+            log->fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &log->lock_file, err));
     rc = log->lock_file->ops->lock(log->lock_file, err);
     if (rc == KZ_LOCKED)
         return fail_locked(log, err);

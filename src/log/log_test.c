@@ -1,4 +1,5 @@
-/* The log over the simulated disk (failures, power cuts) and over a real directory (speed, threads). */
+/* The log over the simulated disk (failures, power cuts) and over a real directory (speed,
+ * threads). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +16,8 @@
 
 enum { OWNERS = 7, SEGMENT = 64 << 10 };
 
-/* ---- a log under test, and what it was told --------------------------------------------------- */
+/* ---- a log under test, and what it was told ---------------------------------------------------
+ */
 
 struct fixture {
     struct kz_fs *fs;
@@ -83,8 +85,7 @@ static void event_body(struct kz_buf *out, uint64_t seq, int64_t ts_ms, size_t p
 
 static uint64_t key_of(uint64_t seq)
 {
-    return kz_dedupe_key((struct kz_user_key){'u', KZ_STR("user")},
-            kz_str_n(&seq, sizeof(seq)));
+    return kz_dedupe_key((struct kz_user_key){'u', KZ_STR("user")}, kz_str_n(&seq, sizeof(seq)));
 }
 
 static enum kz_code append(struct fixture *f, uint64_t owner, size_t props_size, bool reserved,
@@ -126,7 +127,8 @@ static void put(struct fixture *f, uint64_t owner, size_t props_size)
     f->commits++;
 }
 
-/* ---- checks ----------------------------------------------------------------------------------- */
+/* ---- checks -----------------------------------------------------------------------------------
+ */
 
 struct seen {
     uint64_t count, seq_last;
@@ -217,7 +219,8 @@ static struct kz_fs *new_sim(uint64_t seed)
     return kz_fs_sim_new(seed);
 }
 
-/* ---- the ordinary ----------------------------------------------------------------------------- */
+/* ---- the ordinary -----------------------------------------------------------------------------
+ */
 
 static void test_reopened_log_has_everything(void **state)
 {
@@ -247,7 +250,6 @@ static void test_reopened_log_has_everything(void **state)
     close_log(&f);
     kz_fs_sim_free(f.fs);
 }
-
 
 static enum kz_code fsck(struct fixture *f)
 {
@@ -358,7 +360,8 @@ static void test_full_frame_is_committed_and_tried_again(void **state)
     kz_fs_sim_free(f.fs);
 }
 
-/* ---- histories -------------------------------------------------------------------------------- */
+/* ---- histories --------------------------------------------------------------------------------
+ */
 
 static kz_lsn put_event(struct fixture *f, uint64_t owner, int64_t ts_ms, uint8_t flags)
 {
@@ -448,7 +451,8 @@ static void test_writer_sees_what_it_has_staged(void **state)
     kz_fs_sim_free(f.fs);
 }
 
-/* ---- the tail --------------------------------------------------------------------------------- */
+/* ---- the tail ---------------------------------------------------------------------------------
+ */
 
 static char *load(struct kz_fs *fs, const char *path, size_t *ret_size)
 {
@@ -598,8 +602,8 @@ static void test_damage_before_durable_frames_is_never_cut(void **state)
 static void test_log_that_ends_before_its_checkpoint_is_refused(void **state)
 {
     struct fixture f = {.fs = new_sim(9)};
-    struct kz_log_options options = {.fs = f.fs, .dir = "log", .segment_size_bytes = SEGMENT,
-            .sync_inline = true};
+    struct kz_log_options options = {
+            .fs = f.fs, .dir = "log", .segment_size_bytes = SEGMENT, .sync_inline = true};
     struct kz_err err = {0};
 
     (void)state;
@@ -640,7 +644,8 @@ static void test_locked_and_newer_logs_are_refused(void **state)
     kz_fs_sim_free(f.fs);
 }
 
-/* ---- power cuts ------------------------------------------------------------------------------- */
+/* ---- power cuts -------------------------------------------------------------------------------
+ */
 
 static bool sealing(struct fixture *f, struct kz_prng *prng)
 {
@@ -696,7 +701,8 @@ static enum kz_code recover_with_cuts(struct fixture *f, struct kz_prng *prng, s
     return try_open(f, err);
 }
 
-/* How many of `seeds` power cuts lost something that was durable, or left a log that is not clean. */
+/* How many of `seeds` power cuts lost something that was durable, or left a log that is not clean.
+ */
 static unsigned power_cuts(uint64_t seeds, bool lie)
 {
     unsigned bad = 0;
@@ -721,14 +727,15 @@ static unsigned power_cuts(uint64_t seeds, bool lie)
                 lost = true;
                 break;
             }
-            lost = f.recovery.seq_last < acknowledged || count_records(f.log) != f.recovery.seq_last;
+            lost = f.recovery.seq_last < acknowledged ||
+                   count_records(f.log) != f.recovery.seq_last;
             close_log(&f);
             lost |= fsck(&f) != KZ_OK;
         }
         if (lost && !lie)
-            print_message("seed %llu: %llu acknowledged, %llu found: %s\n", (unsigned long long)seed,
-                    (unsigned long long)acknowledged, (unsigned long long)f.recovery.seq_last,
-                    err.message);
+            print_message("seed %llu: %llu acknowledged, %llu found: %s\n",
+                    (unsigned long long)seed, (unsigned long long)acknowledged,
+                    (unsigned long long)f.recovery.seq_last, err.message);
         bad += lost;
         kz_fs_sim_free(f.fs);
     }
@@ -749,7 +756,8 @@ static void test_power_cuts_on_a_disk_that_lies_are_noticed(void **state)
     assert_true(power_cuts(20, true) > 10);
 }
 
-/* ---- failures --------------------------------------------------------------------------------- */
+/* ---- failures ---------------------------------------------------------------------------------
+ */
 
 /* A little life: rolls, seals, drops, reopens. Gives the seq up to which it was told "durable". */
 static uint64_t live(struct fixture *f)
@@ -897,7 +905,8 @@ static void test_full_disk_refuses_intake_and_recovers(void **state)
     full_disk(true);
 }
 
-/* ---- beside a writer -------------------------------------------------------------------------- */
+/* ---- beside a writer --------------------------------------------------------------------------
+ */
 
 static void test_backup_and_read_only_beside_a_writer(void **state)
 {
@@ -1005,8 +1014,8 @@ static void test_readers_see_whole_histories_while_written_and_sealed(void **sta
     (void)state;
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof(path), "%s/log", dir);
-    must(kz_log_open(&(struct kz_log_options){.fs = f.fs, .dir = path,
-                             .segment_size_bytes = 1 << 20},
+    must(kz_log_open(
+                 &(struct kz_log_options){.fs = f.fs, .dir = path, .segment_size_bytes = 1 << 20},
                  &f.log, &f.recovery, &err),
             &err);
     for (int i = 0; i < 3; i++)
@@ -1030,7 +1039,8 @@ static void test_readers_see_whole_histories_while_written_and_sealed(void **sta
     assert_int_equal(system(path), 0);
 }
 
-/* ---- speed, where asked for: KZ_BENCH=directory ----------------------------------------------- */
+/* ---- speed, where asked for: KZ_BENCH=directory -----------------------------------------------
+ */
 
 static int by_value(const void *a, const void *b)
 {
@@ -1101,8 +1111,8 @@ static void bench_throughput(struct fixture *f, int frame_records, int count, in
     must(kz_log_commit(f->log, &err), &err);
     must(kz_log_wait(f->log, &err), &err);
     us = kz_mono_us() - began;
-    print_message("%d records of %zu bytes, frames of %d: %.0f records/s, longest frame %lld us\n", N,
-            sizeof(struct kz_record) + body.size, frame_records, N * 1e6 / (double)us,
+    print_message("%d records of %zu bytes, frames of %d: %.0f records/s, longest frame %lld us\n",
+            N, sizeof(struct kz_record) + body.size, frame_records, N * 1e6 / (double)us,
             (long long)longest);
     kz_buf_done(&body);
 }

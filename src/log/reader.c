@@ -23,7 +23,7 @@ struct kz_scan {
     struct kz_scan *next_idle;
     struct kz_log *log;
     struct kz_log_view *view;
-    struct kz_arena arena; /* copies out of sealed segments */
+    struct kz_arena arena;            /* copies out of sealed segments */
     const struct kz_record **records; /* capacity of them, newest first until the end */
     kz_lsn *lsns;
     size_t count, capacity;
@@ -31,7 +31,8 @@ struct kz_scan {
     struct walk walks[KZ_SOURCES_MAX];
 };
 
-/* ---- the pool --------------------------------------------------------------------------------- */
+/* ---- the pool ---------------------------------------------------------------------------------
+ */
 
 static struct kz_scan *scan_take(struct kz_log *log)
 {
@@ -108,7 +109,8 @@ static void scan_grow(struct kz_scan *scan)
     scan->lsns = kz_realloc(scan->lsns, scan->capacity * sizeof(*scan->lsns));
 }
 
-/* ---- one chain -------------------------------------------------------------------------------- */
+/* ---- one chain --------------------------------------------------------------------------------
+ */
 
 /* A record of a raw segment, or what the writer itself has staged. */
 static const struct kz_record *raw_record(struct kz_log *log, struct kz_segment *seg, kz_lsn lsn)
@@ -133,8 +135,8 @@ static enum kz_code fail_chain(struct kz_err *err, kz_lsn lsn, const char *what)
 }
 
 /* The next older record of the sealed segment the walk is in, or none. */
-static enum kz_code step_sealed(struct walk *walk, enum kz_chain chain, bool *ret_found,
-        struct kz_err *err)
+static enum kz_code step_sealed(
+        struct walk *walk, enum kz_chain chain, bool *ret_found, struct kz_err *err)
 {
     for (;;) {
         enum kz_code rc = kz_sealed_prev(&walk->cursor, &walk->at, &walk->record, err);
@@ -183,8 +185,8 @@ static enum kz_code walk_to(struct kz_scan *scan, struct walk *walk, kz_lsn lsn,
     return KZ_OK;
 }
 
-static enum kz_code walk_on(struct kz_scan *scan, struct walk *walk, enum kz_chain chain,
-        struct kz_err *err)
+static enum kz_code walk_on(
+        struct kz_scan *scan, struct walk *walk, enum kz_chain chain, struct kz_err *err)
 {
     kz_lsn prev = walk->record->prev;
     bool found;
@@ -210,7 +212,8 @@ static void prefetch_prev(const struct kz_scan *scan, const struct kz_record *re
     }
 }
 
-/* ---- scan ------------------------------------------------------------------------------------- */
+/* ---- scan -------------------------------------------------------------------------------------
+ */
 
 static struct walk *newest(struct kz_scan *scan)
 {
@@ -231,7 +234,8 @@ static bool wanted(const struct kz_history_query *query, const struct kz_record 
         return true;
     if ((record->flags & KZ_EVENT_ACTION) && !query->include_actions)
         return false;
-    return query->since_ms == INT64_MIN || record->size < sizeof(*record) + sizeof(struct kz_event_body) ||
+    return query->since_ms == INT64_MIN ||
+           record->size < sizeof(*record) + sizeof(struct kz_event_body) ||
            kz_event_body(record)->ts_ms >= query->since_ms;
 }
 
@@ -260,8 +264,8 @@ static void emit(struct kz_scan *scan, const struct walk *walk)
     scan->lsns[scan->count++] = walk->at;
 }
 
-static enum kz_code start_walks(struct kz_scan *scan, const struct kz_history_query *query,
-        struct kz_err *err)
+static enum kz_code start_walks(
+        struct kz_scan *scan, const struct kz_history_query *query, struct kz_err *err)
 {
     if (query->source_count > KZ_SOURCES_MAX)
         return kz_fail(err, KZ_LIMIT, "a history of %zu linked ids, the limit is %d",
@@ -357,7 +361,8 @@ static void release(struct kz_history_reader *reader, struct kz_history_rows *ro
     scan_give_back(scan);
 }
 
-/* ---- everything, and one ---------------------------------------------------------------------- */
+/* ---- everything, and one ----------------------------------------------------------------------
+ */
 
 static enum kz_code scan_all(struct kz_history_reader *reader, kz_lsn from, kz_lsn until,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,

@@ -8,11 +8,11 @@
  *      nothing is changed. Otherwise all that is lost was never acknowledged.
  *  R2  What is cut is zeroed, durably, before anything is written: no bytes of a former tail are
  *      ever behind the end of the log.
- *  R3  What no intact frame says was durable is written once more before it is synced: the process may
- *      have ended after a sync that failed, and then the kernel takes the pages for clean although they
- *      are not on the disk, and a second sync succeeds and does nothing.
- *  R4  Later segments go from the last to the first, each durably, so that a crash in recovery leaves
- *      a log that recovers the same way.
+ *  R3  What no intact frame says was durable is written once more before it is synced: the process
+ * may have ended after a sync that failed, and then the kernel takes the pages for clean although
+ * they are not on the disk, and a second sync succeeds and does nothing. R4  Later segments go from
+ * the last to the first, each durably, so that a crash in recovery leaves a log that recovers the
+ * same way.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,7 +44,8 @@ struct recovery {
     kz_lsn durable; /* the highest address that the chain says was durable */
 };
 
-/* ---- what is in the directory ----------------------------------------------------------------- */
+/* ---- what is in the directory -----------------------------------------------------------------
+ */
 
 static void on_name(void *arg, const char *name)
 {
@@ -120,8 +121,8 @@ static enum kz_code check_run(const struct recovery *r, struct kz_err *err)
             return kz_hint(err, "restore from a backup");
         }
         if (!a->sealed && b->sealed)
-            return kz_fail(err, KZ_CORRUPT,
-                    "\"%s\" has a sealed segment %08x behind a raw one", r->log->dir, b->number);
+            return kz_fail(err, KZ_CORRUPT, "\"%s\" has a sealed segment %08x behind a raw one",
+                    r->log->dir, b->number);
     }
     return KZ_OK;
 }
@@ -138,8 +139,8 @@ static enum kz_code open_all(struct recovery *r, struct kz_err *err)
         if (!r->found[i].sealed) {
             if (r->raw_at == r->count)
                 r->raw_at = i;
-            KZ_TRY(kz_segment_open_raw(log->fs, log->dir, number, !log->options.read_only,
-                    &r->segments[i], err));
+            KZ_TRY(kz_segment_open_raw(
+                    log->fs, log->dir, number, !log->options.read_only, &r->segments[i], err));
             continue;
         }
         KZ_TRY(kz_segment_open_sealed(log->fs, log->dir, number, log->pool, &r->segments[i], err));
@@ -156,10 +157,11 @@ static enum kz_code open_all(struct recovery *r, struct kz_err *err)
     return KZ_OK;
 }
 
-/* ---- the chain -------------------------------------------------------------------------------- */
+/* ---- the chain --------------------------------------------------------------------------------
+ */
 
-static enum kz_code fail_corrupt(struct recovery *r, size_t index, uint32_t offset,
-        const char *what, struct kz_err *err)
+static enum kz_code fail_corrupt(
+        struct recovery *r, size_t index, uint32_t offset, const char *what, struct kz_err *err)
 {
     (void)kz_fail(err, KZ_CORRUPT, "\"%s\" is damaged at byte %u: %s",
             r->segments[index]->file->path, offset, what);
@@ -167,8 +169,8 @@ static enum kz_code fail_corrupt(struct recovery *r, size_t index, uint32_t offs
 }
 
 /* Takes the records of a frame that is intact. false: they make no sense. */
-static bool take_frame(struct recovery *r, struct kz_segment *seg, uint32_t offset,
-        const struct kz_frame *frame)
+static bool take_frame(
+        struct recovery *r, struct kz_segment *seg, uint32_t offset, const struct kz_frame *frame)
 {
     bool keys = !r->log->options.read_only;
     uint32_t at = sizeof(*frame);
@@ -238,7 +240,8 @@ static enum kz_code follows(struct recovery *r, size_t index, bool *ret_follows,
         return kz_fail(err, KZ_CORRUPT, "\"%s\" belongs to another log", seg->file->path);
     if (is_first) {
         if (r->raw_at > 0 && seg->header.seq_first != r->seq_next)
-            return fail_corrupt(r, index, 0, "it does not follow the sealed segment before it", err);
+            return fail_corrupt(
+                    r, index, 0, "it does not follow the sealed segment before it", err);
         memcpy(log->id, seg->header.log_id, sizeof(log->id));
         r->has_id = true;
         r->seq_next = seg->header.seq_first;
@@ -250,7 +253,8 @@ static enum kz_code follows(struct recovery *r, size_t index, bool *ret_follows,
     return KZ_OK;
 }
 
-/* ---- what lies behind the end ----------------------------------------------------------------- */
+/* ---- what lies behind the end -----------------------------------------------------------------
+ */
 
 /* The rest of a segment from `offset`: the highest durable address that an intact frame states, and
  * where the last byte that is not zero was. A run of zeros as long as can be unsynced ends it. */
@@ -289,8 +293,8 @@ static enum kz_code fail_lost(struct recovery *r, kz_lsn claim, struct kz_err *e
 }
 
 /* R1. Gives the number of bytes behind the end that are to go. */
-static enum kz_code check_behind(struct recovery *r, uint32_t *ret_used, uint64_t *ret_torn,
-        struct kz_err *err)
+static enum kz_code check_behind(
+        struct recovery *r, uint32_t *ret_used, uint64_t *ret_torn, struct kz_err *err)
 {
     kz_lsn end = KZ_LSN(r->segments[r->last]->number, r->offset);
     kz_lsn highest = r->log->options.verify_from;
@@ -372,7 +376,8 @@ static enum kz_code cut(struct recovery *r, uint32_t used, struct kz_err *err)
     return KZ_OK;
 }
 
-/* ---- all of it -------------------------------------------------------------------------------- */
+/* ---- all of it --------------------------------------------------------------------------------
+ */
 
 /* No raw segment: a new log, or one of which everything is sealed. */
 static enum kz_code create_first(struct recovery *r, struct kz_err *err)
@@ -436,7 +441,8 @@ static enum kz_code follow_chain(struct recovery *r, struct kz_err *err)
     return KZ_OK;
 }
 
-static enum kz_code recover_once(struct recovery *r, struct kz_log_recovery *ret, struct kz_err *err)
+static enum kz_code recover_once(
+        struct recovery *r, struct kz_log_recovery *ret, struct kz_err *err)
 {
     struct kz_log *log = r->log;
     uint64_t torn = 0;
@@ -470,8 +476,8 @@ static enum kz_code recover_once(struct recovery *r, struct kz_log_recovery *ret
     return KZ_OK;
 }
 
-enum kz_code kz_log_recover(struct kz_log *log, struct kz_log_recovery *ret_recovery,
-        struct kz_err *err)
+enum kz_code kz_log_recover(
+        struct kz_log *log, struct kz_log_recovery *ret_recovery, struct kz_err *err)
 {
     struct kz_log_recovery recovery = {0};
     enum kz_code rc = KZ_CORRUPT;
@@ -489,8 +495,8 @@ enum kz_code kz_log_recover(struct kz_log *log, struct kz_log_recovery *ret_reco
             break;
     }
     KZ_TRY(rc);
-    end = KZ_LSN(log->current->number,
-            atomic_load_explicit(&log->current->end, memory_order_relaxed));
+    end = KZ_LSN(
+            log->current->number, atomic_load_explicit(&log->current->end, memory_order_relaxed));
     atomic_store(&log->end, end);
     atomic_store(&log->durable, end);
     atomic_store(&log->seq_last, log->seq_next - 1);

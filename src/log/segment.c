@@ -126,11 +126,13 @@ void kz_segment_unref(struct kz_segment *seg)
     free(seg);
 }
 
-/* ---- header and frames ------------------------------------------------------------------------ */
+/* ---- header and frames ------------------------------------------------------------------------
+ */
 
 static uint32_t header_crc(const struct kz_segment_header *header)
 {
-    return kz_crc32c(0, &header->format, sizeof(*header) - offsetof(struct kz_segment_header, format));
+    return kz_crc32c(
+            0, &header->format, sizeof(*header) - offsetof(struct kz_segment_header, format));
 }
 
 void kz_segment_header_finish(struct kz_segment_header *header)
@@ -186,7 +188,8 @@ const struct kz_frame *kz_frame_at(const struct kz_segment *seg, uint32_t offset
     return frame;
 }
 
-/* ---- records ---------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------------
+ */
 
 const struct kz_record *kz_segment_record(const struct kz_segment *seg, uint32_t offset)
 {
@@ -219,8 +222,7 @@ static enum kz_code each_in_frame(const struct kz_segment *seg, uint32_t offset,
         const struct kz_record *record = (const void *)(seg->map + at);
         kz_lsn lsn = KZ_LSN(seg->number, at);
 
-        if (end - at < sizeof(*record) || record->size < sizeof(*record) ||
-                record->size > end - at)
+        if (end - at < sizeof(*record) || record->size < sizeof(*record) || record->size > end - at)
             return fail_frame(err, seg, at);
         if (lsn >= until)
             return KZ_OK;
@@ -256,8 +258,7 @@ void kz_segment_count(struct kz_segment *seg, const struct kz_record *record)
     /* One thread writes these; readers of statistics may see them a step apart. */
     if (count == 0)
         atomic_store_explicit(&seg->at_first_ms, record->at_ms, memory_order_relaxed);
-    if (count == 0 ||
-            record->at_ms > atomic_load_explicit(&seg->at_last_ms, memory_order_relaxed))
+    if (count == 0 || record->at_ms > atomic_load_explicit(&seg->at_last_ms, memory_order_relaxed))
         atomic_store_explicit(&seg->at_last_ms, record->at_ms, memory_order_relaxed);
     atomic_store_explicit(&seg->record_count, count + 1, memory_order_relaxed);
     if (record->type == KZ_RECORD_EVENT)
@@ -296,7 +297,8 @@ void kz_segment_info(const struct kz_segment *seg, struct kz_log_segment_info *r
     *ret_info = info;
 }
 
-/* ---- views ------------------------------------------------------------------------------------ */
+/* ---- views ------------------------------------------------------------------------------------
+ */
 
 struct kz_log_view *kz_log_view_new(size_t count)
 {

@@ -36,20 +36,20 @@ struct kz_segment_header {
     uint32_t crc; /* CRC-32C of what follows in this struct */
     uint32_t format;
     uint32_t number;
-    uint8_t log_id[16];   /* random, the same in all segments of a log */
-    uint64_t size_bytes;  /* the file's full size */
-    uint64_t seq_first;   /* of the first record that will be written here */
+    uint8_t log_id[16];  /* random, the same in all segments of a log */
+    uint64_t size_bytes; /* the file's full size */
+    uint64_t seq_first;  /* of the first record that will be written here */
     int64_t created_ms;
-    uint32_t prev_crc;    /* of the previous segment's last frame */
-    uint32_t prev_end;    /* where the previous segment's frames end */
-    uint64_t durable;     /* what was durable when this was written, as in a frame */
+    uint32_t prev_crc; /* of the previous segment's last frame */
+    uint32_t prev_end; /* where the previous segment's frames end */
+    uint64_t durable;  /* what was durable when this was written, as in a frame */
 };
 _Static_assert(sizeof(struct kz_segment_header) == 72, "on disk");
 
 /* One commit. Records follow, each at a multiple of 8. */
 struct kz_frame {
     uint32_t magic;
-    uint32_t crc;  /* CRC-32C of log id, this frame's address, and what follows `crc` in the frame */
+    uint32_t crc; /* CRC-32C of log id, this frame's address, and what follows `crc` in the frame */
     uint32_t size; /* header and records, a multiple of 8 */
     uint32_t record_count;
     uint64_t first_seq;
@@ -78,8 +78,8 @@ struct kz_segment {
     _Atomic uint64_t record_count;
     _Atomic uint64_t event_count;
     _Atomic int64_t at_first_ms, at_last_ms; /* over records; 0 where there is none */
-    uint32_t last_crc;     /* of the last frame; the writer's */
-    struct kz_keytab keys; /* the writer's; empty in a read-only log */
+    uint32_t last_crc;                       /* of the last frame; the writer's */
+    struct kz_keytab keys;                   /* the writer's; empty in a read-only log */
 };
 
 /* Ascending numbers without a gap. */
@@ -112,8 +112,8 @@ KZ_DEFINE_FREEP(struct kz_segment, kz_segment_unref)
 
 /* Reads and checks the file's header. Not valid (torn, zero, of another number) is no error here;
  * KZ_UNSUPPORTED for a newer format. */
-KZ_MUST_USE enum kz_code kz_segment_read_header(struct kz_segment *seg, bool *ret_valid,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_segment_read_header(
+        struct kz_segment *seg, bool *ret_valid, struct kz_err *err);
 /* Sets magic, format and crc; the rest is the caller's. */
 void kz_segment_header_finish(struct kz_segment_header *header);
 /* The checksum of a frame at an address. It begins with the log's id, which is random, so bytes
@@ -132,7 +132,8 @@ KZ_MUST_USE enum kz_code kz_segment_each(const struct kz_segment *seg, kz_lsn fr
         struct kz_err *err);
 /* Fills `ret_info` for either kind, but `current`. */
 void kz_segment_info(const struct kz_segment *seg, struct kz_log_segment_info *ret_info);
-/* Counts one more record of a raw segment: what info and find_key's time limit show. Writer only. */
+/* Counts one more record of a raw segment: what info and find_key's time limit show. Writer only.
+ */
 void kz_segment_count(struct kz_segment *seg, const struct kz_record *record);
 
 /* Room for `count` segments, to be filled with references that the view then owns. */
@@ -141,7 +142,8 @@ struct kz_log_view *kz_log_view_ref(struct kz_log_view *view);
 void kz_log_view_unref(struct kz_log_view *view);
 KZ_DEFINE_FREEP(struct kz_log_view, kz_log_view_unref)
 /* NULL where it was dropped or is not there yet. Borrowed from the view. */
-static inline struct kz_segment *kz_log_view_segment(const struct kz_log_view *view, uint32_t number)
+static inline struct kz_segment *kz_log_view_segment(
+        const struct kz_log_view *view, uint32_t number)
 {
     uint32_t index = number - view->first;
 

@@ -2,10 +2,9 @@
  *
  *  P1  `next` is a file of zeros, durable with its name, and in no view.
  *  P2  While there is room a file "reserve" of reserve_bytes holds a part of it. When room is gone
- *      (a segment cannot be made, or little is left), the reserve is given up, intake is refused, and
- *      results, decisions, erasure and checkpoints have that much.
- *  P3  Intake is taken again when the reserve could be made again and the next segment is there or
- *      not asked for.
+ *      (a segment cannot be made, or little is left), the reserve is given up, intake is refused,
+ * and results, decisions, erasure and checkpoints have that much. P3  Intake is taken again when
+ * the reserve could be made again and the next segment is there or not asked for.
  *
  * All of it happens in one step function, run by a thread of its own, or inline where there are no
  * threads. The disk is never touched with space_lock held.
@@ -17,9 +16,9 @@
 #include "sys/clock.h"
 
 enum {
-    STEP_BYTES = 4 << 20,         /* zeroed between two syncs */
-    CHECK_MS = 200,               /* while short of space */
-    CHECK_IDLE_MS = 1000,         /* otherwise */
+    STEP_BYTES = 4 << 20,           /* zeroed between two syncs */
+    CHECK_MS = 200,                 /* while short of space */
+    CHECK_IDLE_MS = 1000,           /* otherwise */
     SMALL_SEGMENT_BYTES = 16 << 20, /* the first of a log, and out of the reserve */
 };
 
@@ -33,7 +32,8 @@ uint64_t kz_space_segment_size(const struct kz_log *log, uint32_t number)
     return KZ_MIN(size, log->options.segment_size_bytes);
 }
 
-/* ---- the reserve ------------------------------------------------------------------------------ */
+/* ---- the reserve ------------------------------------------------------------------------------
+ */
 
 static void reserve_path(const struct kz_log *log, char *path, size_t size)
 {
@@ -76,13 +76,13 @@ static uint64_t free_bytes(struct kz_log *log)
     return free;
 }
 
-/* ---- the next segment ------------------------------------------------------------------------- */
+/* ---- the next segment -------------------------------------------------------------------------
+ */
 
 static enum kz_code make_segment(struct kz_log *log, uint32_t number, uint64_t size,
         struct kz_segment **ret_seg, struct kz_err *err)
 {
-    enum kz_code rc =
-            kz_segment_create(log->fs, log->dir, number, size, STEP_BYTES, ret_seg, err);
+    enum kz_code rc = kz_segment_create(log->fs, log->dir, number, size, STEP_BYTES, ret_seg, err);
 
     if (rc != KZ_OK) {
         KZ_AUTO(kz_freep) char *path = kz_segment_path(log->dir, number, false);
@@ -99,8 +99,8 @@ static void become_short(struct kz_log *log)
     give_up_reserve(log);
 }
 
-static enum kz_code prepare(struct kz_log *log, uint32_t number, struct kz_segment **ret_seg,
-        struct kz_err *err)
+static enum kz_code prepare(
+        struct kz_log *log, uint32_t number, struct kz_segment **ret_seg, struct kz_err *err)
 {
     uint64_t size = kz_space_segment_size(log, number);
     bool is_short = atomic_load_explicit(&log->no_space, memory_order_acquire);
@@ -117,7 +117,8 @@ static enum kz_code prepare(struct kz_log *log, uint32_t number, struct kz_segme
     return rc;
 }
 
-/* ---- the step --------------------------------------------------------------------------------- */
+/* ---- the step ---------------------------------------------------------------------------------
+ */
 
 static void step_next(struct kz_log *log)
 {
@@ -188,7 +189,8 @@ static void step(struct kz_log *log)
     step_reserve(log);
 }
 
-/* ---- the thread ------------------------------------------------------------------------------- */
+/* ---- the thread -------------------------------------------------------------------------------
+ */
 
 static void run(void *arg)
 {
@@ -244,7 +246,8 @@ void kz_space_join(struct kz_log *log)
     }
 }
 
-/* ---- the writer's side ------------------------------------------------------------------------ */
+/* ---- the writer's side ------------------------------------------------------------------------
+ */
 
 void kz_space_want(struct kz_log *log, uint32_t number)
 {
@@ -260,8 +263,8 @@ void kz_space_want(struct kz_log *log, uint32_t number)
     pthread_mutex_unlock(&log->space_lock);
 }
 
-enum kz_code kz_space_take(struct kz_log *log, uint32_t number, struct kz_segment **ret_seg,
-        struct kz_err *err)
+enum kz_code kz_space_take(
+        struct kz_log *log, uint32_t number, struct kz_segment **ret_seg, struct kz_err *err)
 {
     enum kz_code rc;
 

@@ -1,5 +1,5 @@
-/* The sync thread: takes the newest end of the log, syncs what leads up to it, publishes it. While a
- * sync runs the writer goes on, and what it wrote meanwhile is the next sync's. */
+/* The sync thread: takes the newest end of the log, syncs what leads up to it, publishes it. While
+ * a sync runs the writer goes on, and what it wrote meanwhile is the next sync's. */
 #include "log/log_int.h"
 #include "sys/clock.h"
 
@@ -12,8 +12,8 @@ static uint64_t get(const _Atomic uint64_t *value)
     return atomic_load_explicit(value, memory_order_acquire);
 }
 
-static enum kz_code sync_segments(struct kz_log *log, uint32_t from, uint32_t to,
-        struct kz_err *err)
+static enum kz_code sync_segments(
+        struct kz_log *log, uint32_t from, uint32_t to, struct kz_err *err)
 {
     KZ_AUTO(kz_log_view_unrefp) struct kz_log_view *view = kz_log_get_view(log);
 
@@ -21,7 +21,8 @@ static enum kz_code sync_segments(struct kz_log *log, uint32_t from, uint32_t to
     for (uint32_t number = from; number <= to; number++) {
         struct kz_segment *seg = kz_log_view_segment(view, number);
 
-        KZ_BUG_ON(!seg || seg->is_sealed); /* only complete, durable segments are sealed or dropped */
+        KZ_BUG_ON(
+                !seg || seg->is_sealed); /* only complete, durable segments are sealed or dropped */
         KZ_TRY(seg->file->ops->sync(seg->file, err));
     }
     return KZ_OK;
@@ -30,7 +31,8 @@ static enum kz_code sync_segments(struct kz_log *log, uint32_t from, uint32_t to
 /* One sync. Only one thread at a time: the sync thread, or inline the writer. */
 static enum kz_code sync_once(struct kz_log *log, struct kz_err *err)
 {
-    /* `bytes` first: with it a little too small the bound on unsynced bytes errs to the safe side. */
+    /* `bytes` first: with it a little too small the bound on unsynced bytes errs to the safe side.
+     */
     uint64_t bytes = get(&log->end_bytes);
     kz_lsn target = get(&log->end);
     int64_t began_us = kz_mono_us();
@@ -142,7 +144,8 @@ enum kz_code kz_sync_request(struct kz_log *log, struct kz_err *err)
 
 static bool is_behind(const struct kz_log *log, uint64_t bytes_max)
 {
-    /* The counts of bytes are taken a step apart, so only the addresses say that nothing is left. */
+    /* The counts of bytes are taken a step apart, so only the addresses say that nothing is left.
+     */
     if (!has_work(log))
         return false;
     return bytes_max == 0 || get(&log->end_bytes) - get(&log->durable_bytes) > bytes_max;
