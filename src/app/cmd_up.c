@@ -12,6 +12,7 @@
 #include "app/check.h"
 #include "app/command.h"
 #include "app/pipeline.h"
+#include "app/version.h"
 #include "base/diag.h"
 #include "collect/collect.h"
 #include "contract/auth.h"
@@ -20,7 +21,7 @@
 #include "sys/clock.h"
 #include "sys/http.h"
 
-enum { DRAIN_MS = 5000, STOP_MS = 9000 };
+enum { DRAIN_MS = 5000, LAST_ANSWERS_MS = 2000, KEYS_EVERY_MS = 900 };
 
 struct up {
     uv_loop_t loop;
@@ -33,7 +34,8 @@ struct up {
     struct kz_collect *collect;
     struct kz_serve *serve;
     struct kz_http_server *server;
-    bool stopping, drained;
+    int64_t keys_read_ms;
+    bool stopping;
 };
 
 static void wake_up(void *arg)
@@ -57,7 +59,16 @@ static void on_wake(uv_async_t *async)
 
 static void on_timer(uv_timer_t *timer)
 {
-    turn(timer->data);
+    struct up *up = timer->data;
+    struct kz_err err;
+
+    turn(up);
+    /* Keys made or revoked by a command meanwhile. */
+    if (kz_mono_ms() - up->keys_read_ms < KEYS_EVERY_MS)
+        return;
+    up->keys_read_ms = kz_mono_ms();
+    if (kz_auth_reload(up->auth, &err) != KZ_OK)
+        kz_diag_warn("could not read the keys again", "error=\"%s\"", err.message);
 }
 
 static void set_timer(struct up *up)
@@ -71,8 +82,8 @@ static void handle(void *arg, struct kz_http_request *req)
 {
     struct up *up = arg;
 
-    if (!kz_collect_handle(up->collect, req))
-        kz_serve_handle(up->serve, req);
+    if (!kz_collect_handle(up->collect, req) && !kz_serve_handle(up->serve, req))
+        kz_serve_unknown(up->serve, req);
 }
 
 static enum kz_code admit(void *arg, const struct kz_http_request *req, size_t *body_max_bytes,
@@ -104,7 +115,6 @@ static void on_drained(void *arg, size_t unanswered)
 
     if (unanswered)
         kz_diag_warn("stopped before all was answered", "requests=%zu", unanswered);
-    up->drained = true;
     uv_stop(&up->loop);
 }
 
@@ -156,6 +166,11 @@ static enum kz_code open_pipeline(struct up *up, const char *data, struct kz_err
     return kz_pipeline_open(&options, &up->pipeline, err);
 }
 
+static size_t feature_names(void *arg, unsigned model, const char *const **ret_names)
+{
+    return kz_pipeline_feature_names(((struct up *)arg)->pipeline, model, ret_names);
+}
+
 static enum kz_code listen_on(struct up *up, const char *address, const char *data,
         struct kz_err *err)
 {
@@ -163,17 +178,26 @@ static enum kz_code listen_on(struct up *up, const char *address, const char *da
     struct kz_http_handler handler = {
             .handle = handle, .admit = admit, .on_batch_end = on_batch_end, .arg = up};
     struct kz_query *query = kz_pipeline_query(up->pipeline);
+    struct kz_collect_options collect = {
+            .project = kz_config_project(up->config),
+            .intake = kz_pipeline_intake(up->pipeline),
+            .query = query,
+    };
+    struct kz_serve_options serve = kz_serve_options_default();
 
     KZ_TRY(kz_auth_open(kz_fs_posix(), data, &up->auth, err));
-    if (!kz_http_address_is_loopback(address) && !kz_auth_has_keys(up->auth)) {
-        (void)kz_fail(err, KZ_CONFIG,
-                "\"%s\" can be reached from other machines and there are no keys", address);
-        return kz_hint(err, "make one: kizashi keys create %s --kind write",
-                kz_config_project(up->config)->dir);
-    }
+    KZ_TRY(kz_auth_listen(up->auth, address, err));
+    collect.auth = up->auth;
+    serve.loop = &up->loop;
+    serve.data_dir = data;
+    serve.version = KZ_VERSION;
+    serve.build = KZ_BUILD;
+    serve.feature_names = feature_names;
+    serve.arg = up;
+    up->collect = kz_collect_new(&collect);
+    up->serve = kz_serve_new(query, up->auth, &serve);
     up->server = kz_http_server_new(&up->loop, &limits, &handler);
-    KZ_TRY(kz_collect_new(kz_pipeline_intake(up->pipeline), query, up->auth, &up->collect, err));
-    KZ_TRY(kz_serve_new(query, up->auth, up->server, data, &up->serve, err));
+    kz_serve_watch(up->serve, up->server);
     return kz_http_server_listen(up->server, address, err);
 }
 
@@ -229,9 +253,15 @@ static void announce(struct up *up, const char *address)
     fflush(stdout);
 }
 
+/* Answers first, then the log: whoever was answered is on disk (P3). */
 static void stop(struct up *up)
 {
-    /* Answers first, then the log: whoever was answered is on disk (P3). */
+    int64_t until_ms = kz_mono_ms() + LAST_ANSWERS_MS;
+
+    while (up->serve && kz_serve_open(up->serve) && kz_mono_ms() < until_ms) {
+        kz_pipeline_turn(up->pipeline);
+        usleep(1000);
+    }
     kz_serve_free(up->serve);
     kz_pipeline_close(up->pipeline);
     kz_http_server_free(up->server);

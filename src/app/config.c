@@ -19,6 +19,8 @@ struct kz_config {
     struct kz_project project;
 };
 
+enum { CAP_PER_USER_MAX = 320 }; /* times kept of a user (KZ_VIEWS_TIMES_MAX) */
+
 /* ---- reading fields of a map ------------------------------------------------------------------ */
 
 struct reader {
@@ -693,6 +695,8 @@ static void read_cap(struct reader *reader, const struct kz_yaml *node, struct k
         cap->every_ms = 0;
     else if (value && kz_duration_parse(kz_str(value), &cap->every_ms, &err) != KZ_OK)
         problem(reader, every->place, "\"every\": %s, or \"day\"", err.message);
+    if (cap->per_user && cap->max > CAP_PER_USER_MAX)
+        problem(reader, node->place, "a cap per user can be at most %d", CAP_PER_USER_MAX);
     finish(&f);
 }
 

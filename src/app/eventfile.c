@@ -113,7 +113,7 @@ static enum kz_code apply_map(struct kz_event_file *file, struct kz_err *err)
         size_t size = strcspn(at, ",");
         const char *equals = memchr(at, '=', size);
         enum field field = FIELD_COUNT;
-        size_t column;
+        size_t column = 0;
 
         if (!equals)
             return kz_fail(err, KZ_INVALID, "--map \"%s\": \"%.*s\" has no \"=\"", file->map, (int)size,

@@ -508,6 +508,16 @@ struct kz_infer *kz_pipeline_infer(struct kz_pipeline *p)
     return p->infer;
 }
 
+size_t kz_pipeline_feature_names(struct kz_pipeline *p, unsigned model,
+        const char *const **ret_names)
+{
+    size_t count = 0;
+
+    if (p->models[model].features)
+        kz_sql_columns(p->models[model].features, ret_names, &count);
+    return count;
+}
+
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
     char path[PATH_MAX];
@@ -599,6 +609,9 @@ static enum kz_code open_models(struct kz_pipeline *p, struct kz_err *err)
         for (unsigned k = 0; model->def->after && k < project->model_count; k++)
             if (strcmp(project->models[k].name, model->def->after) == 0)
                 model->after = k;
+        if (model->def->features_sql)
+            KZ_TRY(kz_sql_compile(p->sql, KZ_SQL_FEATURES, model->def->features_sql,
+                    model->def->features_place, &model->features, err));
         if (model->def->after_when)
             KZ_TRY(kz_sql_compile(p->sql, KZ_SQL_PREDICTION, model->def->after_when,
                     model->def->place, &model->after_when, err));

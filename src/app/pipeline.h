@@ -52,6 +52,10 @@ struct kz_query *kz_pipeline_query(struct kz_pipeline *pipeline);
 struct kz_infer;
 struct kz_infer *kz_pipeline_infer(struct kz_pipeline *pipeline);
 
+/* The column names of a model's features; 0 for a model without. Borrowed. */
+size_t kz_pipeline_feature_names(struct kz_pipeline *pipeline, unsigned model,
+        const char *const **ret_names);
+
 /* One turn. Call it after submitting, when woken, and when kz_pipeline_next_ms() says so. */
 void kz_pipeline_turn(struct kz_pipeline *pipeline);
 /* Milliseconds until a turn is due on its own (timer, retry, upkeep); at most 1000. */

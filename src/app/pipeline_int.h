@@ -87,6 +87,7 @@ struct action { /* an action rule, compiled */
 struct model {
     const struct kz_model_def *def;
     uint64_t name;
+    struct kz_sql_expr *features; /* for its column names */
     struct kz_sql_expr *after_when;
     unsigned after; /* index, or UINT_MAX */
     struct backlog backlog;
