@@ -109,8 +109,7 @@ struct kz_sealed_params {
     uint32_t last_crc;
     const uint64_t *erased; /* sorted owners whose records are left out, or NULL */
     size_t erased_count;
-    uint64_t left_out_count; /* by an earlier sealing: a rewrite passes on what the old header says
-                              */
+    uint64_t left_out_count; /* by an earlier sealing: what the old header says */
     int level;               /* 0: KZ_SEALED_LEVEL */
 };
 
