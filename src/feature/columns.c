@@ -1,7 +1,5 @@
 #include "feature/columns.h"
 
-#include <math.h>
-
 #include "codec/json.h"
 
 const char *const kz_events_column_names[KZ_EVENTS_FIXED] = {"seq", "event_id", "user_id", "name",
@@ -36,35 +34,80 @@ void kz_events_declare(const struct kz_project *project, struct kz_buf *out)
                 kz_column_sql_type(project->events.columns[i].type));
 }
 
+/* Props were validated as one object before they were stored. */
+static struct kz_json_value props_root(struct kz_str props)
+{
+    if (props.size && props.ptr[0] == '{' && props.ptr[props.size - 1] == '}')
+        return (struct kz_json_value){.raw = props, .kind = KZ_JSON_OBJECT};
+    return kz_json_trusted(props);
+}
+
+/* A member of the object itself ($.price) is the first of its name, as for shape and for ->>. */
+static struct kz_json_value find(struct kz_str props, const char *path)
+{
+    struct kz_json_value root = props_root(props), key, value;
+    struct kz_json_walk walk = kz_json_walk(root);
+    struct kz_str name = kz_str(path + 2);
+
+    if (strncmp(path, "$.", 2) != 0 || !name.size || strpbrk(name.ptr, ".[]\"'\\"))
+        return kz_json_get_path(root, kz_str(path));
+    while (kz_json_walk_member(&walk, &key, &value)) {
+        if (key.escaped ? kz_json_is_str(key, name)
+                        : key.raw.size == name.size + 2 &&
+                                  memcmp(key.raw.ptr + 1, name.ptr, name.size) == 0)
+            return value;
+    }
+    return (struct kz_json_value){.kind = KZ_JSON_NONE};
+}
+
+/* A string that holds a number or a truth value, as that; anything else as it is. */
+static struct kz_json_value unquote(struct kz_json_value value)
+{
+    struct kz_json_value inner;
+
+    if (value.kind == KZ_JSON_STRING && !value.escaped &&
+            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) == KZ_OK)
+        return inner;
+    return value;
+}
+
+static struct kz_value text_of(struct kz_json_value json, struct kz_arena *arena)
+{
+    struct kz_value value = {.type = KZ_TYPE_NULL};
+
+    if (json.kind == KZ_JSON_INT || json.kind == KZ_JSON_FLOAT)
+        value = (struct kz_value){.type = KZ_TYPE_TEXT, .text = json.raw};
+    else if (json.kind == KZ_JSON_STRING && kz_json_str(json, arena, &value.text, NULL) == KZ_OK)
+        value.type = KZ_TYPE_TEXT;
+    return value;
+}
+
 struct kz_value kz_column_from_json(const char *path, enum kz_type type, struct kz_str props,
         struct kz_arena *arena)
 {
     struct kz_value value = {.type = KZ_TYPE_NULL};
-    struct kz_json_value json = kz_json_get_path(kz_json_trusted(props), kz_str(path));
-    struct kz_json_number number;
+    struct kz_json_value json = find(props, path);
 
+    if (type == KZ_TYPE_TEXT)
+        return text_of(json, arena);
+    json = unquote(json);
     switch (type) {
     case KZ_TYPE_INT:
         if (kz_json_i64(json, &value.integer, NULL) == KZ_OK)
             value.type = KZ_TYPE_INT;
         break;
     case KZ_TYPE_FLOAT:
-        if (kz_json_number(json, &number, NULL) == KZ_OK && isfinite(number.f64)) {
-            value.real = number.f64;
+        if (kz_json_f64(json, &value.real, NULL) == KZ_OK)
             value.type = KZ_TYPE_FLOAT;
-        }
         break;
     case KZ_TYPE_BOOL:
-        if (json.kind == KZ_JSON_TRUE || json.kind == KZ_JSON_FALSE) {
-            value.integer = json.kind == KZ_JSON_TRUE;
+        if (json.kind == KZ_JSON_TRUE || json.kind == KZ_JSON_FALSE)
+            value = (struct kz_value){.type = KZ_TYPE_BOOL, .integer = json.kind == KZ_JSON_TRUE};
+        else if (kz_json_i64(json, &value.integer, NULL) == KZ_OK &&
+                 (value.integer == 0 || value.integer == 1))
             value.type = KZ_TYPE_BOOL;
-        }
         break;
-    case KZ_TYPE_TEXT:
-        if (json.kind == KZ_JSON_STRING && kz_json_str(json, arena, &value.text, NULL) == KZ_OK)
-            value.type = KZ_TYPE_TEXT;
-        break;
-    case KZ_TYPE_NULL:
+    default:
         break;
     }
     return value;

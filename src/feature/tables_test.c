@@ -366,7 +366,7 @@ static void test_formats(void **state)
     struct kz_buf out = {0};
 
     assert_int_equal(ask(m, sql, KZ_FORMAT_TABLE, &out, NULL), KZ_OK);
-    assert_string_equal(out.data, "名前        n      real  missing\n"
+    assert_string_equal(out.data, "名前         n      real  missing\n"
                                   "----------  --  --------  ---------------\n"
                                   "カート      12       1.5  NULL\n"
                                   "a\\n\\x1b[2J  -3  Infinity  say \"hi\", twice\n"
