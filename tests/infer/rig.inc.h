@@ -212,7 +212,7 @@ void rig_init(struct rig *rig)
     assert_non_null(mkdtemp(rig->dir));
     rig->reader.ops = &rig_reader;
     rig->project = (struct kz_project){
-            .name = "rig", .dir = rig->dir, .file = "kizashi.yaml", .models = rig->models};
+            .name = "rig", .dir = "/nowhere", .file = "kizashi.yaml", .models = rig->models};
     rig->options = (struct kz_infer_options){.project = &rig->project,
             .reader = &rig->reader,
             .runtimes = rig_runtimes,
