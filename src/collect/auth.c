@@ -1,5 +1,4 @@
 /* Who may do what: see contract/auth.h. */
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -308,11 +307,12 @@ bool kz_auth_may_send(const struct kz_identity *identity, struct kz_str event_na
 }
 
 enum kz_code kz_auth_spend(struct kz_auth *auth, const struct kz_identity *identity, uint64_t count,
-        int64_t mono_us, uint32_t *ret_retry_after_s, struct kz_err *err)
+        int64_t mono_us, struct kz_err *err)
 {
     struct kz_key *key = identity->key ? &auth->keys[identity->key - auth->keys] : NULL;
     double rate;
 
+    KZ_CHECK_MAGIC(auth, AUTH_MAGIC);
     if (!key || !key->rate || !count)
         return KZ_OK;
     rate = key->rate;
@@ -321,9 +321,9 @@ enum kz_code kz_auth_spend(struct kz_auth *auth, const struct kz_identity *ident
     key->filled_us = KZ_MAX(key->filled_us, mono_us);
     /* A batch larger than the rate must be able to pass: it goes into debt, and the next one waits. */
     if (key->tokens < 1) {
-        *ret_retry_after_s = (uint32_t)fmin(ceil((1 - key->tokens) / rate), 3600);
         (void)kz_fail(err, KZ_LIMIT, "key \"%s\" may send %u events a second", key->name, key->rate);
-        return kz_hint(err, "come back after Retry-After, or create a key with a higher --rate");
+        return kz_hint(err, "come back in %.0f s, or create a key with a higher --rate",
+                ceil((1 - key->tokens) / rate));
     }
     key->tokens -= (double)count;
     return KZ_OK;

@@ -121,9 +121,10 @@ KZ_MUST_USE enum kz_code kz_auth_admit(
         struct kz_auth *auth, const struct kz_http_request *req, struct kz_err *err);
 
 bool kz_auth_may_send(const struct kz_identity *identity, struct kz_str event_name);
-/* Takes `count` events from the key's rate. KZ_LIMIT: nothing is taken; `*ret_retry_after_s`. */
+/* Takes `count` events from the key's rate. KZ_LIMIT: nothing is taken; the hint says when to come
+ * back. */
 KZ_MUST_USE enum kz_code kz_auth_spend(struct kz_auth *auth, const struct kz_identity *identity,
-        uint64_t count, int64_t mono_us, uint32_t *ret_retry_after_s, struct kz_err *err);
+        uint64_t count, int64_t mono_us, struct kz_err *err);
 /* Whether the caller may read what is for `user`: a read or admin key, a visitor by holding an
  * unguessable anonymous_id, a user by a token of a signing key:
  * base64url(user_id) "." expiry in unix seconds "." hex HMAC-SHA256(secret, all before this dot). */
