@@ -2,8 +2,8 @@
 
 #include "codec/json.h"
 
-const char *const kz_events_column_names[KZ_EVENTS_FIXED] = {"seq", "event_id", "user_id", "name",
-        "ts", "client_ts", "received_at", "session", "props"};
+const char *const kz_events_column_names[KZ_EVENTS_FIXED] = {
+        "seq", "event_id", "user_id", "name", "ts", "client_ts", "received_at", "session", "props"};
 const enum kz_type kz_events_column_types[KZ_EVENTS_FIXED] = {KZ_TYPE_INT, KZ_TYPE_TEXT,
         KZ_TYPE_TEXT, KZ_TYPE_TEXT, KZ_TYPE_INT, KZ_TYPE_INT, KZ_TYPE_INT, KZ_TYPE_INT,
         KZ_TYPE_TEXT};
@@ -66,7 +66,8 @@ static struct kz_json_value unquote(struct kz_json_value value)
     struct kz_json_value inner;
 
     if (value.kind == KZ_JSON_STRING && !value.escaped &&
-            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) == KZ_OK)
+            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) ==
+                    KZ_OK)
         return inner;
     return value;
 }
@@ -82,8 +83,8 @@ static struct kz_value text_of(struct kz_json_value json, struct kz_arena *arena
     return value;
 }
 
-struct kz_value kz_column_from_json(const char *path, enum kz_type type, struct kz_str props,
-        struct kz_arena *arena)
+struct kz_value kz_column_from_json(
+        const char *path, enum kz_type type, struct kz_str props, struct kz_arena *arena)
 {
     struct kz_value value = {.type = KZ_TYPE_NULL};
     struct kz_json_value json = find(props, path);
@@ -194,7 +195,8 @@ int kz_events_result(sqlite3_context *ctx, const struct kz_project *project,
             result_value(ctx, kz_event_column(record, (unsigned)column), in_place);
         else
             result_value(ctx,
-                    from_props(project, row, (unsigned)column, kz_span_str(bytes, body->props), arena),
+                    from_props(
+                            project, row, (unsigned)column, kz_span_str(bytes, body->props), arena),
                     in_place);
     }
     return SQLITE_OK;

@@ -34,7 +34,8 @@ enum kz_code kz_connection_open(sqlite3 **ret_db, struct kz_err *err)
 
     kz_sqlite_setup();
     rc = sqlite3_open_v2(":memory:", &db,
-            SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY | SQLITE_OPEN_NOMUTEX, NULL);
+            SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY | SQLITE_OPEN_NOMUTEX,
+            NULL);
     if (rc != SQLITE_OK) {
         kz_fail(err, KZ_INTERNAL, "could not open an SQL engine: %s", sqlite3_errstr(rc));
         sqlite3_close(db);
@@ -97,7 +98,8 @@ static int may_read(struct kz_sql *sql, const char *table, const char *column)
     if (strcasecmp(table, "events") == 0)
         return sql->scope == KZ_SCOPE_EVENTS
                        ? SQLITE_OK
-                       : refuse(sql, "%s is not to be seen here, only in features and having", table);
+                       : refuse(sql, "%s is not to be seen here, only in features and having",
+                                 table);
     /* Without a column it may be a common table expression's name, which can be anything. */
     if (kz_is_reference_table(sql->project, table) || strcasecmp(table, "json_each") == 0 ||
             strcasecmp(table, "json_tree") == 0)
@@ -113,8 +115,8 @@ static int may_read(struct kz_sql *sql, const char *table, const char *column)
     return refuse(sql, "table %s is not to be seen here", table);
 }
 
-int kz_authorize(void *arg, int action, const char *a, const char *b, const char *db,
-        const char *trigger)
+int kz_authorize(
+        void *arg, int action, const char *a, const char *b, const char *db, const char *trigger)
 {
     struct kz_sql *sql = arg;
 
@@ -149,7 +151,8 @@ enum kz_code kz_prepare(struct kz_sql *sql, enum kz_sql_scope scope, const char 
 
     sql->refused[0] = '\0';
     sql->scope = scope;
-    if (sqlite3_prepare_v3(sql->db, sql_text, -1, SQLITE_PREPARE_PERSISTENT, &stmt, &tail) != SQLITE_OK) {
+    if (sqlite3_prepare_v3(sql->db, sql_text, -1, SQLITE_PREPARE_PERSISTENT, &stmt, &tail) !=
+            SQLITE_OK) {
         sql->scope = KZ_SCOPE_SETUP;
         return kz_sqlite_fail(sql->db, place, text, prefix, sql->refused, err);
     }
@@ -161,7 +164,8 @@ enum kz_code kz_prepare(struct kz_sql *sql, enum kz_sql_scope scope, const char 
     rest = kz_lex(kz_str(tail), &arena);
     for (size_t i = 0; code == KZ_OK && i < rest.count; i++)
         if (!kz_lex_op(&rest.at[i], ";"))
-            code = kz_lex_fail(err, place, text, (size_t)(tail - sql_text) + rest.at[i].offset - prefix,
+            code = kz_lex_fail(err, place, text,
+                    (size_t)(tail - sql_text) + rest.at[i].offset - prefix,
                     "only one statement is expected");
     kz_arena_done(&arena);
     if (code == KZ_OK && (sqlite3_stmt_isexplain(stmt) || !sqlite3_stmt_readonly(stmt) ||

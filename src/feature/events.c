@@ -72,7 +72,8 @@ static int events_disconnect(sqlite3_vtab *vtab)
     return SQLITE_OK;
 }
 
-/* ---- planning ------------------------------------------------------------------------------------
+/* ---- planning
+ * ------------------------------------------------------------------------------------
  *
  * idxStr has two characters for each argument of xFilter: what it is about (s seq, t ts, S session,
  * e event_id, n name, N a set of names) and the comparison (= > < and G for >=, L for <=). */
@@ -169,8 +170,8 @@ static int events_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info)
     info->estimatedRows = plan.rows < 1 ? 1 : (sqlite3_int64)plan.rows;
     info->estimatedCost = plan.one_row ? 2 : PLAN_ROWS + plan.rows;
     /* seq has no equals, so whatever else is ordered by behind it does not matter. */
-    if (info->nOrderBy && (info->aOrderBy[0].iColumn == KZ_EVENTS_SEQ ||
-                                  info->aOrderBy[0].iColumn == -1)) {
+    if (info->nOrderBy &&
+            (info->aOrderBy[0].iColumn == KZ_EVENTS_SEQ || info->aOrderBy[0].iColumn == -1)) {
         info->orderByConsumed = 1;
         info->idxNum = info->aOrderBy[0].desc;
     }
@@ -179,7 +180,8 @@ static int events_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info)
     return info->idxStr ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-/* ---- scanning ------------------------------------------------------------------------------------ */
+/* ---- scanning
+ * ------------------------------------------------------------------------------------ */
 
 static int events_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **ret_cursor)
 {
@@ -254,8 +256,8 @@ static struct range range_of_double(char op, double v)
     return op == '=' ? nothing : range_of_int(below ? 'L' : '>', (int64_t)whole);
 }
 
-/* The integers that compare so with a value, as SQLite orders them: NULL compares with nothing, text
- * that is no number and blobs are above all numbers. */
+/* The integers that compare so with a value, as SQLite orders them: NULL compares with nothing,
+ * text that is no number and blobs are above all numbers. */
 static struct range range_of(char op, sqlite3_value *value)
 {
     switch (sqlite3_value_numeric_type(value)) {
@@ -364,10 +366,12 @@ static bool matches(const struct kz_events_cursor *cursor, const struct kz_recor
         return false;
     if (body->ts_ms < cursor->ts.min || body->ts_ms > cursor->ts.max)
         return false;
-    if ((int64_t)body->session < cursor->session.min || (int64_t)body->session > cursor->session.max)
+    if ((int64_t)body->session < cursor->session.min ||
+            (int64_t)body->session > cursor->session.max)
         return false;
     bytes = kz_record_body(record);
-    if (cursor->by_event_id && !text_is(cursor, cursor->event_id, kz_span_str(bytes, body->event_id)))
+    if (cursor->by_event_id &&
+            !text_is(cursor, cursor->event_id, kz_span_str(bytes, body->event_id)))
         return false;
     if (cursor->by_name) {
         struct kz_str name = kz_span_str(bytes, body->name);
@@ -440,8 +444,8 @@ static int events_column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int co
     struct kz_events_cursor *cursor = (struct kz_events_cursor *)base;
     struct kz_sql *sql = cursor->sql;
 
-    return kz_events_result(ctx, sql->project, &cursor->row, column, sql->params->user_id, true,
-            &sql->scratch);
+    return kz_events_result(
+            ctx, sql->project, &cursor->row, column, sql->params->user_id, true, &sql->scratch);
 }
 
 static int events_rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *ret_rowid)

@@ -40,12 +40,14 @@ static void fill(struct fixture *f, sqlite3 *db)
     static const char *const names[] = {"view", "cart", "purchase", "5", "", "abc"};
     char ids[ROWS][16];
 
-    assert_int_equal(sqlite3_exec(db,
-                             "CREATE TABLE events(seq INTEGER, event_id TEXT, name TEXT, ts INTEGER, "
-                             "session INTEGER, item TEXT, price REAL); CREATE TABLE other(i INTEGER, t TEXT, "
-                             "n); INSERT INTO other VALUES(5, '5', 5), (12, 'view', 'view'), (NULL, 'cart', "
-                             "2.5), (3, 'e7', NULL)",
-                             NULL, NULL, NULL),
+    assert_int_equal(
+            sqlite3_exec(db,
+                    "CREATE TABLE events(seq INTEGER, event_id TEXT, name TEXT, ts INTEGER, "
+                    "session INTEGER, item TEXT, price REAL); CREATE TABLE other(i INTEGER, t "
+                    "TEXT, "
+                    "n); INSERT INTO other VALUES(5, '5', 5), (12, 'view', 'view'), (NULL, 'cart', "
+                    "2.5), (3, 'e7', NULL)",
+                    NULL, NULL, NULL),
             SQLITE_OK);
     for (int i = 0; i < ROWS; i++) {
         struct kz_value values[2] = {value_text(PICK(names)), value_real(below(4) / 2.0)};
@@ -78,13 +80,14 @@ static void term(struct kz_buf *out)
     static const char *const ints[] = {"seq", "ts", "session", "e.seq", "e.ts"};
     static const char *const texts[] = {"name", "event_id", "e.name"};
     static const char *const ops[] = {"=", "<", "<=", ">", ">=", "IS", "<>"};
-    static const char *const values[] = {"0", "5", "12", "12.5", "-1", "1e30", "-1e30", "NULL", "'7'", "'7.5'",
-            "' 7 '", "'abc'", "x'00'", "9223372036854775807", "-9223372036854775808", "9223372036854775807.0",
-            "(SELECT i FROM other LIMIT 1)", "(SELECT t FROM other LIMIT 1)", "(SELECT n FROM other LIMIT 1)",
-            "'view'", "'cart'", "'e7'", "'e' || 8", "''", "40", "61.0"};
-    static const char *const sets[] = {"('view', 'cart')", "('view')", "(5, 'cart')", "(NULL, 'view')",
-            "(SELECT t FROM other)", "(SELECT i FROM other)", "(SELECT n FROM other)", "(1, 4, 13, 20)",
-            "('1', 4.0, 'x')", "()"};
+    static const char *const values[] = {"0", "5", "12", "12.5", "-1", "1e30", "-1e30", "NULL",
+            "'7'", "'7.5'", "' 7 '", "'abc'", "x'00'", "9223372036854775807",
+            "-9223372036854775808", "9223372036854775807.0", "(SELECT i FROM other LIMIT 1)",
+            "(SELECT t FROM other LIMIT 1)", "(SELECT n FROM other LIMIT 1)", "'view'", "'cart'",
+            "'e7'", "'e' || 8", "''", "40", "61.0"};
+    static const char *const sets[] = {"('view', 'cart')", "('view')", "(5, 'cart')",
+            "(NULL, 'view')", "(SELECT t FROM other)", "(SELECT i FROM other)",
+            "(SELECT n FROM other)", "(1, 4, 13, 20)", "('1', 4.0, 'x')", "()"};
 
     switch (below(8)) {
     case 0:
@@ -92,8 +95,8 @@ static void term(struct kz_buf *out)
         break;
     case 1:
     case 2:
-        kz_buf_printf(out, "%s %sIN %s", below(2) ? PICK(ints) : PICK(texts), below(4) ? "" : "NOT ",
-                PICK(sets));
+        kz_buf_printf(out, "%s %sIN %s", below(2) ? PICK(ints) : PICK(texts),
+                below(4) ? "" : "NOT ", PICK(sets));
         break;
     case 3:
     case 4:
@@ -107,13 +110,17 @@ static void term(struct kz_buf *out)
 static void query(struct kz_buf *out)
 {
     static const char *const froms[] = {"events AS e", "events AS e", "events AS e",
-            "events AS e JOIN other AS o ON e.name = o.t", "events AS e JOIN other AS o ON e.ts >= o.i",
-            "events AS e JOIN other AS o ON e.name = o.i", "events AS e JOIN other AS o ON e.seq = o.n"};
-    static const char *const orders[] = {"seq", "seq DESC", "seq DESC, name", "name, seq", "ts DESC, seq"};
+            "events AS e JOIN other AS o ON e.name = o.t",
+            "events AS e JOIN other AS o ON e.ts >= o.i",
+            "events AS e JOIN other AS o ON e.name = o.i",
+            "events AS e JOIN other AS o ON e.seq = o.n"};
+    static const char *const orders[] = {
+            "seq", "seq DESC", "seq DESC, name", "name, seq", "ts DESC, seq"};
     unsigned terms = below(4);
 
-    kz_buf_printf(out, "SELECT group_concat(s || ':' || quote(i) || ':' || quote(p), ' ') AS v FROM (SELECT "
-                       "seq AS s, item AS i, price AS p FROM %s",
+    kz_buf_printf(out,
+            "SELECT group_concat(s || ':' || quote(i) || ':' || quote(p), ' ') AS v FROM (SELECT "
+            "seq AS s, item AS i, price AS p FROM %s",
             PICK(froms));
     for (unsigned i = 0; i < terms; i++) {
         kz_buf_cstr(out, i ? (below(5) ? " AND " : " OR ") : " WHERE ");
@@ -145,17 +152,19 @@ static void test_agrees_with_a_table(void **state)
             kz_sql_close(sql);
             assert_int_equal(kz_sql_open(&project, &sql, NULL), KZ_OK);
             sql->scope = KZ_SCOPE_SETUP;
-            assert_int_equal(sqlite3_exec(sql->db,
-                                     "CREATE TABLE other(i INTEGER, t TEXT, n); INSERT INTO other VALUES(5, "
-                                     "'5', 5), (12, 'view', 'view'), (NULL, 'cart', 2.5), (3, 'e7', NULL)",
-                                     NULL, NULL, NULL),
+            assert_int_equal(
+                    sqlite3_exec(sql->db,
+                            "CREATE TABLE other(i INTEGER, t TEXT, n); INSERT INTO other VALUES(5, "
+                            "'5', 5), (12, 'view', 'view'), (NULL, 'cart', 2.5), (3, 'e7', NULL)",
+                            NULL, NULL, NULL),
                     SQLITE_OK);
             sqlite3_set_authorizer(sql->db, NULL, NULL); /* `other` is not a reference table */
         }
         kz_buf_clear(&text);
         query(&text);
         kz_buf_char(&text, '\0');
-        if (kz_sql_compile(sql, KZ_SQL_FEATURES, text.data, (struct kz_place){0}, &expr, &err) != KZ_OK)
+        if (kz_sql_compile(sql, KZ_SQL_FEATURES, text.data, (struct kz_place){0}, &expr, &err) !=
+                KZ_OK)
             fail_msg("%s: %s", text.data, err.message);
         if (kz_sql_features(expr, &f.rows, &params, 0, &row, &err) != KZ_OK)
             fail_msg("%s: %s", text.data, err.message);
@@ -208,9 +217,11 @@ static void test_plans(void **state)
             "SCAN events VIRTUAL TABLE INDEX 0:");
     assert_string_equal(plan_of(sql, "SELECT seq FROM events ORDER BY seq DESC LIMIT 1", out),
             "SCAN events VIRTUAL TABLE INDEX 1:");
-    assert_string_equal(plan_of(sql, "SELECT 1 FROM events WHERE ts > 5 AND name = 'x' AND seq <= 7", out),
+    assert_string_equal(
+            plan_of(sql, "SELECT 1 FROM events WHERE ts > 5 AND name = 'x' AND seq <= 7", out),
             "SCAN events VIRTUAL TABLE INDEX 0:t>n=sL");
-    assert_string_equal(plan_of(sql, "SELECT 1 FROM events WHERE name IN ('x', 'y') ORDER BY seq DESC", out),
+    assert_string_equal(
+            plan_of(sql, "SELECT 1 FROM events WHERE name IN ('x', 'y') ORDER BY seq DESC", out),
             "SCAN events VIRTUAL TABLE INDEX 1:N=");
     assert_string_equal(plan_of(sql, "SELECT seq FROM events ORDER BY ts", out),
             "SCAN events VIRTUAL TABLE INDEX 0:; USE TEMP B-TREE FOR ORDER BY");

@@ -21,8 +21,8 @@ struct kz_format {
     char **names;
     size_t *widths;
     uint64_t row_count;
-    bool measured;      /* widths are settled, the header is out */
-    struct kz_buf held; /* of struct cell: rows not printed yet */
+    bool measured;       /* widths are settled, the header is out */
+    struct kz_buf held;  /* of struct cell: rows not printed yet */
     struct kz_buf cells; /* their text */
     struct kz_buf out;
     struct kz_buf scratch;
@@ -67,7 +67,8 @@ void kz_format_free(struct kz_format *format)
     free(format);
 }
 
-/* ---- width ------------------------------------------------------------------------------------------ */
+/* ---- width
+ * ------------------------------------------------------------------------------------------ */
 
 struct interval {
     uint32_t first, last;
@@ -88,16 +89,16 @@ static const struct interval wide[] = {{0x1100, 0x115f}, {0x231a, 0x231b}, {0x23
         {0x274c, 0x274c}, {0x2753, 0x2755}, {0x2795, 0x2797}, {0x2b1b, 0x2b1c}, {0x2b50, 0x2b50},
         {0x2e80, 0x303e}, {0x3041, 0x33ff}, {0x3400, 0x4dbf}, {0x4e00, 0x9fff}, {0xa000, 0xa4cf},
         {0xa960, 0xa97f}, {0xac00, 0xd7a3}, {0xf900, 0xfaff}, {0xfe10, 0xfe19}, {0xfe30, 0xfe6f},
-        {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1b000, 0x1b2ff}, {0x1f004, 0x1f004}, {0x1f0cf, 0x1f0cf},
-        {0x1f18e, 0x1f18e}, {0x1f191, 0x1f19a}, {0x1f200, 0x1f320}, {0x1f32d, 0x1f335},
-        {0x1f337, 0x1f37c}, {0x1f37e, 0x1f393}, {0x1f3a0, 0x1f3ca}, {0x1f3cf, 0x1f3d3},
-        {0x1f3e0, 0x1f3f0}, {0x1f3f4, 0x1f3f4}, {0x1f3f8, 0x1f43e}, {0x1f440, 0x1f440},
-        {0x1f442, 0x1f4fc}, {0x1f4ff, 0x1f53d}, {0x1f54b, 0x1f54e}, {0x1f550, 0x1f567},
-        {0x1f57a, 0x1f57a}, {0x1f595, 0x1f596}, {0x1f5a4, 0x1f5a4}, {0x1f5fb, 0x1f64f},
-        {0x1f680, 0x1f6c5}, {0x1f6cc, 0x1f6cc}, {0x1f6d0, 0x1f6d2}, {0x1f6d5, 0x1f6d7},
-        {0x1f6dc, 0x1f6df}, {0x1f6eb, 0x1f6ec}, {0x1f6f4, 0x1f6fc}, {0x1f7e0, 0x1f7eb},
-        {0x1f90c, 0x1f93a}, {0x1f93c, 0x1f945}, {0x1f947, 0x1f9ff}, {0x1fa70, 0x1faff},
-        {0x20000, 0x2fffd}, {0x30000, 0x3fffd}};
+        {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1b000, 0x1b2ff}, {0x1f004, 0x1f004},
+        {0x1f0cf, 0x1f0cf}, {0x1f18e, 0x1f18e}, {0x1f191, 0x1f19a}, {0x1f200, 0x1f320},
+        {0x1f32d, 0x1f335}, {0x1f337, 0x1f37c}, {0x1f37e, 0x1f393}, {0x1f3a0, 0x1f3ca},
+        {0x1f3cf, 0x1f3d3}, {0x1f3e0, 0x1f3f0}, {0x1f3f4, 0x1f3f4}, {0x1f3f8, 0x1f43e},
+        {0x1f440, 0x1f440}, {0x1f442, 0x1f4fc}, {0x1f4ff, 0x1f53d}, {0x1f54b, 0x1f54e},
+        {0x1f550, 0x1f567}, {0x1f57a, 0x1f57a}, {0x1f595, 0x1f596}, {0x1f5a4, 0x1f5a4},
+        {0x1f5fb, 0x1f64f}, {0x1f680, 0x1f6c5}, {0x1f6cc, 0x1f6cc}, {0x1f6d0, 0x1f6d2},
+        {0x1f6d5, 0x1f6d7}, {0x1f6dc, 0x1f6df}, {0x1f6eb, 0x1f6ec}, {0x1f6f4, 0x1f6fc},
+        {0x1f7e0, 0x1f7eb}, {0x1f90c, 0x1f93a}, {0x1f93c, 0x1f945}, {0x1f947, 0x1f9ff},
+        {0x1fa70, 0x1faff}, {0x20000, 0x2fffd}, {0x30000, 0x3fffd}};
 
 static bool within(uint32_t c, const struct interval *intervals, size_t count)
 {
@@ -158,7 +159,8 @@ size_t kz_text_width(struct kz_str text)
     return width;
 }
 
-/* ---- values ------------------------------------------------------------------------------------------ */
+/* ---- values
+ * ------------------------------------------------------------------------------------------ */
 
 static void put_real(struct kz_buf *out, double v)
 {
@@ -214,7 +216,8 @@ static enum kz_code flush(struct kz_format *format, struct kz_err *err)
     return code;
 }
 
-/* ---- table ------------------------------------------------------------------------------------------- */
+/* ---- table
+ * ------------------------------------------------------------------------------------------- */
 
 static void put_blanks(struct kz_buf *out, size_t count)
 {
@@ -287,9 +290,11 @@ static void print_header(struct kz_format *format)
     format->measured = true;
 }
 
-/* ---- all ---------------------------------------------------------------------------------------------- */
+/* ---- all
+ * ---------------------------------------------------------------------------------------------- */
 
-enum kz_code kz_format_columns(void *arg, const char *const *names, size_t count, struct kz_err *err)
+enum kz_code kz_format_columns(
+        void *arg, const char *const *names, size_t count, struct kz_err *err)
 {
     struct kz_format *format = arg;
 
@@ -299,7 +304,8 @@ enum kz_code kz_format_columns(void *arg, const char *const *names, size_t count
     for (size_t i = 0; i < count; i++) {
         kz_buf_clear(&format->cells);
         put_printable(format, kz_str(names[i]), &format->cells);
-        format->names[i] = kz_strndup(format->cells.data ? format->cells.data : "", format->cells.size);
+        format->names[i] =
+                kz_strndup(format->cells.data ? format->cells.data : "", format->cells.size);
         if (format->kind == KZ_FORMAT_CSV) {
             if (i)
                 kz_buf_char(&format->out, ',');
@@ -355,7 +361,8 @@ static void json_row(struct kz_format *format, const struct kz_value *values)
     kz_json_out_object_end(&json);
 }
 
-enum kz_code kz_format_row(void *arg, const struct kz_value *values, size_t count, struct kz_err *err)
+enum kz_code kz_format_row(
+        void *arg, const struct kz_value *values, size_t count, struct kz_err *err)
 {
     struct kz_format *format = arg;
 

@@ -28,10 +28,10 @@ void kz_format_free(struct kz_format *format);
 KZ_DEFINE_FREEP(struct kz_format, kz_format_free)
 
 /* Columns, then rows, then end. The first two have the shape of a struct kz_tables_sink. */
-KZ_MUST_USE enum kz_code kz_format_columns(void *format, const char *const *names, size_t count,
-        struct kz_err *err);
-KZ_MUST_USE enum kz_code kz_format_row(void *format, const struct kz_value *values, size_t count,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_format_columns(
+        void *format, const char *const *names, size_t count, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_format_row(
+        void *format, const struct kz_value *values, size_t count, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_format_end(struct kz_format *format, struct kz_err *err);
 
 /* Terminal cells that a text takes; control characters count as shown, two or four. */

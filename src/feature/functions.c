@@ -82,7 +82,8 @@ static void sql_local_day(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
 }
 
-/* ---- JSON_VALUE --------------------------------------------------------------------------------- */
+/* ---- JSON_VALUE ---------------------------------------------------------------------------------
+ */
 
 static void result_json(sqlite3_context *ctx, struct kz_json_value value)
 {
@@ -105,7 +106,8 @@ static void result_json(sqlite3_context *ctx, struct kz_json_value value)
         break;
     case KZ_JSON_STRING:
         kz_json_unescape(value, &buf);
-        sqlite3_result_text64(ctx, buf.data ? buf.data : "", buf.size, SQLITE_TRANSIENT, SQLITE_UTF8);
+        sqlite3_result_text64(
+                ctx, buf.data ? buf.data : "", buf.size, SQLITE_TRANSIENT, SQLITE_UTF8);
         kz_buf_done(&buf);
         break;
     default: /* null, nothing there, or an object or array, which is no value */
@@ -142,7 +144,8 @@ static void sql_json_value(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     result_json(ctx, kz_json_get_path(root, path));
 }
 
-/* ---- stddev and median -------------------------------------------------------------------------- */
+/* ---- stddev and median --------------------------------------------------------------------------
+ */
 
 /* Welford's running mean and sum of squares; the inverse for window frames. */
 struct deviation {
@@ -287,7 +290,8 @@ static void median_final(sqlite3_context *ctx)
     sqlite3_free(s->values);
 }
 
-/* ---- SQLite's date functions without the clock ---------------------------------------------------- */
+/* ---- SQLite's date functions without the clock
+ * ---------------------------------------------------- */
 
 static const char *const date_functions[KZ_DATE_FUNCTIONS] = {
         "date", "time", "datetime", "julianday", "unixepoch", "strftime"};
@@ -367,7 +371,8 @@ static void sql_date(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     sqlite3_clear_bindings(stmt);
 }
 
-/* ---- registration -------------------------------------------------------------------------------- */
+/* ---- registration
+ * -------------------------------------------------------------------------------- */
 
 static int register_dates(sqlite3 *db, struct kz_functions *functions, int flags)
 {
@@ -379,8 +384,8 @@ static int register_dates(sqlite3 *db, struct kz_functions *functions, int flags
         if (!self)
             return SQLITE_NOMEM;
         *self = (struct date_function){functions, i};
-        rc = sqlite3_create_function_v2(db, date_functions[i], -1, flags, self, sql_date, NULL, NULL,
-                sqlite3_free);
+        rc = sqlite3_create_function_v2(
+                db, date_functions[i], -1, flags, self, sql_date, NULL, NULL, sqlite3_free);
     }
     return rc;
 }
@@ -412,7 +417,8 @@ enum kz_code kz_functions_register(sqlite3 *db, struct kz_functions *functions, 
     if (rc == SQLITE_OK)
         rc = register_dates(db, functions, flags);
     if (rc != SQLITE_OK)
-        return kz_fail(err, KZ_INTERNAL, "could not register SQL functions: %s", sqlite3_errmsg(db));
+        return kz_fail(
+                err, KZ_INTERNAL, "could not register SQL functions: %s", sqlite3_errmsg(db));
     return KZ_OK;
 }
 

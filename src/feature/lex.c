@@ -213,8 +213,8 @@ enum kz_code kz_lex_fail(struct kz_err *err, struct kz_place place, struct kz_st
  * between two ANDs of the same depth, not being the AND of a BETWEEN, is an operand that has to
  * hold. Only operands that are exactly `name = 'x'` or an IN list are read. */
 
-static const struct kz_lex_token *closing(const struct kz_lex_token *open,
-        const struct kz_lex_token *end)
+static const struct kz_lex_token *closing(
+        const struct kz_lex_token *open, const struct kz_lex_token *end)
 {
     int depth = 0;
 
@@ -227,8 +227,8 @@ static const struct kz_lex_token *closing(const struct kz_lex_token *open,
 }
 
 /* The end of the operand that begins at `at`: the next `word` of this depth, or `end`. */
-static const struct kz_lex_token *operand_end(const struct kz_lex_token *at,
-        const struct kz_lex_token *end, const char *word)
+static const struct kz_lex_token *operand_end(
+        const struct kz_lex_token *at, const struct kz_lex_token *end, const char *word)
 {
     int depth = 0, between = 0;
 
@@ -254,8 +254,8 @@ struct names {
     size_t count;
 };
 
-static struct names names_of_operand(const struct kz_lex_token *at, const struct kz_lex_token *end,
-        struct kz_arena *arena)
+static struct names names_of_operand(
+        const struct kz_lex_token *at, const struct kz_lex_token *end, struct kz_arena *arena)
 {
     struct names names = {NULL, 0};
     bool equal = end - at == 3 && (kz_lex_op(&at[1], "=") || kz_lex_op(&at[1], "=="));
@@ -318,8 +318,8 @@ static struct names names_of(const struct kz_lex_token *at, const struct kz_lex_
     }
 }
 
-const char *const *kz_lex_event_names(struct kz_lex_tokens tokens, struct kz_arena *arena,
-        size_t *ret_count)
+const char *const *kz_lex_event_names(
+        struct kz_lex_tokens tokens, struct kz_arena *arena, size_t *ret_count)
 {
     struct names names;
     int cases = 0;

@@ -54,5 +54,5 @@ enum kz_code kz_lex_fail(struct kz_err *err, struct kz_place place, struct kz_st
 /* Event names that an expression demands in every way it can hold, by `name = 'x'` or
  * `name IN ('x', ...)` as whole operands of AND, or in each branch of an OR. NULL and 0: any name,
  * which is also the answer whenever the shape is not understood. */
-const char *const *kz_lex_event_names(struct kz_lex_tokens tokens, struct kz_arena *arena,
-        size_t *ret_count);
+const char *const *kz_lex_event_names(
+        struct kz_lex_tokens tokens, struct kz_arena *arena, size_t *ret_count);

@@ -62,10 +62,12 @@ static enum kz_code create_index(sqlite3 *db, const struct kz_table_def *def, st
     return code == KZ_OK ? code : kz_wrap(err, "indexing table %s by %s", def->name, def->key);
 }
 
-/* ---- files --------------------------------------------------------------------------------------- */
+/* ---- files
+ * --------------------------------------------------------------------------------------- */
 
 /* The place of a cell. Where quotes were undoubled the cell is elsewhere, and its row has to do. */
-static struct kz_place cell_place(const struct load *load, const struct kz_csv_row *row, size_t index)
+static struct kz_place cell_place(
+        const struct load *load, const struct kz_csv_row *row, size_t index)
 {
     const char *cell = row->fields[index].ptr, *line_start = load->text.ptr;
     struct kz_place place = {load->def->file, (unsigned)row->line, 1};
@@ -84,8 +86,8 @@ static struct kz_place cell_place(const struct load *load, const struct kz_csv_r
     return place;
 }
 
-static enum kz_code place_fail(struct kz_err *err, struct kz_place place, const char *what,
-        struct kz_str quoted)
+static enum kz_code place_fail(
+        struct kz_err *err, struct kz_place place, const char *what, struct kz_str quoted)
 {
     return kz_lex_fail(err, place, KZ_STR_NULL, 0, "%s \"" KZ_STR_FMT "\"", what,
             (int)KZ_MIN(quoted.size, (size_t)80), quoted.ptr ? quoted.ptr : "");
@@ -113,8 +115,8 @@ static bool parse_number(struct kz_str cell, enum kz_type type, sqlite3_stmt *in
     }
 }
 
-static enum kz_code bind_cell(struct load *load, const struct kz_csv_row *row, size_t index,
-        struct kz_err *err)
+static enum kz_code bind_cell(
+        struct load *load, const struct kz_csv_row *row, size_t index, struct kz_err *err)
 {
     struct kz_str cell = row->fields[index];
     int at = (int)index + 1;
@@ -156,15 +158,15 @@ static size_t header_find(const struct kz_csv_row *header, const char *name)
     return SIZE_MAX;
 }
 
-static enum kz_code check_header(struct load *load, const struct kz_csv_row *header,
-        struct kz_err *err)
+static enum kz_code check_header(
+        struct load *load, const struct kz_csv_row *header, struct kz_err *err)
 {
     const struct kz_table_def *def = load->def;
     struct kz_place start = {def->file, 1, 1};
 
     if (header->count > FILE_COLUMNS_MAX)
-        return kz_lex_fail(err, start, KZ_STR_NULL, 0, "%zu columns; %d are the most", header->count,
-                FILE_COLUMNS_MAX);
+        return kz_lex_fail(err, start, KZ_STR_NULL, 0, "%zu columns; %d are the most",
+                header->count, FILE_COLUMNS_MAX);
     for (size_t i = 0; i < header->count; i++) {
         struct kz_str name = header->fields[i];
 
@@ -182,19 +184,21 @@ static enum kz_code check_header(struct load *load, const struct kz_csv_row *hea
 
         if (at == SIZE_MAX)
             return kz_lex_fail(err, start, KZ_STR_NULL, 0,
-                    "column \"%s\", declared in %s:%u:%u, is not in the header", def->columns[i].name,
+                    "column \"%s\", declared in %s:%u:%u, is not in the header",
+                    def->columns[i].name,
                     def->columns[i].place.file ? def->columns[i].place.file : "the project",
                     def->columns[i].place.line, def->columns[i].place.column);
         load->types[at] = def->columns[i].type;
     }
     if (def->key && header_find(header, def->key) == SIZE_MAX)
-        return kz_lex_fail(err, start, KZ_STR_NULL, 0, "the key \"%s\" is not in the header", def->key);
+        return kz_lex_fail(
+                err, start, KZ_STR_NULL, 0, "the key \"%s\" is not in the header", def->key);
     load->column_count = header->count;
     return KZ_OK;
 }
 
-static enum kz_code create_table(struct load *load, const struct kz_csv_row *header,
-        struct kz_err *err)
+static enum kz_code create_table(
+        struct load *load, const struct kz_csv_row *header, struct kz_err *err)
 {
     struct kz_buf create = {0}, insert = {0};
     enum kz_code code;
@@ -283,7 +287,8 @@ static enum kz_code load_file(sqlite3 *db, const struct kz_table_def *def, struc
     return code;
 }
 
-/* ---- materialised ---------------------------------------------------------------------------------- */
+/* ---- materialised
+ * ---------------------------------------------------------------------------------- */
 
 static const struct kz_column_def *declared(const struct kz_table_def *def, const char *name)
 {
@@ -293,8 +298,8 @@ static const struct kz_column_def *declared(const struct kz_table_def *def, cons
     return NULL;
 }
 
-static enum kz_code check_result(const struct kz_table_def *def, sqlite3_stmt *stmt,
-        struct kz_err *err)
+static enum kz_code check_result(
+        const struct kz_table_def *def, sqlite3_stmt *stmt, struct kz_err *err)
 {
     int count = sqlite3_column_count(stmt);
     bool has_key = !def->key;
@@ -302,8 +307,10 @@ static enum kz_code check_result(const struct kz_table_def *def, sqlite3_stmt *s
     for (int i = 0; i < count; i++)
         has_key |= strcasecmp(sqlite3_column_name(stmt, i), def->key ? def->key : "") == 0;
     if (!has_key)
-        return kz_lex_fail(err, def->place, KZ_STR_NULL, 0, "table %s: its SQL gives no column \"%s\", "
-                "which is to be its key", def->name, def->key);
+        return kz_lex_fail(err, def->place, KZ_STR_NULL, 0,
+                "table %s: its SQL gives no column \"%s\", "
+                "which is to be its key",
+                def->name, def->key);
     for (size_t k = 0; k < def->column_count; k++) {
         bool found = false;
 
@@ -316,8 +323,8 @@ static enum kz_code check_result(const struct kz_table_def *def, sqlite3_stmt *s
     return KZ_OK;
 }
 
-static enum kz_code materialise(struct kz_sql *sql, const struct kz_table_def *def,
-        sqlite3_stmt *stmt, struct kz_err *err)
+static enum kz_code materialise(
+        struct kz_sql *sql, const struct kz_table_def *def, sqlite3_stmt *stmt, struct kz_err *err)
 {
     struct kz_buf statement = {0};
     enum kz_code code = check_result(def, stmt, err);
@@ -332,7 +339,10 @@ static enum kz_code materialise(struct kz_sql *sql, const struct kz_table_def *d
 
         kz_buf_char(&statement, i ? ',' : '(');
         quote_name(&statement, kz_str(name));
-        kz_buf_printf(&statement, " %s", column ? kz_column_sql_type(column->type) : type ? type : "");
+        kz_buf_printf(&statement, " %s",
+                column ? kz_column_sql_type(column->type)
+                : type ? type
+                       : "");
     }
     kz_buf_char(&statement, ')');
     code = run(sql->db, &statement, err);
@@ -346,10 +356,10 @@ static enum kz_code materialise(struct kz_sql *sql, const struct kz_table_def *d
     if (code == KZ_OK)
         return KZ_OK;
     if (sql->steps > sql->steps_max)
-        return kz_lex_fail(err, def->place, KZ_STR_NULL, 0, "table %s takes too many steps to compute",
-                def->name);
-    return kz_lex_fail(err, def->place, KZ_STR_NULL, 0, "table %s: %s", def->name,
-            sqlite3_errmsg(sql->db));
+        return kz_lex_fail(err, def->place, KZ_STR_NULL, 0,
+                "table %s takes too many steps to compute", def->name);
+    return kz_lex_fail(
+            err, def->place, KZ_STR_NULL, 0, "table %s: %s", def->name, sqlite3_errmsg(sql->db));
 }
 
 /* Whether the last compilation failed only because a table of ours is not there yet. */
@@ -380,7 +390,8 @@ static enum kz_code materialise_all(struct kz_sql *sql, struct kz_err *err)
 
             if (done[i] || def->file || !def->sql)
                 continue;
-            code = kz_prepare(sql, KZ_SCOPE_TABLES, def->sql, def->place, kz_str(def->sql), 0, &stmt, err);
+            code = kz_prepare(
+                    sql, KZ_SCOPE_TABLES, def->sql, def->place, kz_str(def->sql), 0, &stmt, err);
             if (code != KZ_OK && !waits_for_table(sql))
                 return code;
             if (code != KZ_OK) {
@@ -400,7 +411,8 @@ static enum kz_code materialise_all(struct kz_sql *sql, struct kz_err *err)
     return KZ_OK;
 }
 
-/* ---- hash ------------------------------------------------------------------------------------------ */
+/* ---- hash
+ * ------------------------------------------------------------------------------------------ */
 
 static uint64_t hash_value(uint64_t hash, sqlite3_stmt *stmt, int column)
 {
@@ -419,12 +431,12 @@ static uint64_t hash_value(uint64_t hash, sqlite3_stmt *stmt, int column)
     case SQLITE_NULL:
         return hash;
     }
-    return kz_hash_mix(hash, kz_hash(sqlite3_column_blob(stmt, column),
-                                     (size_t)sqlite3_column_bytes(stmt, column)));
+    return kz_hash_mix(hash,
+            kz_hash(sqlite3_column_blob(stmt, column), (size_t)sqlite3_column_bytes(stmt, column)));
 }
 
-static enum kz_code hash_table(sqlite3 *db, const struct kz_table_def *def, uint64_t *hash,
-        struct kz_err *err)
+static enum kz_code hash_table(
+        sqlite3 *db, const struct kz_table_def *def, uint64_t *hash, struct kz_err *err)
 {
     struct kz_buf statement = {0};
     sqlite3_stmt *stmt = NULL;
@@ -481,8 +493,8 @@ static enum kz_code check_name(const struct kz_table_def *def, struct kz_err *er
 
     for (size_t i = 0; i < KZ_ARRAY_COUNT(taken); i++)
         if (strcasecmp(def->name, taken[i]) == 0)
-            return kz_lex_fail(err, def->place, KZ_STR_NULL, 0, "table \"%s\": the name is taken",
-                    def->name);
+            return kz_lex_fail(
+                    err, def->place, KZ_STR_NULL, 0, "table \"%s\": the name is taken", def->name);
     if (strncasecmp(def->name, "sqlite_", 7) == 0 || strncasecmp(def->name, "pragma_", 7) == 0)
         return kz_lex_fail(err, def->place, KZ_STR_NULL, 0,
                 "table \"%s\": names that begin with sqlite_ or pragma_ are SQLite's", def->name);

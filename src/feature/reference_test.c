@@ -38,8 +38,8 @@ static struct kz_table_def products = {
         .place = {"kizashi.yaml", 8, 13},
 };
 
-static enum kz_code open_with(struct kz_table_def *tables, size_t count, struct kz_sql **ret_sql,
-        struct kz_err *err)
+static enum kz_code open_with(
+        struct kz_table_def *tables, size_t count, struct kz_sql **ret_sql, struct kz_err *err)
 {
     static struct kz_project project;
 
@@ -78,8 +78,10 @@ static void test_types_and_keys(void **state)
                            "b,2.5,-7,0,\n"
                            "007,,,,x\n");
     assert_int_equal(open_with(&table, 1, &sql, &err), KZ_OK);
-    check_value(sql, "(SELECT group_concat(typeof(item) || typeof(price) || typeof(stock) || typeof(fresh) || "
-                     "typeof(note)) FROM products)",
+    check_value(sql,
+            "(SELECT group_concat(typeof(item) || typeof(price) || typeof(stock) || typeof(fresh) "
+            "|| "
+            "typeof(note)) FROM products)",
             "textrealintegerintegertext,textrealintegerintegernull,textnullnullnulltext");
     check_value(sql, "(SELECT price FROM products WHERE item = 'a')", "10.0");
     check_value(sql, "(SELECT note FROM products WHERE item = 'a')", "says \"hi\"");
@@ -93,7 +95,8 @@ static void test_bad_files_have_places(void **state)
     static const struct {
         const char *contents, *error; /* behind the file's name */
     } cases[] = {
-            {"item,price,stock,fresh\na,10,3,true\nb,cheap,3,true\n", ":3:3: not a finite number: \"cheap\""},
+            {"item,price,stock,fresh\na,10,3,true\nb,cheap,3,true\n",
+                    ":3:3: not a finite number: \"cheap\""},
             {"item,price,stock,fresh\na,1e999,3,true\n", ":2:3: not a finite number: \"1e999\""},
             {"item,price,stock,fresh\na,nan,3,true\n", ":2:3: not a finite number: \"nan\""},
             {"item,price,stock,fresh\na,0x10,3,true\n", ":2:3: not a finite number: \"0x10\""},
@@ -133,8 +136,11 @@ static void test_bad_files_have_places(void **state)
 static void test_sql_tables_in_any_order(void **state)
 {
     struct kz_table_def tables[] = {
-            {.name = "best", .sql = "SELECT max(avg_price) AS p FROM averages;", .place = {"k.yaml", 3, 1}},
-            {.name = "averages", .key = "fresh",
+            {.name = "best",
+                    .sql = "SELECT max(avg_price) AS p FROM averages;",
+                    .place = {"k.yaml", 3, 1}},
+            {.name = "averages",
+                    .key = "fresh",
                     .sql = "SELECT fresh, avg(price) AS avg_price FROM products GROUP BY 1 -- each",
                     .place = {"k.yaml", 4, 1}},
             products,
@@ -152,7 +158,9 @@ static void test_sql_tables_in_any_order(void **state)
     kz_sql_close(sql);
 
     /* The order of declaration is nothing to the hash; the contents are. */
-    assert_int_equal(open_with((struct kz_table_def[]){tables[2], tables[0], tables[1]}, 3, &sql, &err), KZ_OK);
+    assert_int_equal(
+            open_with((struct kz_table_def[]){tables[2], tables[0], tables[1]}, 3, &sql, &err),
+            KZ_OK);
     assert_true(kz_sql_tables_hash(sql) == hash);
     kz_sql_close(sql);
     tables[2].file = file_with("item,price,stock,fresh\na,1,1,1\nb,3,1,1\nc,7,2,0\n");
@@ -175,22 +183,27 @@ static void test_bad_sql_tables(void **state)
             {"SELECT count(*) AS a FROM events", NULL,
                     "k.yaml:3:7: events is not to be seen here, only in features and having"},
             {"SELECT 1 AS a; SELECT 2", NULL, "k.yaml:3:22: only one statement is expected"},
-            {"SELECT 1 AS a", "b", "k.yaml:3:7: table averages: its SQL gives no column \"b\", which is to be its "
-                                   "key"},
-            {"DELETE FROM averages", NULL, "k.yaml:3:7: table averages needs itself, directly or through other tables"},
+            {"SELECT 1 AS a", "b",
+                    "k.yaml:3:7: table averages: its SQL gives no column \"b\", which is to be its "
+                    "key"},
+            {"DELETE FROM averages", NULL,
+                    "k.yaml:3:7: table averages needs itself, directly or through other tables"},
     };
     struct kz_sql *sql;
     struct kz_err err;
 
     (void)state;
     for (size_t i = 0; i < KZ_ARRAY_COUNT(cases); i++) {
-        struct kz_table_def table = {
-                .name = "averages", .sql = cases[i].sql, .key = cases[i].key, .place = {"k.yaml", 3, 7}};
+        struct kz_table_def table = {.name = "averages",
+                .sql = cases[i].sql,
+                .key = cases[i].key,
+                .place = {"k.yaml", 3, 7}};
 
         assert_int_equal(open_with(&table, 1, &sql, &err), KZ_CONFIG);
         assert_string_equal(err.message, cases[i].error);
     }
-    assert_int_equal(open_with(&(struct kz_table_def){.name = "Events", .sql = "SELECT 1 AS a",
+    assert_int_equal(open_with(&(struct kz_table_def){.name = "Events",
+                                       .sql = "SELECT 1 AS a",
                                        .place = {"k.yaml", 3, 7}},
                              1, &sql, &err),
             KZ_CONFIG);

@@ -26,7 +26,8 @@ static const char *const param_names[] = {
 #undef X
 };
 
-/* ---- engine ---------------------------------------------------------------------------------------- */
+/* ---- engine
+ * ---------------------------------------------------------------------------------------- */
 
 static int on_progress(void *arg)
 {
@@ -45,30 +46,34 @@ static enum kz_code check_columns(const struct kz_project *project, struct kz_er
         const struct kz_column_def *def = &project->events.columns[i];
 
         for (size_t k = 0; k < i + KZ_EVENTS_FIXED; k++) {
-            const char *other = k < KZ_EVENTS_FIXED ? kz_events_column_names[k]
-                                                    : project->events.columns[k - KZ_EVENTS_FIXED].name;
+            const char *other = k < KZ_EVENTS_FIXED
+                                        ? kz_events_column_names[k]
+                                        : project->events.columns[k - KZ_EVENTS_FIXED].name;
 
             if (strcasecmp(def->name, other) == 0)
                 return kz_lex_fail(err, def->place, KZ_STR_NULL, 0,
                         "events have a column \"%s\" already", other);
         }
         if (strchr(def->name, '"'))
-            return kz_lex_fail(err, def->place, KZ_STR_NULL, 0, "a column's name cannot hold a quote");
+            return kz_lex_fail(
+                    err, def->place, KZ_STR_NULL, 0, "a column's name cannot hold a quote");
     }
     return KZ_OK;
 }
 
-/* A virtual table declares its columns when it is first seen, which the authorizer would refuse later. */
+/* A virtual table declares its columns when it is first seen, which the authorizer would refuse
+ * later. */
 static enum kz_code connect_tables(struct kz_sql *sql, struct kz_err *err)
 {
-    if (sqlite3_exec(sql->db, "SELECT 1 FROM events, json_each('[]'), json_tree('[]') WHERE 0", NULL, NULL,
-                NULL) != SQLITE_OK)
-        return kz_fail(err, KZ_INTERNAL, "could not set up the tables: %s", sqlite3_errmsg(sql->db));
+    if (sqlite3_exec(sql->db, "SELECT 1 FROM events, json_each('[]'), json_tree('[]') WHERE 0",
+                NULL, NULL, NULL) != SQLITE_OK)
+        return kz_fail(
+                err, KZ_INTERNAL, "could not set up the tables: %s", sqlite3_errmsg(sql->db));
     return KZ_OK;
 }
 
-enum kz_code kz_sql_open(const struct kz_project *project, struct kz_sql **ret_sql,
-        struct kz_err *err)
+enum kz_code kz_sql_open(
+        const struct kz_project *project, struct kz_sql **ret_sql, struct kz_err *err)
 {
     KZ_AUTO(kz_sql_closep) struct kz_sql *sql = NULL;
 
@@ -127,7 +132,8 @@ const char *kz_sql_engine(void)
     return engine;
 }
 
-/* ---- checks before SQLite sees a text ---------------------------------------------------------------- */
+/* ---- checks before SQLite sees a text
+ * ---------------------------------------------------------------- */
 
 static int param_index(struct kz_str raw)
 {
@@ -137,8 +143,8 @@ static int param_index(struct kz_str raw)
     return -1;
 }
 
-static enum kz_code check_params(const struct kz_sql_expr *expr, struct kz_lex_tokens tokens,
-        struct kz_err *err)
+static enum kz_code check_params(
+        const struct kz_sql_expr *expr, struct kz_lex_tokens tokens, struct kz_err *err)
 {
     bool allowed = expr->kind == KZ_SQL_HAVING || expr->kind == KZ_SQL_FEATURES;
 
@@ -168,13 +174,13 @@ static enum kz_code check_params(const struct kz_sql_expr *expr, struct kz_lex_t
 
 static bool is_date_function(const struct kz_lex_token *token)
 {
-    return kz_lex_word(token, "date") || kz_lex_word(token, "time") || kz_lex_word(token, "datetime") ||
-           kz_lex_word(token, "julianday") || kz_lex_word(token, "unixepoch") ||
-           kz_lex_word(token, "strftime");
+    return kz_lex_word(token, "date") || kz_lex_word(token, "time") ||
+           kz_lex_word(token, "datetime") || kz_lex_word(token, "julianday") ||
+           kz_lex_word(token, "unixepoch") || kz_lex_word(token, "strftime");
 }
 
-/* The call at `token` (a name, then an opening parenthesis): arguments that are literals and that we
- * can judge now rather than at the first request. */
+/* The call at `token` (a name, then an opening parenthesis): arguments that are literals and that
+ * we can judge now rather than at the first request. */
 static enum kz_code check_call(const struct kz_sql_expr *expr, struct kz_sql *sql,
         const struct kz_lex_token *token, struct kz_err *err)
 {
@@ -185,7 +191,8 @@ static enum kz_code check_call(const struct kz_sql_expr *expr, struct kz_sql *sq
     struct kz_str text = kz_str(expr->text);
     int depth = 1;
 
-    if (kz_lex_word(token, "duration") && arg->kind == KZ_LEX_STRING && arg[1].kind == KZ_LEX_CLOSE) {
+    if (kz_lex_word(token, "duration") && arg->kind == KZ_LEX_STRING &&
+            arg[1].kind == KZ_LEX_CLOSE) {
         struct kz_err why;
         int64_t ms;
 
@@ -211,8 +218,8 @@ static enum kz_code check_call(const struct kz_sql_expr *expr, struct kz_sql *sq
         const struct kz_zone *zone;
         struct kz_err why;
 
-        if (kz_zones_get(&sql->functions.zones, kz_str(kz_lex_text(last, &sql->scratch)), &zone, &why) !=
-                KZ_OK)
+        if (kz_zones_get(&sql->functions.zones, kz_str(kz_lex_text(last, &sql->scratch)), &zone,
+                    &why) != KZ_OK)
             return kz_lex_fail(err, expr->place, text, last->offset, "%s", why.message);
     }
     return KZ_OK;
@@ -228,8 +235,8 @@ static enum kz_code check_calls(const struct kz_sql_expr *expr, struct kz_sql *s
 }
 
 /* An expression is put between parentheses, so it must not close them. */
-static enum kz_code check_expression(const struct kz_sql_expr *expr, struct kz_lex_tokens tokens,
-        struct kz_err *err)
+static enum kz_code check_expression(
+        const struct kz_sql_expr *expr, struct kz_lex_tokens tokens, struct kz_err *err)
 {
     struct kz_str text = kz_str(expr->text);
     int depth = 0;
@@ -241,21 +248,23 @@ static enum kz_code check_expression(const struct kz_sql_expr *expr, struct kz_l
 
         depth += (token->kind == KZ_LEX_OPEN) - (token->kind == KZ_LEX_CLOSE);
         if (token->kind == KZ_LEX_BAD || depth < 0 || kz_lex_op(token, ";"))
-            return kz_lex_fail(err, expr->place, text, token->offset, "unexpected \"" KZ_STR_FMT "\"",
-                    (int)KZ_MIN(token->raw.size, (size_t)20), token->raw.ptr);
+            return kz_lex_fail(err, expr->place, text, token->offset,
+                    "unexpected \"" KZ_STR_FMT "\"", (int)KZ_MIN(token->raw.size, (size_t)20),
+                    token->raw.ptr);
     }
     if (depth)
         return kz_lex_fail(err, expr->place, text, text.size, "a parenthesis is not closed");
     return KZ_OK;
 }
 
-/* ---- compilation -------------------------------------------------------------------------------------
+/* ---- compilation
+ * -------------------------------------------------------------------------------------
  *
- * An expression becomes SELECT 1 FROM (SELECT CAST(?n AS type) AS column, ...) WHERE (expression): a
- * row comes out where it holds. CAST gives each column the affinity that it has in `events`. */
+ * An expression becomes SELECT 1 FROM (SELECT CAST(?n AS type) AS column, ...) WHERE (expression):
+ * a row comes out where it holds. CAST gives each column the affinity that it has in `events`. */
 
-static void put_event_columns(struct kz_sql_expr *expr, struct kz_lex_tokens tokens,
-        struct kz_buf *out)
+static void put_event_columns(
+        struct kz_sql_expr *expr, struct kz_lex_tokens tokens, struct kz_buf *out)
 {
     const struct kz_project *project = expr->sql->project;
     uint8_t used[KZ_EVENTS_FIXED + KZ_COLUMNS_MAX];
@@ -270,7 +279,8 @@ static void put_event_columns(struct kz_sql_expr *expr, struct kz_lex_tokens tok
         if (column < 0 || k < count)
             continue;
         used[count++] = (uint8_t)column;
-        kz_buf_printf(out, "%sCAST(?%d AS %s) AS \"%s\"", count > 1 ? ", " : " FROM (SELECT ", count,
+        kz_buf_printf(out, "%sCAST(?%d AS %s) AS \"%s\"", count > 1 ? ", " : " FROM (SELECT ",
+                count,
                 kz_column_sql_type(fixed ? kz_events_column_types[column]
                                          : project->events.columns[column - KZ_EVENTS_FIXED].type),
                 fixed ? kz_events_column_names[column]
@@ -296,7 +306,8 @@ static void put_models(struct kz_sql_expr *expr, struct kz_lex_tokens tokens, st
             used = kz_lex_ident(&tokens.at[i], name) && kz_lex_op(&tokens.at[i + 1], ".");
         if (!used)
             continue;
-        kz_buf_printf(out, "%s(SELECT CAST(?%zu AS REAL) AS score, CAST(?%zu AS TEXT) AS output) AS \"%s\"",
+        kz_buf_printf(out,
+                "%s(SELECT CAST(?%zu AS REAL) AS score, CAST(?%zu AS TEXT) AS output) AS \"%s\"",
                 expr->model_count ? ", " : " FROM ", 2 * expr->model_count + 1,
                 2 * expr->model_count + 2, name);
         expr->models[expr->model_count++] = name;
@@ -320,14 +331,14 @@ static void hint_names(const struct kz_sql_expr *expr, struct kz_err *err)
         for (size_t i = 0; i < project->events.column_count; i++)
             kz_buf_printf(&names, ", %s", project->events.columns[i].name);
     }
-    kz_hint(err, expr->kind == KZ_SQL_PREDICTION ? "there are " KZ_STR_FMT
-                                                  : "an event has " KZ_STR_FMT,
+    kz_hint(err,
+            expr->kind == KZ_SQL_PREDICTION ? "there are " KZ_STR_FMT : "an event has " KZ_STR_FMT,
             KZ_STR_ARG(kz_buf_view(&names)));
     kz_buf_done(&names);
 }
 
-static enum kz_code prepare_expression(struct kz_sql_expr *expr, struct kz_lex_tokens tokens,
-        struct kz_err *err)
+static enum kz_code prepare_expression(
+        struct kz_sql_expr *expr, struct kz_lex_tokens tokens, struct kz_err *err)
 {
     struct kz_buf select = {0};
     enum kz_code code;
@@ -355,7 +366,8 @@ static void map_params(struct kz_sql_expr *expr)
     expr->param_count = sqlite3_bind_parameter_count(expr->stmt);
     expr->params = kz_arena_must(&expr->sql->arena, (size_t)expr->param_count);
     for (int i = 0; i < expr->param_count; i++)
-        expr->params[i] = (uint8_t)param_index(kz_str(sqlite3_bind_parameter_name(expr->stmt, i + 1)));
+        expr->params[i] =
+                (uint8_t)param_index(kz_str(sqlite3_bind_parameter_name(expr->stmt, i + 1)));
 }
 
 /* A column without AS is named by SQLite after its text, which is not a name but where it happens
@@ -367,7 +379,8 @@ static bool is_name(const char *name)
     for (; *name; name++) {
         bool letter = (*name | 32) >= 'a' && (*name | 32) <= 'z';
 
-        if (!letter && !(*name >= '0' && *name <= '9') && *name != '_' && (unsigned char)*name < 0x80)
+        if (!letter && !(*name >= '0' && *name <= '9') && *name != '_' &&
+                (unsigned char)*name < 0x80)
             return false;
     }
     return true;
@@ -386,12 +399,12 @@ static enum kz_code name_columns(struct kz_sql_expr *expr, struct kz_err *err)
         const char *name = sqlite3_column_name(expr->stmt, i);
 
         if (!is_name(name))
-            return kz_lex_fail(err, expr->place, text, 0, "column %d (%.80s) has no name; add AS name",
-                    i + 1, name);
+            return kz_lex_fail(err, expr->place, text, 0,
+                    "column %d (%.80s) has no name; add AS name", i + 1, name);
         for (int k = 0; k < i; k++)
             if (strcmp(expr->columns[k], name) == 0)
-                return kz_lex_fail(err, expr->place, text, 0, "columns %d and %d are both named \"%s\"",
-                        k + 1, i + 1, name);
+                return kz_lex_fail(err, expr->place, text, 0,
+                        "columns %d and %d are both named \"%s\"", k + 1, i + 1, name);
         expr->columns[i] = kz_arena_cstr(&expr->sql->arena, kz_str(name));
     }
     expr->column_count = (size_t)count;
@@ -410,7 +423,8 @@ static enum kz_code compile(struct kz_sql_expr *expr, struct kz_err *err)
     KZ_TRY(check_calls(expr, sql, tokens, err));
     if (expr->kind != KZ_SQL_FEATURES)
         KZ_TRY(prepare_expression(expr, tokens, err));
-    else if (kz_prepare(sql, KZ_SCOPE_EVENTS, expr->text, expr->place, text, 0, &expr->stmt, err) != KZ_OK) {
+    else if (kz_prepare(sql, KZ_SCOPE_EVENTS, expr->text, expr->place, text, 0, &expr->stmt, err) !=
+             KZ_OK) {
         hint_names(expr, err);
         return KZ_CONFIG;
     }
@@ -448,20 +462,22 @@ enum kz_code kz_sql_compile(struct kz_sql *sql, enum kz_sql_kind kind, const cha
     return KZ_OK;
 }
 
-void kz_sql_event_names(const struct kz_sql_expr *expr, const char *const **ret_names,
-        size_t *ret_count)
+void kz_sql_event_names(
+        const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count)
 {
     *ret_names = expr->names;
     *ret_count = expr->name_count;
 }
 
-void kz_sql_columns(const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count)
+void kz_sql_columns(
+        const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count)
 {
     *ret_names = expr->columns;
     *ret_count = expr->column_count;
 }
 
-/* ---- evaluation --------------------------------------------------------------------------------------- */
+/* ---- evaluation
+ * --------------------------------------------------------------------------------------- */
 
 static void bind_str(sqlite3_stmt *stmt, int at, struct kz_str s)
 {
@@ -503,8 +519,8 @@ static void bind_params(const struct kz_sql_expr *expr, const struct kz_sql_para
     }
 }
 
-static void begin(struct kz_sql_expr *expr, enum kz_sql_kind kind, const struct kz_history_rows *rows,
-        const struct kz_sql_params *params, uint64_t steps_max)
+static void begin(struct kz_sql_expr *expr, enum kz_sql_kind kind,
+        const struct kz_history_rows *rows, const struct kz_sql_params *params, uint64_t steps_max)
 {
     struct kz_sql *sql = expr->sql;
 
@@ -561,8 +577,8 @@ static enum kz_code step_true(struct kz_sql_expr *expr, bool *ret_true, struct k
     return code;
 }
 
-enum kz_code kz_sql_event_true(struct kz_sql_expr *expr, const struct kz_event *event,
-        bool *ret_true, struct kz_err *err)
+enum kz_code kz_sql_event_true(
+        struct kz_sql_expr *expr, const struct kz_event *event, bool *ret_true, struct kz_err *err)
 {
     const struct kz_project *project = expr->sql->project;
 
@@ -574,8 +590,8 @@ enum kz_code kz_sql_event_true(struct kz_sql_expr *expr, const struct kz_event *
     return step_true(expr, ret_true, err);
 }
 
-static const struct kz_sql_prediction *find_prediction(const struct kz_sql_prediction *predictions,
-        size_t count, const char *model)
+static const struct kz_sql_prediction *find_prediction(
+        const struct kz_sql_prediction *predictions, size_t count, const char *model)
 {
     for (size_t i = 0; i < count; i++)
         if (predictions[i].present && strcmp(predictions[i].model, model) == 0)
@@ -622,8 +638,9 @@ static enum kz_code take_row(struct kz_sql_expr *expr, struct kz_err *err)
         int type = sqlite3_column_type(expr->stmt, i);
 
         if (type == SQLITE_BLOB)
-            return kz_fail(err, KZ_INVALID, "%s: column \"%s\" is a blob; features are numbers and texts",
-                    file, expr->columns[i]);
+            return kz_fail(err, KZ_INVALID,
+                    "%s: column \"%s\" is a blob; features are numbers and texts", file,
+                    expr->columns[i]);
         if (type == SQLITE_TEXT)
             text_bytes += (size_t)sqlite3_column_bytes(expr->stmt, i);
     }
@@ -638,10 +655,12 @@ static enum kz_code take_row(struct kz_sql_expr *expr, struct kz_err *err)
 
         switch (sqlite3_column_type(expr->stmt, i)) {
         case SQLITE_INTEGER:
-            *value = (struct kz_value){.type = KZ_TYPE_INT, .integer = sqlite3_column_int64(expr->stmt, i)};
+            *value = (struct kz_value){
+                    .type = KZ_TYPE_INT, .integer = sqlite3_column_int64(expr->stmt, i)};
             break;
         case SQLITE_FLOAT:
-            *value = (struct kz_value){.type = KZ_TYPE_FLOAT, .real = sqlite3_column_double(expr->stmt, i)};
+            *value = (struct kz_value){
+                    .type = KZ_TYPE_FLOAT, .real = sqlite3_column_double(expr->stmt, i)};
             break;
         case SQLITE_TEXT:
             bytes = kz_str_n(sqlite3_column_blob(expr->stmt, i),
@@ -672,7 +691,8 @@ enum kz_code kz_sql_features(struct kz_sql_expr *expr, const struct kz_history_r
         code = take_row(expr, err);
         rc = code == KZ_OK ? sqlite3_step(expr->stmt) : SQLITE_DONE;
         if (rc == SQLITE_ROW)
-            code = kz_fail(err, KZ_INVALID, "%s: more than one row; features are exactly one", file);
+            code = kz_fail(
+                    err, KZ_INVALID, "%s: more than one row; features are exactly one", file);
         else if (rc != SQLITE_DONE)
             code = step_fail(expr, rc, err);
     } else if (rc == SQLITE_DONE) {

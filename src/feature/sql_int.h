@@ -10,10 +10,10 @@
 #include "feature/when.h"
 
 enum {
-    KZ_SQL_COLUMNS_MAX = 512,           /* of a feature row */
-    KZ_SQL_TEXT_SIZE_MAX = 1 << 20,     /* all texts of a feature row */
-    KZ_SQL_VALUE_SIZE_MAX = 16 << 20,   /* any one value inside a query */
-    KZ_SQL_ARENA_SIZE_MAX = 64 << 20,   /* unescaped texts of one evaluation */
+    KZ_SQL_COLUMNS_MAX = 512,         /* of a feature row */
+    KZ_SQL_TEXT_SIZE_MAX = 1 << 20,   /* all texts of a feature row */
+    KZ_SQL_VALUE_SIZE_MAX = 16 << 20, /* any one value inside a query */
+    KZ_SQL_ARENA_SIZE_MAX = 64 << 20, /* unescaped texts of one evaluation */
     KZ_SQL_STEPS_DEFAULT = 20 * 1000 * 1000,
     KZ_SQL_STEPS_EACH = 1000, /* between two looks at the limit */
     KZ_SQL_CURSORS_KEPT = 8,
@@ -78,20 +78,20 @@ void kz_events_cursors_free(struct kz_sql *sql);
 /* feature/connection.c: a hardened in-memory connection. */
 enum kz_code kz_connection_open(sqlite3 **ret_db, struct kz_err *err);
 /* Lets through what `sql->scope` permits, and leaves the reason in `sql->refused` otherwise. */
-int kz_authorize(void *sql, int action, const char *a, const char *b, const char *db,
-        const char *trigger);
+int kz_authorize(
+        void *sql, int action, const char *a, const char *b, const char *db, const char *trigger);
 bool kz_is_reference_table(const struct kz_project *project, const char *name);
 
-/* Compiles `sql_text`, in which the user's `text` (which begins at `place`) stands `prefix` bytes from
- * the start, as `scope` permits: one SELECT and nothing behind it. */
+/* Compiles `sql_text`, in which the user's `text` (which begins at `place`) stands `prefix` bytes
+ * from the start, as `scope` permits: one SELECT and nothing behind it. */
 enum kz_code kz_prepare(struct kz_sql *sql, enum kz_sql_scope scope, const char *sql_text,
         struct kz_place place, struct kz_str text, size_t prefix, sqlite3_stmt **ret_stmt,
         struct kz_err *err);
 
 /* feature/reference.c: the project's reference tables, from CSV files, then those materialised from
- * SQL. An empty cell is NULL. A declared column holds what its type says or the load fails; a file's
- * other columns are TEXT. SQL tables may use each other in any order but not in a circle. Sets
- * tables_hash, which covers names, types and rows in order. Fails with KZ_CONFIG. */
+ * SQL. An empty cell is NULL. A declared column holds what its type says or the load fails; a
+ * file's other columns are TEXT. SQL tables may use each other in any order but not in a circle.
+ * Sets tables_hash, which covers names, types and rows in order. Fails with KZ_CONFIG. */
 enum kz_code kz_reference_load(struct kz_sql *sql, struct kz_err *err);
 
 /* Turns SQLite's complaint about `text`, which stood `prefix` bytes into what was prepared, into

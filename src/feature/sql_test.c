@@ -49,14 +49,18 @@ static void add_events(struct fixture *f, uint32_t columns_id)
         int64_t qty;
         bool gift;
     } rows[] = {
-            {"e1", "view", "{\"product_id\":\"a\",\"price\":10,\"cart\":{\"qty\":1},\"gift\":true}", 4000, 10,
-                    "a", 10, 1, true},
-            {"e2", "view", "{\"product_id\":\"b\\u0041\",\"price\":2.5,\"cart\":{\"qty\":7},\"gift\":false}",
+            {"e1", "view", "{\"product_id\":\"a\",\"price\":10,\"cart\":{\"qty\":1},\"gift\":true}",
+                    4000, 10, "a", 10, 1, true},
+            {"e2", "view",
+                    "{\"product_id\":\"b\\u0041\",\"price\":2.5,\"cart\":{\"qty\":7},\"gift\":"
+                    "false}",
                     300, 20, "bA", 2.5, 7, false},
-            {"e3", "cart", "{\"price\":null,\"product_id\":\"a\",\"cart\":{}}", 200, 20, "a", NAN, -1, false},
+            {"e3", "cart", "{\"price\":null,\"product_id\":\"a\",\"cart\":{}}", 200, 20, "a", NAN,
+                    -1, false},
             {"e4", "view", "", 100, 20, NULL, NAN, -1, false},
-            {"e5", "purchase", "{\"price\":40.0,\"product_id\":\"c\",\"cart\":{\"qty\":2},\"gift\":true}", 0, 20,
-                    "c", 40, 2, true},
+            {"e5", "purchase",
+                    "{\"price\":40.0,\"product_id\":\"c\",\"cart\":{\"qty\":2},\"gift\":true}", 0,
+                    20, "c", 40, 2, true},
     };
 
     for (size_t i = 0; i < KZ_ARRAY_COUNT(rows); i++) {
@@ -121,7 +125,8 @@ static const char *show(struct kz_value v, char out[256])
         snprintf(out, 256, "%lld", (long long)v.integer);
         break;
     case KZ_TYPE_FLOAT:
-        snprintf(out, 256, "%.17g%s", v.real, v.real == floor(v.real) && isfinite(v.real) ? ".0" : "");
+        snprintf(out, 256, "%.17g%s", v.real,
+                v.real == floor(v.real) && isfinite(v.real) ? ".0" : "");
         break;
     case KZ_TYPE_TEXT:
         snprintf(out, 256, "'%.*s'", KZ_STR_ARG(v.text));
@@ -131,8 +136,8 @@ static const char *show(struct kz_value v, char out[256])
 }
 
 /* The first column of "SELECT <expression> AS v ...", or the error. */
-static const char *value_over(struct state *s, const struct fixture *f, const char *expression,
-        char out[1200])
+static const char *value_over(
+        struct state *s, const struct fixture *f, const char *expression, char out[1200])
 {
     struct kz_sql_expr *expr;
     struct kz_err err = {0};
@@ -175,10 +180,12 @@ static void test_parameters(void **state)
     CHECK("@first_seen", "1573600000000");
     CHECK("@truncated", "1");
     CHECK("@now - @trigger_ts + @now", "1573603501000");
-    CHECK("@later", "error: f.sql:1:8: no parameter @later; there are @now @user_id @event_id @trigger_ts "
-                    "@session @seq @first_seen @truncated");
-    CHECK(":now", "error: f.sql:1:8: no parameter :now; there are @now @user_id @event_id @trigger_ts "
-                  "@session @seq @first_seen @truncated");
+    CHECK("@later",
+            "error: f.sql:1:8: no parameter @later; there are @now @user_id @event_id @trigger_ts "
+            "@session @seq @first_seen @truncated");
+    CHECK(":now",
+            "error: f.sql:1:8: no parameter :now; there are @now @user_id @event_id @trigger_ts "
+            "@session @seq @first_seen @truncated");
     CHECK("'@later'", "'@later'");
 }
 
@@ -212,7 +219,8 @@ static void test_functions(void **state)
     CHECK("median(qty) AS v FROM events WHERE qty < 5", "1.5");
     CHECK("median(price) AS v FROM events WHERE name = 'none'", "NULL");
     CHECK("median(x) AS v FROM (SELECT 1.7e308 AS x UNION ALL SELECT 1.5e308)", "1.6e+308.0");
-    CHECK("max(m) AS v FROM (SELECT median(qty) OVER (ORDER BY seq ROWS 1 PRECEDING) AS m FROM events)",
+    CHECK("max(m) AS v FROM (SELECT median(qty) OVER (ORDER BY seq ROWS 1 PRECEDING) AS m FROM "
+          "events)",
             "7.0");
     CHECK("date(@now / 1000, 'unixepoch')", "'2019-11-13'");
     CHECK("strftime('%H', @now / 1000, 'unixepoch')", "'00'");
@@ -239,11 +247,14 @@ static void test_the_columns_of_events(void **state)
     struct state *s = *state;
 
     CHECK("group_concat(seq) AS v FROM events", "'10,20,30,40,50'");
-    CHECK("group_concat(seq) AS v FROM (SELECT seq FROM events ORDER BY seq DESC)", "'50,40,30,20,10'");
-    CHECK("group_concat(seq) AS v FROM (SELECT seq FROM events ORDER BY rowid DESC LIMIT 2)", "'50,40'");
+    CHECK("group_concat(seq) AS v FROM (SELECT seq FROM events ORDER BY seq DESC)",
+            "'50,40,30,20,10'");
+    CHECK("group_concat(seq) AS v FROM (SELECT seq FROM events ORDER BY rowid DESC LIMIT 2)",
+            "'50,40'");
     CHECK("group_concat(event_id) AS v FROM events", "'e1,e2,e3,e4,e5'");
     CHECK("group_concat(DISTINCT user_id) AS v FROM events", "'u1'");
-    CHECK("group_concat(name) AS v FROM events WHERE name IN ('cart', 'purchase')", "'cart,purchase'");
+    CHECK("group_concat(name) AS v FROM events WHERE name IN ('cart', 'purchase')",
+            "'cart,purchase'");
     CHECK("min(ts) AS v FROM events", "1573599500000");
     CHECK("count(client_ts) AS v FROM events", "4");
     CHECK("max(received_at) AS v FROM events", "1573603500005");
@@ -260,7 +271,8 @@ static void test_the_columns_of_events(void **state)
     CHECK("sum(JSON_VALUE(props, '$.price')) AS v FROM events", "52.5");
     CHECK("seq AS v FROM events WHERE event_id = @event_id ORDER BY seq DESC LIMIT 1", "50");
     CHECK("group_concat(rowid) AS v FROM events WHERE seq BETWEEN 20 AND 40", "'20,30,40'");
-    CHECK("lag AS v FROM (SELECT seq - lag(seq) OVER (ORDER BY seq) AS lag FROM events) WHERE lag LIMIT 1",
+    CHECK("lag AS v FROM (SELECT seq - lag(seq) OVER (ORDER BY seq) AS lag FROM events) WHERE lag "
+          "LIMIT 1",
             "10");
 }
 
@@ -283,7 +295,8 @@ static void test_typed_columns_equal_props(void **state)
     for (size_t i = 0; i < KZ_ARRAY_COUNT(expressions); i++) {
         char typed[1200], by_props[1200];
 
-        assert_string_equal(value(s, expressions[i], typed), value_over(s, &old, expressions[i], by_props));
+        assert_string_equal(
+                value(s, expressions[i], typed), value_over(s, &old, expressions[i], by_props));
     }
     fixture_done(&old);
 }
@@ -309,7 +322,8 @@ static void test_one_row(void **state)
     CHECK("seq AS v FROM events", "error: f.sql: more than one row; features are exactly one");
     CHECK("seq AS v FROM events WHERE 0", "error: f.sql: no row; features are exactly one");
     CHECK("1 AS v, 2 AS w, 3 AS v", "error: f.sql:1:1: columns 1 and 3 are both named \"v\"");
-    CHECK("1 AS v, count(*) FROM events", "error: f.sql:1:1: column 2 (count(*)) has no name; add AS name");
+    CHECK("1 AS v, count(*) FROM events",
+            "error: f.sql:1:1: column 2 (count(*)) has no name; add AS name");
     CHECK("1 AS v, @now", "error: f.sql:1:1: column 2 (@now) has no name; add AS name");
 }
 
@@ -321,9 +335,10 @@ static void test_texts_of_a_row_stay(void **state)
     const char *const *names;
     size_t count;
 
-    assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_FEATURES,
-                             "SELECT min(name) AS a, 'x' || max(name) AS b, '' AS c FROM events; -- end",
-                             place, &expr, NULL),
+    assert_int_equal(
+            kz_sql_compile(s->sql, KZ_SQL_FEATURES,
+                    "SELECT min(name) AS a, 'x' || max(name) AS b, '' AS c FROM events; -- end",
+                    place, &expr, NULL),
             KZ_OK);
     kz_sql_columns(expr, &names, &count);
     assert_int_equal(count, 3);
@@ -345,8 +360,8 @@ static void test_errors_have_places(void **state)
     CHECK("count(*) AS v FROM events\nWHERE\n  nam = 'x'", "error: f.sql:3:3: no such column: nam");
     CHECK("'日本', nam AS v FROM events", "error: f.sql:1:14: no such column: nam");
     CHECK("name = \"view\" AS v FROM events", "error: f.sql:1:15: no such column: view");
-    CHECK("duration('5x') AS v",
-            "error: f.sql:1:17: \"5x\" is no duration; write it like 500ms, 2s, 10m, 24h, 7d or 1h30m");
+    CHECK("duration('5x') AS v", "error: f.sql:1:17: \"5x\" is no duration; write it like 500ms, "
+                                 "2s, 10m, 24h, 7d or 1h30m");
     CHECK("1 AS v,\n local_hour(@now, 'Asia/Tokio') AS h",
             "error: f.sql:2:19: no time zone \"Asia/Tokio\"");
     CHECK("1 AS v; SELECT 2", "error: f.sql:1:16: only one statement is expected");
@@ -403,10 +418,12 @@ static void test_clock_and_chance_are_refused(void **state)
     for (size_t i = 0; i < KZ_ARRAY_COUNT(cases); i++)
         check_refused(s, KZ_SQL_FEATURES, cases[i].text, cases[i].why);
     /* Where only the data says so, evaluation fails. */
-    CHECK("date('n' || 'ow')", "error: f.sql:1: date() may not read the clock or the machine's time zone; "
-                               "use @now, local_day() or local_hour()");
+    CHECK("date('n' || 'ow')",
+            "error: f.sql:1: date() may not read the clock or the machine's time zone; "
+            "use @now, local_day() or local_hour()");
     CHECK("datetime(0, 'unixepoch', 'local' || 'time')",
-            "error: f.sql:1: datetime() may not read the clock or the machine's time zone; use @now, "
+            "error: f.sql:1: datetime() may not read the clock or the machine's time zone; use "
+            "@now, "
             "local_day() or local_hour()");
 }
 
@@ -426,8 +443,8 @@ static void test_steps_are_limited(void **state)
     assert_int_equal(kz_sql_features(expr, &s->f.rows, &params, 100000, &row, &err), KZ_TIMEOUT);
     assert_string_equal(err.message, "f.sql:1: stopped after 100000 steps of work");
     assert_int_equal(kz_sql_features(expr, &s->f.rows, &params, 100000, &row, &err), KZ_TIMEOUT);
-    assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_HAVING, "(SELECT count(*) FROM events) = 5", place,
-                             &after, &err),
+    assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_HAVING, "(SELECT count(*) FROM events) = 5",
+                             place, &after, &err),
             KZ_OK);
     assert_int_equal(kz_sql_having_true(after, &s->f.rows, &params, 100000, &holds, &err), KZ_OK);
     assert_true(holds);
@@ -447,8 +464,9 @@ static void test_skipped_rows_are_steps(void **state)
         f.rows.records = f.records;
         f.rows.count++;
     }
-    assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_FEATURES,
-                             "SELECT count(*) AS v FROM events WHERE name = 'none'", place, &expr, &err),
+    assert_int_equal(
+            kz_sql_compile(s->sql, KZ_SQL_FEATURES,
+                    "SELECT count(*) AS v FROM events WHERE name = 'none'", place, &expr, &err),
             KZ_OK);
     assert_int_equal(kz_sql_features(expr, &f.rows, &params, 3000, &row, &err), KZ_TIMEOUT);
     assert_int_equal(kz_sql_features(expr, &f.rows, &params, 5000, &row, &err), KZ_OK);
@@ -476,7 +494,8 @@ static void test_having(void **state)
         struct kz_sql_expr *expr;
         bool holds = !cases[i].holds;
 
-        assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_HAVING, cases[i].text, place, &expr, NULL), KZ_OK);
+        assert_int_equal(
+                kz_sql_compile(s->sql, KZ_SQL_HAVING, cases[i].text, place, &expr, NULL), KZ_OK);
         assert_int_equal(kz_sql_having_true(expr, &s->f.rows, &params, 0, &holds, NULL), KZ_OK);
         assert_int_equal(holds, cases[i].holds);
     }
@@ -514,7 +533,8 @@ static void test_when(void **state)
             {"name = 'view' -- only views", true},
             {"CASE WHEN qty > 1 THEN 0 ELSE 1 END", false},
     };
-    struct kz_value values[4] = {value_text("Abc"), value_real(12.5), value_int(3), value_bool(true)};
+    struct kz_value values[4] = {
+            value_text("Abc"), value_real(12.5), value_int(3), value_bool(true)};
     struct kz_event event = {
             .event_id = kz_str("e9"),
             .anonymous_id = kz_str("anon-1"),
@@ -544,7 +564,8 @@ static void test_when(void **state)
     check_refused(s, KZ_SQL_EVENT, "prise > 0", "f.sql:1:1: no such column: prise");
     check_refused(s, KZ_SQL_EVENT, "name = \"view\"", "no such column: view");
     check_refused(s, KZ_SQL_EVENT, "ts > @now", "f.sql:1:6: parameter @now is not known here");
-    check_refused(s, KZ_SQL_EVENT, "(SELECT count(*) FROM events) > 1", "events is not to be seen here");
+    check_refused(
+            s, KZ_SQL_EVENT, "(SELECT count(*) FROM events) > 1", "events is not to be seen here");
     check_refused(s, KZ_SQL_EVENT, "count(*) > 1", "misuse of aggregate");
     check_refused(s, KZ_SQL_EVENT, "seq > 1", "no such column: seq");
     check_refused(s, KZ_SQL_EVENT, "price > random()", "is random");
@@ -556,12 +577,16 @@ static void test_unknown_columns_come_with_a_hint(void **state)
     struct kz_sql_expr *expr;
     struct kz_err err = {0};
 
-    assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_EVENT, "prise > 0", place, &expr, &err), KZ_CONFIG);
-    assert_string_equal(err.hint, "an event has event_id, user_id, name, ts, client_ts, received_at, "
-                                  "session, props, item, price, qty, gift");
-    assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_PREDICTION, "purchases.score > 0", place, &expr, &err),
+    assert_int_equal(
+            kz_sql_compile(s->sql, KZ_SQL_EVENT, "prise > 0", place, &expr, &err), KZ_CONFIG);
+    assert_string_equal(err.hint,
+            "an event has event_id, user_id, name, ts, client_ts, received_at, "
+            "session, props, item, price, qty, gift");
+    assert_int_equal(
+            kz_sql_compile(s->sql, KZ_SQL_PREDICTION, "purchases.score > 0", place, &expr, &err),
             KZ_CONFIG);
-    assert_string_equal(err.hint, "there are purchase.score, purchase.output, leaving.score, leaving.output");
+    assert_string_equal(
+            err.hint, "there are purchase.score, purchase.output, leaving.score, leaving.output");
 }
 
 static void test_predictions(void **state)
@@ -580,7 +605,10 @@ static void test_predictions(void **state)
     };
     struct kz_sql_prediction predictions[] = {
             {.model = "leaving", .present = false, .has_score = true, .score = 0.9},
-            {.model = "purchase", .present = true, .has_score = true, .score = 0.25,
+            {.model = "purchase",
+                    .present = true,
+                    .has_score = true,
+                    .score = 0.25,
                     .output = {"{\"class\":\"buy\"}", 15}},
     };
     struct state *s = *state;
@@ -589,13 +617,15 @@ static void test_predictions(void **state)
         struct kz_sql_expr *expr;
         bool holds = !cases[i].holds;
 
-        assert_int_equal(kz_sql_compile(s->sql, KZ_SQL_PREDICTION, cases[i].text, place, &expr, NULL),
+        assert_int_equal(
+                kz_sql_compile(s->sql, KZ_SQL_PREDICTION, cases[i].text, place, &expr, NULL),
                 KZ_OK);
         assert_int_equal(kz_sql_prediction_true(expr, predictions, 2, &holds, NULL), KZ_OK);
         assert_int_equal(holds, cases[i].holds);
         assert_int_equal(kz_sql_prediction_true(expr, NULL, 0, &holds, NULL), KZ_OK);
     }
-    check_refused(s, KZ_SQL_PREDICTION, "other.score > 1", "f.sql:1:1: no such column: other.score");
+    check_refused(
+            s, KZ_SQL_PREDICTION, "other.score > 1", "f.sql:1:1: no such column: other.score");
     check_refused(s, KZ_SQL_PREDICTION, "purchase.prob > 1", "no such column: purchase.prob");
 }
 

@@ -16,7 +16,8 @@ static const struct {
     int user_id;    /* column, or -1 */
     enum kz_chain chain;
 } definitions[TABLE_COUNT] = {
-        [TABLE_EVENTS] = {"events", NULL, 1u << KZ_RECORD_EVENT, KZ_EVENTS_USER_ID, KZ_CHAIN_EVENTS},
+        [TABLE_EVENTS] = {"events", NULL, 1u << KZ_RECORD_EVENT, KZ_EVENTS_USER_ID,
+                KZ_CHAIN_EVENTS},
         [TABLE_PREDICTIONS] = {"predictions",
                 "user_id TEXT, model TEXT, version TEXT, score REAL, output TEXT, event_id TEXT, "
                 "as_of INTEGER, computed_at INTEGER, expires_at INTEGER",
@@ -52,7 +53,8 @@ struct vtab {
     struct module *module;
 };
 
-/* ---- a stream of records ----------------------------------------------------------------------------
+/* ---- a stream of records
+ * ----------------------------------------------------------------------------
  *
  * Either a user's chain, held by the reader, or everything, copied batch by batch. In a batch each
  * record stands behind its address and is padded to 8 bytes. */
@@ -144,8 +146,8 @@ static enum kz_code stream_fill(struct stream *s, struct kz_err *err)
 }
 
 /* The next record, or NULL at the end. It stays until the call after. */
-static enum kz_code stream_next(struct stream *s, const struct kz_record **ret_record,
-        kz_lsn *ret_lsn, struct kz_err *err)
+static enum kz_code stream_next(
+        struct stream *s, const struct kz_record **ret_record, kz_lsn *ret_lsn, struct kz_err *err)
 {
     *ret_record = NULL;
     if (s->chained) {
@@ -173,7 +175,8 @@ static enum kz_code stream_next(struct stream *s, const struct kz_record **ret_r
     return KZ_OK;
 }
 
-/* ---- deliveries --------------------------------------------------------------------------------------- */
+/* ---- deliveries
+ * --------------------------------------------------------------------------------------- */
 
 struct delivery {
     uint64_t decision; /* seq */
@@ -244,7 +247,8 @@ static const struct delivery *find_delivery(const struct cursor *cursor, uint64_
     return low < count && all[low].decision == decision ? &all[low] : NULL;
 }
 
-/* ---- virtual tables ------------------------------------------------------------------------------------- */
+/* ---- virtual tables
+ * ------------------------------------------------------------------------------------- */
 
 static int fail(struct kz_tables *tables, sqlite3_vtab *vtab)
 {
@@ -386,8 +390,8 @@ static enum kz_code begin_stream(struct cursor *cursor, struct stream *s, uint32
             kz_str_n(sqlite3_value_blob(user), (size_t)sqlite3_value_bytes(user)), err);
 }
 
-static int filter(sqlite3_vtab_cursor *base, int plan, const char *about, int argc,
-        sqlite3_value **argv)
+static int filter(
+        sqlite3_vtab_cursor *base, int plan, const char *about, int argc, sqlite3_value **argv)
 {
     struct cursor *cursor = (struct cursor *)base;
     struct kz_tables *tables = cursor->module->tables;
@@ -424,7 +428,8 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *ret_rowid)
     return SQLITE_OK;
 }
 
-/* ---- columns --------------------------------------------------------------------------------------------- */
+/* ---- columns
+ * --------------------------------------------------------------------------------------------- */
 
 static void result_span(sqlite3_context *ctx, struct kz_str body, struct kz_span span)
 {
@@ -461,8 +466,8 @@ static int event_column(struct cursor *cursor, sqlite3_context *ctx, int column)
     if (column == KZ_EVENTS_USER_ID)
         user = user_of(cursor,
                 kz_span_str(bytes, body->user_id.size ? body->user_id : body->anonymous_id));
-    return kz_events_result(ctx, cursor->module->tables->sql->project, &cursor->row, column, user, false,
-            &cursor->scratch);
+    return kz_events_result(ctx, cursor->module->tables->sql->project, &cursor->row, column, user,
+            false, &cursor->scratch);
 }
 
 static void prediction_column(struct cursor *cursor, sqlite3_context *ctx, int column)
@@ -577,12 +582,14 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int index)
     return SQLITE_OK;
 }
 
-/* ---- the connection ---------------------------------------------------------------------------------------- */
+/* ---- the connection
+ * ---------------------------------------------------------------------------------------- */
 
-static int read_only(void *arg, int action, const char *a, const char *b, const char *db,
-        const char *trigger)
+static int read_only(
+        void *arg, int action, const char *a, const char *b, const char *db, const char *trigger)
 {
-    static const char *const pragmas[] = {"table_list", "table_info", "table_xinfo", "function_list"};
+    static const char *const pragmas[] = {
+            "table_list", "table_info", "table_xinfo", "function_list"};
 
     (void)arg, (void)b, (void)db, (void)trigger;
     switch (action) {
@@ -640,8 +647,8 @@ enum kz_code kz_tables_open(const struct kz_project *project, struct kz_history_
                     sqlite3_errmsg(db));
     }
     /* Declared now, since the authorizer refuses declarations. */
-    if (sqlite3_exec(db, "SELECT 1 FROM events, predictions, actions, dead_letters WHERE 0", NULL, NULL,
-                NULL) != SQLITE_OK)
+    if (sqlite3_exec(db, "SELECT 1 FROM events, predictions, actions, dead_letters WHERE 0", NULL,
+                NULL, NULL) != SQLITE_OK)
         return kz_fail(err, KZ_INTERNAL, "could not set up the tables: %s", sqlite3_errmsg(db));
     sqlite3_progress_handler(db, KZ_SQL_STEPS_EACH, ask_cancelled, tables);
     sqlite3_set_authorizer(db, read_only, tables);
@@ -659,10 +666,12 @@ void kz_tables_close(struct kz_tables *tables)
     free(tables);
 }
 
-/* ---- queries ------------------------------------------------------------------------------------------------- */
+/* ---- queries
+ * -------------------------------------------------------------------------------------------------
+ */
 
-static enum kz_code prepare(struct kz_tables *tables, const char *sql, sqlite3_stmt **ret_stmt,
-        struct kz_err *err)
+static enum kz_code prepare(
+        struct kz_tables *tables, const char *sql, sqlite3_stmt **ret_stmt, struct kz_err *err)
 {
     sqlite3 *db = tables->sql->db;
     const char *tail = NULL;
@@ -713,22 +722,25 @@ static struct kz_str blob_text(sqlite3_stmt *stmt, int i, struct kz_arena *arena
     return kz_str_n(text, 2 * size + 3);
 }
 
-static void take_values(struct kz_tables *tables, sqlite3_stmt *stmt, int count,
-        struct kz_arena *arena)
+static void take_values(
+        struct kz_tables *tables, sqlite3_stmt *stmt, int count, struct kz_arena *arena)
 {
     for (int i = 0; i < count; i++) {
         struct kz_value *value = &tables->values[i];
 
         switch (sqlite3_column_type(stmt, i)) {
         case SQLITE_INTEGER:
-            *value = (struct kz_value){.type = KZ_TYPE_INT, .integer = sqlite3_column_int64(stmt, i)};
+            *value = (struct kz_value){
+                    .type = KZ_TYPE_INT, .integer = sqlite3_column_int64(stmt, i)};
             break;
         case SQLITE_FLOAT:
-            *value = (struct kz_value){.type = KZ_TYPE_FLOAT, .real = sqlite3_column_double(stmt, i)};
+            *value = (struct kz_value){
+                    .type = KZ_TYPE_FLOAT, .real = sqlite3_column_double(stmt, i)};
             break;
         case SQLITE_TEXT:
             value->type = KZ_TYPE_TEXT;
-            value->text = kz_str_n(sqlite3_column_text(stmt, i), (size_t)sqlite3_column_bytes(stmt, i));
+            value->text =
+                    kz_str_n(sqlite3_column_text(stmt, i), (size_t)sqlite3_column_bytes(stmt, i));
             break;
         case SQLITE_BLOB:
             value->type = KZ_TYPE_TEXT;

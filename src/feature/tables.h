@@ -1,12 +1,13 @@
 /* feature/tables.h -- SQL over everything: what `kizashi sql DIR` asks.
  *
- * Tables: events, predictions, actions, dead_letters (DESIGN.md section 5) and the reference tables.
- * Reading is streaming and bounded: all records are read by address, a batch of at most
+ * Tables: events, predictions, actions, dead_letters (DESIGN.md section 5) and the reference
+ * tables. Reading is streaming and bounded: all records are read by address, a batch of at most
  * KZ_TABLES_BATCH_BYTES at a time, copied out of the reader's hands, so that nothing is held while
  * SQLite or the terminal takes its time. `user_id = ...` goes to that user's chain instead. Only
  * actions.delivered_at needs more: a pass over all deliveries first, 16 bytes kept for each.
  *
- * Here the operator asks, not a model: date('now'), random() and @now are permitted; writing is not.
+ * Here the operator asks, not a model: date('now'), random() and @now are permitted; writing is
+ * not.
  *
  * Owner    the caller; project, reader and hooks must outlive it.
  * Threads  one at a time.
@@ -24,12 +25,12 @@ struct kz_tables;
 
 struct kz_tables_hooks {
     void *arg;
-    /* Fills `out` with the chains of whoever is known by this id now, be it a user id or an anonymous
-     * one, and returns how many; 0: nobody. NULL: every query reads everything. */
-    size_t (*lookup)(void *arg, struct kz_str id, enum kz_chain chain,
-            struct kz_source out[KZ_SOURCES_MAX]);
-    /* The id of the user that the record at `lsn` of `owner` belongs to now; borrowed until the next
-     * call. Empty, or a NULL hook: the id it was sent under. */
+    /* Fills `out` with the chains of whoever is known by this id now, be it a user id or an
+     * anonymous one, and returns how many; 0: nobody. NULL: every query reads everything. */
+    size_t (*lookup)(
+            void *arg, struct kz_str id, enum kz_chain chain, struct kz_source out[KZ_SOURCES_MAX]);
+    /* The id of the user that the record at `lsn` of `owner` belongs to now; borrowed until the
+     * next call. Empty, or a NULL hook: the id it was sent under. */
     struct kz_str (*user_id)(void *arg, uint64_t owner, kz_lsn lsn);
     /* Asked now and then; true ends the query. May be NULL. */
     bool (*cancelled)(void *arg);
@@ -43,7 +44,8 @@ KZ_MUST_USE enum kz_code kz_tables_open(const struct kz_project *project,
 void kz_tables_close(struct kz_tables *tables);
 KZ_DEFINE_FREEP(struct kz_tables, kz_tables_close)
 
-/* Who takes the answer. Names and values are borrowed for the call; a blob comes as text X'00FF'. */
+/* Who takes the answer. Names and values are borrowed for the call; a blob comes as text X'00FF'.
+ */
 struct kz_tables_sink {
     void *arg;
     enum kz_code (*columns)(void *arg, const char *const *names, size_t count, struct kz_err *err);

@@ -10,14 +10,16 @@
 #include "feature/format.h"
 #include "feature/tables.h"
 
-static struct kz_column_def columns[] = {{.name = "price", .path = "$.price", .type = KZ_TYPE_FLOAT}};
+static struct kz_column_def columns[] = {
+        {.name = "price", .path = "$.price", .type = KZ_TYPE_FLOAT}};
 static const struct kz_project project = {
         .name = "shop",
         .file = "kizashi.yaml",
         .events = {.columns = columns, .column_count = 1, .columns_id = 7},
 };
 
-/* A reader over records in memory; owner 1 is the user, 2 an anonymous id linked to them, 3 another. */
+/* A reader over records in memory; owner 1 is the user, 2 an anonymous id linked to them, 3
+ * another. */
 struct memory {
     struct kz_history_reader reader;
     struct fixture f;
@@ -28,8 +30,8 @@ struct memory {
     struct kz_tables_hooks hooks;
 };
 
-static enum kz_code memory_scan(struct kz_history_reader *reader, const struct kz_history_query *query,
-        struct kz_history_rows *ret_rows, struct kz_err *err)
+static enum kz_code memory_scan(struct kz_history_reader *reader,
+        const struct kz_history_query *query, struct kz_history_rows *ret_rows, struct kz_err *err)
 {
     struct memory *m = KZ_CONTAINER_OF(reader, struct memory, reader);
     size_t count = 0;
@@ -43,7 +45,8 @@ static enum kz_code memory_scan(struct kz_history_reader *reader, const struct k
     for (size_t i = 0; i < m->f.rows.count; i++) {
         for (size_t k = 0; k < query->source_count; k++) {
             if (m->f.records[i]->owner != query->sources[k].owner ||
-                    kz_record_chain(m->f.records[i]->type) != query->chain || m->f.lsns[i] > query->as_of)
+                    kz_record_chain(m->f.records[i]->type) != query->chain ||
+                    m->f.lsns[i] > query->as_of)
                 continue;
             ret_rows->records[count] = m->f.records[i];
             ((kz_lsn *)ret_rows->lsns)[count++] = m->f.lsns[i];
@@ -61,7 +64,8 @@ static void memory_release(struct kz_history_reader *reader, struct kz_history_r
 }
 
 static enum kz_code memory_scan_all(struct kz_history_reader *reader, kz_lsn from, kz_lsn until,
-        enum kz_code (*each)(void *, kz_lsn, const struct kz_record *), void *arg, struct kz_err *err)
+        enum kz_code (*each)(void *, kz_lsn, const struct kz_record *), void *arg,
+        struct kz_err *err)
 {
     struct memory *m = KZ_CONTAINER_OF(reader, struct memory, reader);
 
@@ -120,8 +124,8 @@ static void add(struct memory *m, enum kz_record_type type, uint64_t owner, stru
     kz_buf_clear(body);
 }
 
-static void add_event(struct memory *m, uint64_t owner, const char *user, const char *anonymous,
-        const char *id)
+static void add_event(
+        struct memory *m, uint64_t owner, const char *user, const char *anonymous, const char *id)
 {
     struct kz_value price = value_real(2.5);
     struct kz_event event = {
@@ -142,8 +146,8 @@ static void add_event(struct memory *m, uint64_t owner, const char *user, const 
     kz_buf_done(&body);
 }
 
-static void add_result(struct memory *m, uint64_t owner, const char *user, enum kz_request_end end,
-        double score)
+static void add_result(
+        struct memory *m, uint64_t owner, const char *user, enum kz_request_end end, double score)
 {
     struct kz_result_body fixed = {.end = (uint8_t)end,
             .has_score = 1,
@@ -164,7 +168,8 @@ static void add_result(struct memory *m, uint64_t owner, const char *user, enum 
     kz_buf_done(&body);
 }
 
-static void add_decision(struct memory *m, uint64_t owner, const char *user, enum kz_decision decision)
+static void add_decision(
+        struct memory *m, uint64_t owner, const char *user, enum kz_decision decision)
 {
     struct kz_decision_body fixed = {.decision = (uint8_t)decision, .user_kind = 'u'};
     struct kz_buf body = {0};
@@ -177,7 +182,8 @@ static void add_decision(struct memory *m, uint64_t owner, const char *user, enu
     kz_buf_done(&body);
 }
 
-static void add_delivery(struct memory *m, uint64_t owner, uint64_t decision, enum kz_delivery_state state)
+static void add_delivery(
+        struct memory *m, uint64_t owner, uint64_t decision, enum kz_delivery_state state)
 {
     struct kz_delivery_body fixed = {.decision = decision, .state = (uint8_t)state};
     struct kz_buf body = {0};
@@ -207,16 +213,16 @@ static int setup(void **state)
     m->reader.ops = &ops;
     m->f.rows.records = m->f.records;
     m->f.rows.lsns = m->f.lsns;
-    add_event(m, 2, "", "anon", "e1");                  /* 1 */
-    add_event(m, 1, "u1", "", "e2");                    /* 2 */
-    add_event(m, 3, "u3", "", "e3");                    /* 3 */
-    add_result(m, 1, "u1", KZ_END_DONE, 0.25);          /* 4 */
-    add_result(m, 3, "u3", KZ_END_DEAD, 0.5);           /* 5 */
-    add_decision(m, 1, "u1", KZ_DECISION_DELIVER);      /* 6 */
-    add_decision(m, 3, "u3", KZ_DECISION_DELIVER);      /* 7 */
-    add_delivery(m, 3, 7, KZ_DELIVERY_FAILED);          /* 8 */
-    add_delivery(m, 1, 6, KZ_DELIVERY_SHOWN);           /* 9 */
-    add_dead_letter(m);                                 /* 10 */
+    add_event(m, 2, "", "anon", "e1");             /* 1 */
+    add_event(m, 1, "u1", "", "e2");               /* 2 */
+    add_event(m, 3, "u3", "", "e3");               /* 3 */
+    add_result(m, 1, "u1", KZ_END_DONE, 0.25);     /* 4 */
+    add_result(m, 3, "u3", KZ_END_DEAD, 0.5);      /* 5 */
+    add_decision(m, 1, "u1", KZ_DECISION_DELIVER); /* 6 */
+    add_decision(m, 3, "u3", KZ_DECISION_DELIVER); /* 7 */
+    add_delivery(m, 3, 7, KZ_DELIVERY_FAILED);     /* 8 */
+    add_delivery(m, 1, 6, KZ_DELIVERY_SHOWN);      /* 9 */
+    add_dead_letter(m);                            /* 10 */
     m->hooks = (struct kz_tables_hooks){m, lookup, user_id, cancelled, UINT64_MAX, 123};
     assert_int_equal(kz_tables_open(&project, &m->reader, &m->hooks, &m->tables, NULL), KZ_OK);
     *state = m;
@@ -240,8 +246,8 @@ static enum kz_code into_buf(void *arg, struct kz_str bytes, struct kz_err *err)
     return KZ_OK;
 }
 
-static enum kz_code ask(struct memory *m, const char *sql, enum kz_format_kind kind, struct kz_buf *out,
-        struct kz_err *err)
+static enum kz_code ask(struct memory *m, const char *sql, enum kz_format_kind kind,
+        struct kz_buf *out, struct kz_err *err)
 {
     KZ_AUTO(kz_format_freep) struct kz_format *format = kz_format_new(kind, into_buf, out);
     struct kz_tables_sink sink = {format, kz_format_columns, kz_format_row};
@@ -289,11 +295,13 @@ static void test_predictions_actions_and_dead_letters(void **state)
             "u1,purchase,v1,0.25,0.5,e1,11,12,13\n");
     CHECK("SELECT * FROM actions", "user_id,action,event_id,decided_at,decision,delivered_at\n"
                                    "u1,coupon,e1,6000,deliver,9000\nu3,coupon,e1,7000,deliver,\n");
-    CHECK("SELECT action, delivered_at FROM actions WHERE user_id = 'u1'", "action,delivered_at\ncoupon,9000\n");
+    CHECK("SELECT action, delivered_at FROM actions WHERE user_id = 'u1'",
+            "action,delivered_at\ncoupon,9000\n");
     assert_int_equal(m->released, m->scans);
     CHECK("SELECT * FROM dead_letters",
             "id,stage,reason,at,payload\n10,shape,unexpected '}',10000,{}}\n");
-    CHECK("SELECT e.event_id, p.score FROM events AS e JOIN predictions AS p USING (user_id, event_id)",
+    CHECK("SELECT e.event_id, p.score FROM events AS e JOIN predictions AS p USING (user_id, "
+          "event_id)",
             "event_id,score\ne1,0.25\n");
     CHECK("SELECT @now AS now, date(0, 'unixepoch', 'utc') IS NOT NULL AS d, random() IS NULL AS r",
             "now,d,r\n123,1,0\n");
@@ -308,7 +316,8 @@ static void test_batches(void **state)
     while (m->f.rows.count < 4000) {
         struct kz_buf body = {0};
         char props[1200];
-        struct kz_event event = {.event_id = KZ_STR("x"), .user_id = KZ_STR("u3"), .name = KZ_STR("view")};
+        struct kz_event event = {
+                .event_id = KZ_STR("x"), .user_id = KZ_STR("u3"), .name = KZ_STR("view")};
 
         snprintf(props, sizeof(props), "{\"pad\":\"%01000d\"}", 7);
         event.props = kz_str(props);
@@ -316,7 +325,8 @@ static void test_batches(void **state)
         add(m, KZ_RECORD_EVENT, 3, &body);
         kz_buf_done(&body);
     }
-    CHECK("SELECT count(*) AS n, count(DISTINCT seq) AS d, max(seq) AS m FROM events", "n,d,m\n3993,3993,4000\n");
+    CHECK("SELECT count(*) AS n, count(DISTINCT seq) AS d, max(seq) AS m FROM events",
+            "n,d,m\n3993,3993,4000\n");
     assert_true(m->scan_alls > 3);
     m->scan_alls = 0;
     CHECK("SELECT seq FROM events LIMIT 2", "seq\n1\n2\n");
@@ -346,14 +356,17 @@ static void test_failures(void **state)
     check_fails(m, "CREATE TABLE x(a)", KZ_INVALID, "1:1: only SELECT is permitted");
     check_fails(m, "ATTACH 'x' AS y", KZ_INVALID, "1:1: only SELECT is permitted");
     check_fails(m, "", KZ_INVALID, "there is no SQL to run");
-    check_fails(m, "SELECT 1; SELECT 2", KZ_INVALID, "only one statement is expected, not also \" SELECT 2\"");
+    check_fails(m, "SELECT 1; SELECT 2", KZ_INVALID,
+            "only one statement is expected, not also \" SELECT 2\"");
     check_fails(m, "SELECT @then", KZ_INVALID, "no parameter @then; there is @now");
     m->fail = KZ_IO;
     check_fails(m, "SELECT count(*) FROM events", KZ_IO, "could not read segment 7");
     m->fail = KZ_OK;
     CHECK("SELECT count(*) AS n FROM events", "n\n3\n");
     m->cancelled = true;
-    check_fails(m, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c",
+    check_fails(m,
+            "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM "
+            "c",
             KZ_UNAVAILABLE, "the query was cancelled");
 }
 
@@ -375,9 +388,10 @@ static void test_formats(void **state)
     assert_string_equal(out.data, "名前,n,real,missing\nカート,12,1.5,\n"
                                   "\"a\n\x1b[2J\",-3,Infinity,\"say \"\"hi\"\", twice\"\n");
     assert_int_equal(ask(m, sql, KZ_FORMAT_JSON, &out, NULL), KZ_OK);
-    assert_string_equal(out.data, "[\n{\"名前\":\"カート\",\"n\":12,\"real\":1.5,\"missing\":null},\n"
-                                  "{\"名前\":\"a\\n\\u001b[2J\",\"n\":-3,\"real\":null,\"missing\":\"say "
-                                  "\\\"hi\\\", twice\"}\n]\n");
+    assert_string_equal(out.data,
+            "[\n{\"名前\":\"カート\",\"n\":12,\"real\":1.5,\"missing\":null},\n"
+            "{\"名前\":\"a\\n\\u001b[2J\",\"n\":-3,\"real\":null,\"missing\":\"say "
+            "\\\"hi\\\", twice\"}\n]\n");
     assert_int_equal(ask(m, "SELECT 1 AS a WHERE 0", KZ_FORMAT_JSON, &out, NULL), KZ_OK);
     assert_string_equal(out.data, "[]\n");
     assert_int_equal(ask(m, "SELECT 1 AS a WHERE 0", KZ_FORMAT_TABLE, &out, NULL), KZ_OK);
@@ -391,8 +405,10 @@ static void test_a_long_table_streams(void **state)
     struct kz_buf out = {0};
     size_t lines = 0;
 
-    assert_int_equal(ask(m, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 1000) "
-                            "SELECT x FROM c",
+    assert_int_equal(ask(m,
+                             "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE "
+                             "x < 1000) "
+                             "SELECT x FROM c",
                              KZ_FORMAT_TABLE, &out, NULL),
             KZ_OK);
     for (size_t i = 0; i < out.size; i++)

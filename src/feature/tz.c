@@ -38,7 +38,8 @@ static uint32_t be32(const char *p)
     return __builtin_bswap32(kz_load_u32(p));
 }
 
-/* ---- the POSIX rule at the end of a file (IEEE 1003.1, "TZ", with RFC 8536's extension) -------- */
+/* ---- the POSIX rule at the end of a file (IEEE 1003.1, "TZ", with RFC 8536's extension) --------
+ */
 
 static bool number(struct kz_cursor *c, int max, int *ret)
 {
@@ -191,7 +192,8 @@ static int32_t rule_offset_s(const struct rule *rule, int64_t time_s)
     return dst ? rule->dst_s : rule->std_s;
 }
 
-/* ---- TZif -------------------------------------------------------------------------------------- */
+/* ---- TZif --------------------------------------------------------------------------------------
+ */
 
 struct tzif_header {
     uint32_t isutcnt, isstdcnt, leapcnt, timecnt, typecnt, charcnt;
@@ -204,8 +206,8 @@ static bool header(struct kz_cursor *c, char *ret_version, struct tzif_header *r
     if (!p || memcmp(p, "TZif", 4) != 0)
         return false;
     *ret_version = p[4];
-    *ret = (struct tzif_header){be32(p + 20), be32(p + 24), be32(p + 28), be32(p + 32),
-            be32(p + 36), be32(p + 40)};
+    *ret = (struct tzif_header){
+            be32(p + 20), be32(p + 24), be32(p + 28), be32(p + 32), be32(p + 36), be32(p + 40)};
     return ret->timecnt < 100000 && ret->typecnt >= 1 && ret->typecnt <= 256 &&
            ret->leapcnt < 10000 && ret->charcnt < 10000 && ret->isutcnt <= 256 &&
            ret->isstdcnt <= 256;
@@ -248,7 +250,8 @@ enum kz_code kz_zone_parse(struct kz_str bytes, struct kz_zone **ret_zone, struc
     if (c.left > 2 && accept(&c, '\n')) {
         const char *end = memchr(c.ptr, '\n', c.left);
 
-        if (end && end > c.ptr && !rule_parse(kz_str_n(c.ptr, (size_t)(end - c.ptr)), &zone->rule)) {
+        if (end && end > c.ptr &&
+                !rule_parse(kz_str_n(c.ptr, (size_t)(end - c.ptr)), &zone->rule)) {
             free(zone);
             return kz_fail(err, KZ_CORRUPT, "the rule at the end of the TZif file is malformed");
         }
@@ -274,9 +277,11 @@ int32_t kz_zone_offset_s(const struct kz_zone *zone, int64_t time_s)
     return low ? zone->offsets_s[low - 1] : zone->first_s;
 }
 
-/* ---- the zones of this machine ------------------------------------------------------------------ */
+/* ---- the zones of this machine ------------------------------------------------------------------
+ */
 
-/* Names reach us from SQL, so nothing that could leave the directory, and nothing that is no zone. */
+/* Names reach us from SQL, so nothing that could leave the directory, and nothing that is no zone.
+ */
 static bool name_ok(struct kz_str name)
 {
     bool start = true;
@@ -287,7 +292,8 @@ static bool name_ok(struct kz_str name)
         char ch = name.ptr[i];
         bool letter = ((ch | 32) >= 'a' && (ch | 32) <= 'z');
 
-        if (ch == '/' ? start : !letter && (start || !((ch >= '0' && ch <= '9') || strchr("_+-", ch))))
+        if (ch == '/' ? start
+                      : !letter && (start || !((ch >= '0' && ch <= '9') || strchr("_+-", ch))))
             return false;
         if (!ch)
             return false;
@@ -318,7 +324,8 @@ enum kz_code kz_zones_get(struct kz_zones *zones, struct kz_str name,
     path[sizeof(ZONE_DIR) - 1 + name.size] = '\0';
     if (kz_str_is(name, "UTC")) { /* known everywhere, also in an image without tzdata */
         zone = kz_calloc(1, sizeof(*zone));
-    } else if (kz_fs_read_all(kz_fs_posix(), path, ZONE_FILE_SIZE_MAX, &data, &size, NULL) != KZ_OK) {
+    } else if (kz_fs_read_all(kz_fs_posix(), path, ZONE_FILE_SIZE_MAX, &data, &size, NULL) !=
+               KZ_OK) {
         kz_fail(err, KZ_NOT_FOUND, "no time zone \"" KZ_STR_FMT "\"", KZ_STR_ARG(name));
         return kz_hint(err, "names are those below " ZONE_DIR ", such as Asia/Tokyo or UTC");
     } else if (kz_zone_parse(kz_str_n(data, size), &zone, err) != KZ_OK) {

@@ -28,5 +28,5 @@ KZ_MUST_USE enum kz_code kz_zones_get(struct kz_zones *zones, struct kz_str name
 int32_t kz_zone_offset_s(const struct kz_zone *zone, int64_t time_s);
 
 /* Reads a zone from the bytes of a TZif file; for tests and fuzzing. free() it. */
-KZ_MUST_USE enum kz_code kz_zone_parse(struct kz_str bytes, struct kz_zone **ret_zone,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_zone_parse(
+        struct kz_str bytes, struct kz_zone **ret_zone, struct kz_err *err);

@@ -66,8 +66,9 @@ static void test_known_transitions(void **state)
 
 static void test_names(void **state)
 {
-    static const char *const bad[] = {"", "Nowhere", "../../etc/passwd", "/etc/passwd", "Asia/../UTC", "Asia/",
-            "Asia", "asia/tokyo", "posixrules", "Asia/Tokyo/x", "tzdata.zi", "UTC\n",
+    static const char *const bad[] = {"", "Nowhere", "../../etc/passwd", "/etc/passwd",
+            "Asia/../UTC", "Asia/", "Asia", "asia/tokyo", "posixrules", "Asia/Tokyo/x", "tzdata.zi",
+            "UTC\n",
             "Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     struct kz_zones zones = {0};
     const struct kz_zone *zone;
@@ -113,8 +114,9 @@ static void test_broken_files(void **state)
 /* Every transition that zdump knows of, a second before and at it. */
 static void test_agrees_with_zdump(void **state)
 {
-    static const char *const names[] = {"Asia/Tokyo", "America/New_York", "Europe/London", "Africa/Casablanca",
-            "America/Sao_Paulo", "Pacific/Apia", "Asia/Tehran", "Antarctica/Troll", "America/St_Johns"};
+    static const char *const names[] = {"Asia/Tokyo", "America/New_York", "Europe/London",
+            "Africa/Casablanca", "America/Sao_Paulo", "Pacific/Apia", "Asia/Tehran",
+            "Antarctica/Troll", "America/St_Johns"};
     struct kz_zones zones = {0};
     size_t checked = 0;
 
@@ -134,13 +136,15 @@ static void test_agrees_with_zdump(void **state)
             char month[4], utc[64];
             const char *tail = strstr(line, "gmtoff=");
 
-            if (sscanf(line, "%*s %*s %3s %d %d:%d:%d %d UT", month, &day, &h, &m, &s, &year) != 6 || !tail ||
-                    sscanf(tail, "gmtoff=%d", &gmtoff) != 1 || year < 1900 || year > 2100)
+            if (sscanf(line, "%*s %*s %3s %d %d:%d:%d %d UT", month, &day, &h, &m, &s, &year) !=
+                            6 ||
+                    !tail || sscanf(tail, "gmtoff=%d", &gmtoff) != 1 || year < 1900 || year > 2100)
                 continue;
             snprintf(utc, sizeof(utc), "%04d-%02d-%02dT%02d:%02d:%02dZ", year,
                     (int)(strstr(months, month) - months) / 3 + 1, day, h, m, s);
             if (offset(&zones, names[i], utc) != gmtoff)
-                fail_msg("%s at %s: %d, zdump says %d", names[i], utc, offset(&zones, names[i], utc), gmtoff);
+                fail_msg("%s at %s: %d, zdump says %d", names[i], utc,
+                        offset(&zones, names[i], utc), gmtoff);
             checked++;
         }
         pclose(out);

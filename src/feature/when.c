@@ -44,7 +44,8 @@ struct kz_when {
     const struct kz_value *items;
 };
 
-/* ---- columns of an event -------------------------------------------------------------------------- */
+/* ---- columns of an event
+ * -------------------------------------------------------------------------- */
 
 static struct kz_value of_int(int64_t v)
 {
@@ -56,8 +57,8 @@ static struct kz_value of_text(struct kz_str s)
     return (struct kz_value){.type = KZ_TYPE_TEXT, .text = s};
 }
 
-struct kz_value kz_event_value(const struct kz_project *project, const struct kz_event *event,
-        unsigned index)
+struct kz_value kz_event_value(
+        const struct kz_project *project, const struct kz_event *event, unsigned index)
 {
     (void)project;
     switch (index) {
@@ -104,7 +105,8 @@ static enum kz_type column_type(const struct kz_project *project, unsigned index
                                    : project->events.columns[index - KZ_EVENTS_FIXED].type;
 }
 
-/* ---- parser ----------------------------------------------------------------------------------------
+/* ---- parser
+ * ----------------------------------------------------------------------------------------
  *
  * Precedences are SQLite's (parse.y). A NULL node means "not understood" and travels up. */
 
@@ -145,8 +147,8 @@ static struct kz_when *constant(struct parser *p, struct kz_value value)
 /* SQLite's own reading of a number, rounding and overflow included. */
 static struct kz_when *number(struct parser *p, const struct kz_lex_token *token, bool negative)
 {
-    char *select = kz_arena_printf(p->arena, "SELECT %s" KZ_STR_FMT, negative ? "-" : "",
-            KZ_STR_ARG(token->raw));
+    char *select = kz_arena_printf(
+            p->arena, "SELECT %s" KZ_STR_FMT, negative ? "-" : "", KZ_STR_ARG(token->raw));
     struct kz_when *n = NULL;
     sqlite3_stmt *stmt = NULL;
 
@@ -155,7 +157,8 @@ static struct kz_when *number(struct parser *p, const struct kz_lex_token *token
         if (sqlite3_column_type(stmt, 0) == SQLITE_INTEGER)
             n = constant(p, of_int(sqlite3_column_int64(stmt, 0)));
         else if (sqlite3_column_type(stmt, 0) == SQLITE_FLOAT)
-            n = constant(p, (struct kz_value){.type = KZ_TYPE_FLOAT, .real = sqlite3_column_double(stmt, 0)});
+            n = constant(p, (struct kz_value){
+                                    .type = KZ_TYPE_FLOAT, .real = sqlite3_column_double(stmt, 0)});
     }
     sqlite3_finalize(stmt);
     return n;
@@ -239,8 +242,8 @@ static struct kz_when *between(struct parser *p, struct kz_when *left)
     return comparable(left, n->b) && comparable(left, n->c) ? n : NULL;
 }
 
-/* A list of literals. A REAL column's list is converted to REAL by SQLite, which matters for integers
- * that no double can hold. */
+/* A list of literals. A REAL column's list is converted to REAL by SQLite, which matters for
+ * integers that no double can hold. */
 static struct kz_when *in(struct parser *p, struct kz_when *left)
 {
     struct kz_when *n = node(p, OP_IN, left, NULL);
@@ -306,8 +309,8 @@ static const struct infix infixes[] = {
 };
 
 /* Operators that are words; *ret_stop where none of them follows. */
-static struct kz_when *word_infix(struct parser *p, struct kz_when *left, enum precedence min,
-        bool *ret_stop)
+static struct kz_when *word_infix(
+        struct parser *p, struct kz_when *left, enum precedence min, bool *ret_stop)
 {
     const struct kz_lex_token *token = p->at;
     bool negative = kz_lex_word(token, "NOT");
@@ -340,8 +343,8 @@ static struct kz_when *word_infix(struct parser *p, struct kz_when *left, enum p
     return *ret_stop ? left : NULL;
 }
 
-static struct kz_when *infix(struct parser *p, struct kz_when *left, enum precedence min,
-        bool *ret_stop)
+static struct kz_when *infix(
+        struct parser *p, struct kz_when *left, enum precedence min, bool *ret_stop)
 {
     for (size_t i = 0; i < KZ_ARRAY_COUNT(infixes); i++) {
         const struct infix *known = &infixes[i];
@@ -355,9 +358,8 @@ static struct kz_when *infix(struct parser *p, struct kz_when *left, enum preced
         right = parse(p, known->precedence + 1);
         if (!right)
             return NULL;
-        if (known->precedence >= P_ADD
-                        ? left->class == CLASS_TEXT || right->class == CLASS_TEXT
-                        : !comparable(left, right))
+        if (known->precedence >= P_ADD ? left->class == CLASS_TEXT || right->class == CLASS_TEXT
+                                       : !comparable(left, right))
             return NULL;
         return node(p, known->op, left, right);
     }
@@ -388,7 +390,8 @@ struct kz_when *kz_when_compile(sqlite3 *db, const struct kz_project *project,
     return root && p.at->kind == KZ_LEX_END && root->class != CLASS_TEXT ? root : NULL;
 }
 
-/* ---- evaluation ------------------------------------------------------------------------------------ */
+/* ---- evaluation
+ * ------------------------------------------------------------------------------------ */
 
 struct eval {
     const struct kz_project *project;
@@ -538,7 +541,7 @@ static struct kz_value of_truth(int t)
     return t < 0 ? null : of_int(t);
 }
 
-static int and(int a, int b)
+static int and (int a, int b)
 {
     if (a == 0 || b == 0)
         return 0;
@@ -600,7 +603,8 @@ static struct kz_value value_of(struct eval *eval, const struct kz_when *n)
         return of_truth(t);
     case OP_BETWEEN:
         a = value_of(eval, n->a);
-        return of_truth(and(test(OP_GE, a, value_of(eval, n->b)), test(OP_LE, a, value_of(eval, n->c))));
+        return of_truth(
+                and(test(OP_GE, a, value_of(eval, n->b)), test(OP_LE, a, value_of(eval, n->c))));
     case OP_IN:
         return of_truth(in_items(n, value_of(eval, n->a)));
     case OP_IS:

@@ -26,7 +26,7 @@ bool kz_when_true(const struct kz_when *when, const struct kz_project *project,
         const struct kz_event *event, bool *ret_true);
 
 /* Column `index` of an event as `when` sees it, counted as enum kz_events_column does. */
-struct kz_value kz_event_value(const struct kz_project *project, const struct kz_event *event,
-        unsigned index);
+struct kz_value kz_event_value(
+        const struct kz_project *project, const struct kz_event *event, unsigned index);
 /* The column of that name, or -1. `seq` is not among them: it is not given yet. */
 int kz_event_value_find(const struct kz_project *project, const struct kz_lex_token *ident);

@@ -37,12 +37,13 @@ static unsigned below(unsigned n)
 
 #define PICK(array) ((array)[below(KZ_ARRAY_COUNT(array))])
 
-static const char *const numbers[] = {"0", "1", "-1", "2", "7", "2.5", "-0.0", "1e3", "0.1", "9007199254740993",
-        "9223372036854775807", "-9223372036854775808", "9223372036854775808", "1e308", "1e999", ".5", "5.",
-        "3", "12.5", "NULL", "TRUE", "FALSE"};
-static const char *const texts[] = {"'view'", "'cart'", "''", "'a'", "'B'", "'it''s'", "'7'", "NULL", "'日本'"};
-static const char *const number_columns[] = {"price", "qty", "gift", "ts", "client_ts", "session", "PRICE",
-        "\"qty\"", "received_at"};
+static const char *const numbers[] = {"0", "1", "-1", "2", "7", "2.5", "-0.0", "1e3", "0.1",
+        "9007199254740993", "9223372036854775807", "-9223372036854775808", "9223372036854775808",
+        "1e308", "1e999", ".5", "5.", "3", "12.5", "NULL", "TRUE", "FALSE"};
+static const char *const texts[] = {
+        "'view'", "'cart'", "''", "'a'", "'B'", "'it''s'", "'7'", "NULL", "'日本'"};
+static const char *const number_columns[] = {
+        "price", "qty", "gift", "ts", "client_ts", "session", "PRICE", "\"qty\"", "received_at"};
 static const char *const text_columns[] = {"name", "item", "user_id", "Name", "[name]"};
 
 static void number(struct kz_buf *out, unsigned depth);
@@ -111,7 +112,8 @@ static void boolean(struct kz_buf *out, unsigned depth)
             kz_buf_cstr(out, " AND ");
         }
     }
-    /* Now and then of the other class: then SQLite's affinities decide, and we must leave it to it. */
+    /* Now and then of the other class: then SQLite's affinities decide, and we must leave it to it.
+     */
     if (text != (below(20) == 0))
         kz_buf_cstr(out, below(4) ? PICK(texts) : PICK(text_columns));
     else
@@ -150,8 +152,8 @@ static void number(struct kz_buf *out, unsigned depth)
 static void random_event(struct kz_event *event, struct kz_value values[4])
 {
     static const char *const names[] = {"view", "cart", "purchase", "", "a", "7", "日本"};
-    static const double reals[] = {0, -0.0, 1, 2.5, -1, 7, 12.5, 1e308, INFINITY, -INFINITY, NAN, 0.1, 1000,
-            9007199254740992.0, 9223372036854775808.0};
+    static const double reals[] = {0, -0.0, 1, 2.5, -1, 7, 12.5, 1e308, INFINITY, -INFINITY, NAN,
+            0.1, 1000, 9007199254740992.0, 9223372036854775808.0};
     static const int64_t ints[] = {0, 1, -1, 2, 7, 1000, INT64_MAX, INT64_MIN, 9007199254740993, 3};
 
     values[0] = below(5) ? value_text(PICK(names)) : value_text(NULL);
@@ -214,7 +216,8 @@ static void test_agrees_with_sqlite(void **state)
         boolean(&text, below(4));
         kz_buf_char(&text, '\0');
         /* Sometimes what we made is no SQL (NOT behind an operator): nothing to compare then. */
-        if (kz_sql_compile(sql, KZ_SQL_EVENT, text.data, (struct kz_place){0}, &expr, NULL) != KZ_OK)
+        if (kz_sql_compile(sql, KZ_SQL_EVENT, text.data, (struct kz_place){0}, &expr, NULL) !=
+                KZ_OK)
             continue;
         compiled++;
         own += expr->when != NULL;
@@ -274,7 +277,8 @@ static void test_what_is_understood(void **state)
     for (size_t i = 0; i < KZ_ARRAY_COUNT(cases); i++) {
         struct kz_sql_expr *expr;
 
-        if (kz_sql_compile(sql, KZ_SQL_EVENT, cases[i].text, (struct kz_place){0}, &expr, NULL) != KZ_OK)
+        if (kz_sql_compile(sql, KZ_SQL_EVENT, cases[i].text, (struct kz_place){0}, &expr, NULL) !=
+                KZ_OK)
             continue; /* newer than this SQLite */
         if ((expr->when != NULL) != cases[i].own)
             fail_msg("%s: understood %d", cases[i].text, expr->when != NULL);
@@ -293,8 +297,9 @@ static void test_values_of_another_type(void **state)
 
     (void)state;
     assert_int_equal(kz_sql_open(&project, &sql, NULL), KZ_OK);
-    assert_int_equal(kz_sql_compile(sql, KZ_SQL_EVENT, "item = '5' AND price = 3 AND qty = 2 AND gift",
-                             (struct kz_place){0}, &expr, NULL),
+    assert_int_equal(
+            kz_sql_compile(sql, KZ_SQL_EVENT, "item = '5' AND price = 3 AND qty = 2 AND gift",
+                    (struct kz_place){0}, &expr, NULL),
             KZ_OK);
     assert_non_null(expr->when);
     assert_int_equal(kz_sql_event_true(expr, &event, &holds, NULL), KZ_OK);
