@@ -184,7 +184,6 @@ static void on_done(void *arg, struct kz_replica *runtime, const struct kz_batch
     struct replica *r = find(model, runtime);
 
     KZ_BUG_ON(!r);
-    model->infer->active_us = kz_mono_us();
     kz_batch_done(r, outcome);
     /* At once, not at the end of the turn: the replica is warm and idle. */
     kz_batch_dispatch(model);

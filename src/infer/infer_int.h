@@ -26,7 +26,6 @@ enum {
     TICK_IDLE_MS = 1000,
     SLICE_ROWS = 16, /* rows whose features are computed between two looks at the replicas */
     SLICE_US = 300,
-    SPIN_US = 50,    /* after the last job or answer, before the thread sleeps */
 };
 /* Work the fast lane gives one request, and the most that the slow lane does. */
 #define FAST_STEPS UINT64_C(2000000)
@@ -125,7 +124,6 @@ struct kz_infer {
     struct model *models;
     size_t model_count;
     struct lane fast, slow;
-    bool spins;
 
     uv_loop_t loop;
     uv_poll_t bell;
@@ -140,7 +138,6 @@ struct kz_infer {
     atomic_bool stop;
     struct rows incoming;
     bool news; /* results were pushed since the last wake */
-    int64_t active_us;
     int64_t upkeep_ms;
 
     pthread_mutex_t lock;
