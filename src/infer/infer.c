@@ -409,6 +409,8 @@ enum kz_code kz_infer_open(const struct kz_infer_options *options, struct kz_inf
 
 void kz_infer_close(struct kz_infer *infer)
 {
+    if (!infer)
+        return;
     KZ_CHECK_MAGIC(infer, INFER_MAGIC);
     atomic_store(&infer->stop, true);
     kz_waker_wake(&infer->waker);
