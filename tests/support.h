@@ -45,17 +45,15 @@ static void support_tick(uv_timer_t *timer)
     replica->events->done(replica->arg, replica, &outcome);
 }
 
-static enum kz_code support_start(const struct kz_model_def *model, const struct kz_project *project,
-        void *loop, const char *const *feature_names, size_t feature_count,
-        const struct kz_replica_events *events, void *arg, struct kz_replica **ret_replica,
-        struct kz_err *err)
+static enum kz_code support_start(const struct kz_replica_start *start,
+        struct kz_replica **ret_replica, struct kz_err *err)
 {
     struct kz_replica *replica = kz_calloc(1, sizeof(*replica));
 
-    (void)model, (void)project, (void)feature_names, (void)feature_count, (void)err;
-    replica->events = events;
-    replica->arg = arg;
-    uv_timer_init(loop, &replica->timer);
+    (void)err;
+    replica->events = start->events;
+    replica->arg = start->arg;
+    uv_timer_init(start->loop, &replica->timer);
     replica->timer.data = replica;
     uv_timer_start(&replica->timer, support_tick, 0, 0);
     *ret_replica = replica;
@@ -113,7 +111,7 @@ static struct kz_model_def support_models[] = {
                 .triggers = support_trigger_names,
                 .trigger_count = 1,
                 .runtime = "native",
-                .path = "/",
+                .path = "/dev/null",
                 .features_path = "n.sql",
                 .features_sql = support_sql,
                 .horizon_ms = 600000,

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "app/localtime.h"
+#include "act/localtime.h"
 #include "app/yaml.h"
 #include "infer/infer.h"
 #include "runtimes/python/python.h"

@@ -518,14 +518,29 @@ size_t kz_pipeline_feature_names(struct kz_pipeline *p, unsigned model,
     return count;
 }
 
+/* A directory whose name outlives a power cut. */
+static enum kz_code make_dir(struct kz_fs *fs, const char *path, struct kz_err *err)
+{
+    char parent[PATH_MAX];
+    char *slash;
+
+    KZ_TRY(fs->ops->mkdir(fs, path, err));
+    snprintf(parent, sizeof(parent), "%s", path);
+    slash = strrchr(parent, '/');
+    if (!slash)
+        return fs->ops->sync_dir(fs, ".", err);
+    slash[slash == parent] = '\0';
+    return fs->ops->sync_dir(fs, parent, err);
+}
+
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
     char path[PATH_MAX];
     struct kz_fs *fs = p->options.fs;
 
-    KZ_TRY(fs->ops->mkdir(fs, p->options.data_dir, err));
-    KZ_TRY(fs->ops->mkdir(fs, p->log_dir, err));
-    KZ_TRY(fs->ops->mkdir(fs, p->views_dir, err));
+    KZ_TRY(make_dir(fs, p->options.data_dir, err));
+    KZ_TRY(make_dir(fs, p->log_dir, err));
+    KZ_TRY(make_dir(fs, p->views_dir, err));
     snprintf(path, sizeof(path), "%s/lock", p->options.data_dir);
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err));
     if (p->lock->ops->lock(p->lock, err) != KZ_OK) {
@@ -553,6 +568,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
             .dir = p->log_dir,
             .segment_size_bytes = p->project->limits.segment_size_bytes,
             .reserve_bytes = p->project->limits.reserve_bytes,
+            .behind_ms = p->project->events.max_behind_ms,
             .sync_inline = p->options.sync_inline,
             .on_durable = on_wake,
             .arg = p,
@@ -569,6 +585,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
         p->views = kz_views_new(p->project->limits.dead_letters_max);
     else if (rc != KZ_OK)
         return rc;
+    options.verify_from = info.position;
     if (info.fell_back)
         kz_diag_warn("the newest checkpoint is no good, took the one before", "why=\"%s\"",
                 info.warning);
@@ -745,8 +762,6 @@ void kz_pipeline_close(struct kz_pipeline *p)
     kz_buf_done(&p->body);
     kz_buf_done(&p->text);
     kz_buf_done(&p->record);
-    free(p->rows);
-    free(p->row_lsns);
     free(p->timings);
     free(p->log_dir);
     free(p->views_dir);

@@ -6,7 +6,7 @@
 
 #include "act/act.h"
 #include "app/pipeline_int.h"
-#include "app/localtime.h"
+#include "act/localtime.h"
 #include "base/diag.h"
 #include "codec/json_out.h"
 #include "sys/clock.h"
@@ -141,7 +141,7 @@ static enum kz_code having_holds(struct kz_pipeline *p, const struct action *act
 {
     static const struct kz_history_def seen = {.window_ms = 7 * 86400000ll, .events_max = 500};
     const struct kz_user *known = kz_views_user(p->views, user);
-    struct kz_pl_history history;
+    struct kz_history_rows rows;
     struct kz_sql_params params = {
             .now_ms = prediction->as_of_ms,
             .user_id = kz_views_key(p->views, user).id,
@@ -152,10 +152,10 @@ static enum kz_code having_holds(struct kz_pipeline *p, const struct action *act
     };
     enum kz_code rc;
 
-    KZ_TRY(kz_pl_history(p, user, &seen, params.now_ms, &history, err));
-    params.truncated = history.rows.truncated;
-    rc = kz_sql_having_true(action->having, &history.rows, &params, 0, ret_true, err);
-    kz_pl_release(p, &history);
+    KZ_TRY(kz_pl_history(p, user, &seen, params.now_ms, &rows, err));
+    params.truncated = rows.truncated;
+    rc = kz_sql_having_true(action->having, &rows, &params, 0, ret_true, err);
+    p->reader->ops->release(p->reader, &rows);
     return rc;
 }
 

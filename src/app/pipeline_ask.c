@@ -245,7 +245,7 @@ static enum kz_code having_holds(struct kz_pipeline *p, const struct kz_rule *ru
         const struct asking *asking, bool *ret_true, struct kz_err *err)
 {
     const struct kz_user *user = kz_views_user(p->views, asking->user);
-    struct kz_pl_history history;
+    struct kz_history_rows rows;
     struct kz_sql_params params = {
             .now_ms = KZ_MAX(asking->now_ms, user->last_ts_ms),
             .user_id = kz_views_key(p->views, asking->user).id,
@@ -257,10 +257,10 @@ static enum kz_code having_holds(struct kz_pipeline *p, const struct kz_rule *ru
     };
     enum kz_code rc;
 
-    KZ_TRY(kz_pl_history(p, asking->user, &rule->def->history, params.now_ms, &history, err));
-    params.truncated = history.rows.truncated;
-    rc = kz_sql_having_true(rule->having, &history.rows, &params, 0, ret_true, err);
-    kz_pl_release(p, &history);
+    KZ_TRY(kz_pl_history(p, asking->user, &rule->def->history, params.now_ms, &rows, err));
+    params.truncated = rows.truncated;
+    rc = kz_sql_having_true(rule->having, &rows, &params, 0, ret_true, err);
+    p->reader->ops->release(p->reader, &rows);
     return rc;
 }
 

@@ -115,96 +115,24 @@ static void make_event_id(struct kz_pipeline *p, struct kz_intake_item *item)
     item->event.flags |= KZ_EVENT_ID_MADE;
 }
 
-/* ---- history with what is staged --------------------------------------------------------------- */
-
-static void rows_reserve(struct kz_pipeline *p, size_t count)
-{
-    if (count <= p->rows_capacity)
-        return;
-    p->rows_capacity = count * 2;
-    p->rows = kz_realloc(p->rows, p->rows_capacity * sizeof(*p->rows));
-    p->row_lsns = kz_realloc(p->row_lsns, p->rows_capacity * sizeof(*p->row_lsns));
-}
-
-/* Walks the staged part of the user's own chain, newest first, into the end of p->rows; gives how
- * many and the first address that is not staged. */
-static size_t staged_rows(struct kz_pipeline *p, kz_lsn head, bool include_actions, size_t max,
-        kz_lsn *ret_rest)
-{
-    size_t count = 0;
-    const struct kz_record *record;
-
-    while (head && count < max && (record = kz_log_get_staged(p->log, head))) {
-        if (record->type == KZ_RECORD_EVENT &&
-                (include_actions || !(record->flags & KZ_EVENT_ACTION))) {
-            rows_reserve(p, count + 1);
-            p->rows[count] = record;
-            p->row_lsns[count++] = head;
-        }
-        head = record->prev;
-    }
-    *ret_rest = head;
-    return count;
-}
+/* ---- history as of now ---------------------------------------------------------------------------- */
 
 enum kz_code kz_pl_history(struct kz_pipeline *p, uint32_t user, const struct kz_history_def *def,
-        int64_t now_ms, struct kz_pl_history *ret, struct kz_err *err)
+        int64_t now_ms, struct kz_history_rows *ret_rows, struct kz_err *err)
 {
     struct kz_source sources[KZ_SOURCES_MAX];
-    size_t source_count =
-            kz_views_sources(p->views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources);
     struct kz_history_query query = {
             .sources = sources,
-            .source_count = source_count,
+            .source_count =
+                    kz_views_sources(p->views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources),
             .chain = KZ_CHAIN_EVENTS,
             .as_of = UINT64_MAX,
             .since_ms = def->window_ms ? now_ms - def->window_ms : INT64_MIN,
+            .events_max = def->events_max,
             .include_actions = def->include_actions,
     };
-    size_t max = def->events_max, staged;
 
-    /* Only the user's own chain, the first, can have staged records that are new to it; those of a
-     * chain merged in this turn are few and in order, too. */
-    staged = staged_rows(p, source_count ? sources[0].head : 0, def->include_actions, max,
-            &sources[0].head);
-    query.events_max = (uint32_t)(max > staged ? max - staged : 0);
-    *ret = (struct kz_pl_history){0};
-    if (query.events_max)
-        KZ_TRY(p->reader->ops->scan(p->reader, &query, &ret->held, err));
-    else
-        ret->held.truncated = true;
-    if (!staged) {
-        ret->rows = ret->held;
-        return KZ_OK;
-    }
-    rows_reserve(p, staged + ret->held.count);
-    /* Newest-first staged rows become oldest-first behind the held ones. */
-    for (size_t i = 0; i < staged / 2; i++) {
-        const struct kz_record *record = p->rows[i];
-        kz_lsn lsn = p->row_lsns[i];
-
-        p->rows[i] = p->rows[staged - 1 - i];
-        p->row_lsns[i] = p->row_lsns[staged - 1 - i];
-        p->rows[staged - 1 - i] = record;
-        p->row_lsns[staged - 1 - i] = lsn;
-    }
-    memmove(p->rows + ret->held.count, p->rows, staged * sizeof(*p->rows));
-    memmove(p->row_lsns + ret->held.count, p->row_lsns, staged * sizeof(*p->row_lsns));
-    if (ret->held.count) {
-        memcpy(p->rows, ret->held.records, ret->held.count * sizeof(*p->rows));
-        memcpy(p->row_lsns, ret->held.lsns, ret->held.count * sizeof(*p->row_lsns));
-    }
-    ret->rows = (struct kz_history_rows){.records = p->rows,
-            .lsns = p->row_lsns,
-            .count = staged + ret->held.count,
-            .truncated = ret->held.truncated};
-    return KZ_OK;
-}
-
-void kz_pl_release(struct kz_pipeline *p, struct kz_pl_history *history)
-{
-    if (history->held.priv)
-        p->reader->ops->release(p->reader, &history->held);
+    return p->reader->ops->scan(p->reader, &query, ret_rows, err);
 }
 
 /* ---- rules ------------------------------------------------------------------------------------- */

@@ -161,15 +161,11 @@ struct kz_pipeline {
     struct kz_submission *current; /* being ingested */
     struct kz_subscription *subscriptions;
     struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */
-    struct kz_infer_job *fresh;    /* spare */
     struct kz_infer_result *held;  /* virtual time: results until all are back, to go in order */
     sem_t woken;                   /* kz_pipeline_settle() sleeps on it */
 
     /* Scratch, reused. `body` holds the body being staged, `text` payloads and props. */
     struct kz_buf body, text, record;
-    const struct kz_record **rows;
-    kz_lsn *row_lsns;
-    size_t rows_capacity;
 
     struct upkeep upkeep;
     struct kz_pipeline_counters counters;
@@ -209,16 +205,11 @@ enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err);
 /* Stages one event of a user and what follows from it; `ask`: rules are tried. */
 KZ_MUST_USE enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, bool ask,
         struct kz_err *err);
-/* The history of a user as of now, staged records included; valid until the next record is put.
- * Release with kz_pl_release(). */
-struct kz_pl_history {
-    struct kz_history_rows rows; /* committed and staged, oldest first */
-    struct kz_history_rows held; /* the reader's part */
-};
+/* The history of a user as of now, staged records included (the log shows them to its writer).
+ * Release through the reader before the next record is put. */
 KZ_MUST_USE enum kz_code kz_pl_history(struct kz_pipeline *p, uint32_t user,
-        const struct kz_history_def *def, int64_t now_ms, struct kz_pl_history *ret,
+        const struct kz_history_def *def, int64_t now_ms, struct kz_history_rows *ret_rows,
         struct kz_err *err);
-void kz_pl_release(struct kz_pipeline *p, struct kz_pl_history *history);
 
 /* pipeline_ask.c */
 struct asking { /* what a request is about */

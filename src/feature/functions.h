@@ -7,7 +7,7 @@
 
 #include <sqlite3.h>
 
-#include "feature/tz.h"
+#include "codec/tz.h"
 
 enum { KZ_DATE_FUNCTIONS = 6, KZ_DATE_ARGS_MAX = 8 };
 

@@ -1,6 +1,6 @@
-#include "app/localtime.h"
+#include "act/localtime.h"
 
-#include "feature/tz.h"
+#include "codec/tz.h"
 
 static _Thread_local struct kz_zones zones;
 

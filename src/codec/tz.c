@@ -1,4 +1,4 @@
-#include "feature/tz.h"
+#include "codec/tz.h"
 
 #include <stdlib.h>
 

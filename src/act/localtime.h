@@ -1,4 +1,4 @@
-/* app/localtime.h -- our clock in an IANA time zone, for schedules and caps by the day.
+/* act/localtime.h -- our clock in an IANA time zone, for schedules and caps by the day.
  *
  * Threads  one at a time a thread: zones are cached per thread.
  */
