@@ -156,12 +156,12 @@ void passage_answer(struct passage *p)
     uint64_t rejected;
     bool refused;
 
-    if (p->endpoint->kind == ENDPOINT_PUSH) {
-        answer_push(p);
+    if (p->invalid && !p->is_poison) {
+        passage_refuse(p, p->verdict);
         return;
     }
-    if (p->invalid) {
-        passage_refuse(p, p->verdict);
+    if (p->endpoint->kind == ENDPOINT_PUSH) {
+        answer_push(p);
         return;
     }
     kz_buf_clear(&c->answer);

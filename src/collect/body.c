@@ -162,6 +162,7 @@ enum kz_code passage_unpack_push(struct passage *p, struct kz_err *err)
             *err = why;
         return rc;
     }
+    p->is_poison = true;
     return passage_set_invalid(p, &why, err);
 }
 

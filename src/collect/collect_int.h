@@ -35,7 +35,8 @@ struct passage {
     uint64_t held_bytes;     /* of both, as counted in inflated_bytes */
     struct kz_shaped shaped;
     struct kz_submission submission;
-    bool invalid;            /* the text could not be read: `verdict` is the answer */
+    bool invalid;            /* the text could not be read: `verdict` is the answer ... */
+    bool is_poison;          /* ... but for what came in a good envelope: that is acknowledged */
     struct kz_err *verdict;  /* in the arena */
 };
 
