@@ -1,6 +1,6 @@
 #include "act/localtime.h"
 
-#include "codec/tz.h"
+#include "contract/tz.h"
 
 static _Thread_local struct kz_zones zones;
 

@@ -7,7 +7,7 @@
 
 #include <sqlite3.h>
 
-#include "codec/tz.h"
+#include "contract/tz.h"
 
 enum { KZ_DATE_FUNCTIONS = 6, KZ_DATE_ARGS_MAX = 8 };
 

@@ -5,7 +5,7 @@
 
 #include "contract/record.h"
 #include "contract/sql.h"
-#include "feature/tz.h"
+#include "contract/tz.h"
 
 enum { STEPS_MAX = 20000, TEXT_SIZE_MAX = 4000 };
 

@@ -1,4 +1,4 @@
-#include "codec/tz.h"
+#include "contract/tz.h"
 
 #include <stdlib.h>
 

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "codec/timefmt.h"
-#include "codec/tz.h"
+#include "contract/tz.h"
 
 static int32_t offset(struct kz_zones *zones, const char *name, const char *utc)
 {

@@ -1,4 +1,4 @@
-/* codec/tz.h -- local time of IANA time zones, from the system's TZif files (RFC 8536).
+/* contract/tz.h -- local time of IANA time zones, from the system's TZif files (RFC 8536).
  *
  * The C library can only do this through the process-wide TZ, so we read the files ourselves:
  * version 2 or later, with the POSIX rule at the end for times behind the last transition.
