@@ -5,7 +5,7 @@
  * nothing is there twice, every request ends at most once, its prediction is right. At the end every
  * request has ended, one coupon a user was decided, fsck is clean.
  *
- * KZ_POWER_CUTS says how many cuts (default 150, `make crash` takes 1,000); KZ_SEED where to begin.
+ * KZ_POWER_CUTS says how many cuts (default 1,000); KZ_SEED where to begin.
  * A build with KZ_FAULT_NO_FSYNC fails this test: see `make crash`.
  */
 #include <setjmp.h>
@@ -229,7 +229,7 @@ static unsigned wanted_cuts(void)
 {
     const char *text = getenv("KZ_POWER_CUTS");
 
-    return text ? (unsigned)atoi(text) : 150;
+    return text ? (unsigned)atoi(text) : 1000;
 }
 
 static void nothing_acknowledged_is_lost_in_a_power_cut(void **state)
