@@ -436,8 +436,9 @@ static int replay_dir(const struct kz_args *args)
     if (clock && strcmp(clock, "event") != 0)
         return kz_command_usage(args, "--dir runs on virtual time: --clock event, not \"%s\"", clock);
     if (kz_args_get(args, "url") || kz_args_get(args, "speed") || kz_args_get(args, "users") ||
-            kz_args_get(args, "ts"))
-        return kz_command_usage(args, "--url, --speed, --users and --ts do not go with --dir");
+            kz_args_get(args, "ts") || kz_args_flag(args, "loop"))
+        return kz_command_usage(
+                args, "--url, --speed, --users, --ts and --loop do not go with --dir");
     kz_diag_set(KZ_DIAG_WARN, false);
     config = kz_check_load(dir, kz_args_get(args, "env"), &err);
     if (!config)
@@ -458,8 +459,6 @@ static int run_replay(const struct kz_args *args)
         return kz_command_usage(args, "--clock event needs --dir DIR");
     if (kz_args_get(args, "out") || kz_args_get(args, "data"))
         return kz_command_usage(args, "--out and --data go with --dir");
-    if (!kz_replay_url)
-        return kz_command_usage(args, "this build cannot replay over HTTP; give --dir");
     return kz_replay_url(args);
 }
 
@@ -484,7 +483,9 @@ const struct kz_command kz_command_replay = {
                         {"key", "KEY", NULL, "with --url: a write key"},
                         {"speed", "FACTOR", NULL, "with --url: 10x is ten times as fast; max"},
                         {"users", "xN", NULL, "with --url: N times as many users"},
-                        {"ts", "shift|keep", NULL, "with --url: times moved to now, or as they are"},
+                        {"ts", "shift|keep", NULL,
+                                "with --url: times moved to now (the default), or as they are"},
+                        {"loop", NULL, NULL, "with --url: again and again, each time new visitors"},
                         {"dir", "DIR", NULL, "run the project DIR on virtual time"},
                         {"data", "PATH", NULL, "with --dir: where the data goes, not DIR/.kizashi"},
                         {"env", "NAME", NULL, "with --dir: lays kizashi.NAME.yaml on kizashi.yaml"},

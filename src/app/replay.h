@@ -6,4 +6,4 @@
 #include "app/command.h"
 
 /* `replay FILE --url URL`; a run() of the command table. */
-int kz_replay_url(const struct kz_args *args) __attribute__((weak));
+int kz_replay_url(const struct kz_args *args);
