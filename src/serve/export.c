@@ -173,12 +173,9 @@ static void put_user(struct kz_serve_call *call, struct kz_buf *out)
 static enum kz_code gather(struct kz_serve_call *call, struct kz_serve_export *export,
         struct kz_err *err)
 {
-    struct kz_query *query = call->serve->query;
-    struct kz_source sources[KZ_SOURCES_MAX];
-
-    export->owner_count = query->ops->sources(query, call->user, KZ_CHAIN_EVENTS, sources);
+    export->owner_count = call->source_counts[KZ_CHAIN_EVENTS];
     for (size_t i = 0; i < export->owner_count; i++)
-        export->owners[i] = sources[i].owner;
+        export->owners[i] = call->sources[KZ_CHAIN_EVENTS][i].owner;
     KZ_TRY(kz_serve_scan(call, KZ_CHAIN_EVENTS, UINT64_MAX, 0, &export->rows[KZ_CHAIN_EVENTS],
             err));
     return kz_serve_scan(call, KZ_CHAIN_NOTES, UINT64_MAX, 0, &export->rows[KZ_CHAIN_NOTES], err);

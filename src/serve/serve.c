@@ -221,6 +221,9 @@ kz_lsn kz_serve_head(struct kz_serve_call *call, enum kz_chain chain)
     size_t count = query->ops->sources(query, call->user, chain, sources);
     kz_lsn head = 0;
 
+    call->sources[chain] = kz_arena_must(&call->req->arena, (count + 1) * sizeof(*sources));
+    memcpy(call->sources[chain], sources, count * sizeof(*sources));
+    call->source_counts[chain] = count;
     for (size_t i = 0; i < count; i++)
         head = KZ_MAX(head, sources[i].head);
     return head;
@@ -230,10 +233,9 @@ enum kz_code kz_serve_scan(struct kz_serve_call *call, enum kz_chain chain, kz_l
         uint32_t max, struct kz_history_rows *ret_rows, struct kz_err *err)
 {
     struct kz_query *query = call->serve->query;
-    struct kz_source sources[KZ_SOURCES_MAX];
     struct kz_history_query wanted = {
-            .sources = sources,
-            .source_count = query->ops->sources(query, call->user, chain, sources),
+            .sources = call->sources[chain],
+            .source_count = call->source_counts[chain],
             .chain = chain,
             .as_of = as_of,
             .events_max = max,
@@ -241,6 +243,7 @@ enum kz_code kz_serve_scan(struct kz_serve_call *call, enum kz_chain chain, kz_l
             .include_actions = true,
     };
 
+    KZ_BUG_ON(!call->sources[chain]);
     *ret_rows = (struct kz_history_rows){0};
     return query->reader->ops->scan(query->reader, &wanted, ret_rows, err);
 }

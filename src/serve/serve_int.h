@@ -44,6 +44,8 @@ struct kz_serve_call {
     kz_lsn *lsns; /* the handler's */
     size_t lsn_count;
     uint64_t number;
+    struct kz_source *sources[KZ_CHAIN_COUNT]; /* set by kz_serve_head() */
+    size_t source_counts[KZ_CHAIN_COUNT];
 };
 
 struct kz_serve_sample {
@@ -114,9 +116,11 @@ bool kz_serve_flag(struct kz_serve_call *call, const char *name);
 bool kz_serve_parse_u64(struct kz_str s, uint64_t *ret);
 /* The record at `lsn`, in serve->record until the next read; NULL where it is gone. */
 const struct kz_record *kz_serve_read(struct kz_serve *serve, kz_lsn lsn);
-/* The newest address on any of the user's runs of `chain`: durable, the chain can be read. */
+/* The newest address on any of the user's runs of `chain`, which are kept in the call: once it is
+ * durable, kz_serve_scan() reads them as they were, whatever has been staged behind them since. */
 kz_lsn kz_serve_head(struct kz_serve_call *call, enum kz_chain chain);
-/* The user's newest `max` records on `chain` at or before `as_of`, oldest first; to be released. */
+/* The user's newest `max` records on `chain` at or before `as_of`, oldest first; to be released.
+ * After kz_serve_head() of that chain. */
 enum kz_code kz_serve_scan(struct kz_serve_call *call, enum kz_chain chain, kz_lsn as_of,
         uint32_t max, struct kz_history_rows *ret_rows, struct kz_err *err);
 void kz_serve_release(struct kz_serve_call *call, struct kz_history_rows *rows);

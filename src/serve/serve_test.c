@@ -592,7 +592,7 @@ static void status_names_the_worst_first(void **state)
 
     assert_int_equal(ask(rig, "GET", "/v1/admin/status"), 200);
     assert_json(rig);
-    ASSERT_HAS(rig, "{\"ok\":true,\"problems\":[{\"severity\":\"notice\",\"what\":\"1 dead letters");
+    ASSERT_HAS(rig, "{\"ok\":true,\"problems\":[{\"severity\":\"notice\",\"what\":\"1 dead letter is kept");
     assert_int_equal(ask(rig, "GET", "/readyz"), 200);
     assert_body(rig, "{\"ready\":true,\"reasons\":[],\"degraded\":[]}\n");
     on_loop(rig, break_things);

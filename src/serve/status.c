@@ -224,7 +224,8 @@ static void check_upkeep(struct report *r)
     }
     if (all->dead_letters) {
         p = add(r, NOTICE);
-        SAY(p->what, "%" PRIu64 " dead letters are kept", all->dead_letters);
+        SAY(p->what, "%" PRIu64 " dead letter%s kept", all->dead_letters,
+                all->dead_letters == 1 ? " is" : "s are");
         SAY(p->why, "events or requests that could not be processed");
         SAY(p->remedy, "kizashi deadletters list, then retry or drop");
     }
