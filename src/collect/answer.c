@@ -185,8 +185,8 @@ void passage_answer(struct passage *p)
     c->counters.requests_open--;
     c->counters.events_rejected_total += rejected;
     passage_release(p);
-    kz_http_respond(p->req, refused ? 400 : 200, "application/json", kz_buf_view(&c->answer), headers,
-            kz_auth_cors(c->options.auth, p->req, headers));
+    kz_http_respond(p->req, refused ? 400 : 200, "application/json", kz_buf_view(&c->answer),
+            headers, kz_auth_cors(c->options.auth, p->req, headers));
     if (c->answer.capacity > ANSWER_KEEP_BYTES)
         kz_buf_done(&c->answer);
 }

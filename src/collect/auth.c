@@ -62,7 +62,8 @@ static bool is_local_host(const struct kz_auth *auth, struct kz_str authority)
 {
     struct kz_str host = host_of(authority);
 
-    if (kz_http_name_eq(host, "localhost") || kz_str_is(host, "127.0.0.1") || kz_str_is(host, "[::1]"))
+    if (kz_http_name_eq(host, "localhost") || kz_str_is(host, "127.0.0.1") ||
+            kz_str_is(host, "[::1]"))
         return true;
     for (size_t i = 0; i < auth->host_count; i++)
         if (kz_http_name_eq(host, auth->hosts[i]))
@@ -90,8 +91,8 @@ enum kz_code kz_auth_listen(struct kz_auth *auth, const char *address, struct kz
     struct kz_str host = host_of(kz_str(address));
 
     if (kz_auth_is_open(auth) && !kz_http_address_is_loopback(address)) {
-        (void)kz_fail(err, KZ_CONFIG,
-                "\"%s\" can be reached from elsewhere, and there are no keys", address);
+        (void)kz_fail(err, KZ_CONFIG, "\"%s\" can be reached from elsewhere, and there are no keys",
+                address);
         return kz_hint(err, "create one first (kizashi keys create), or listen on 127.0.0.1");
     }
     if (host.size && auth->host_count < HOSTS_MAX && !kz_str_starts(kz_str(address), "unix:"))
@@ -102,8 +103,8 @@ enum kz_code kz_auth_listen(struct kz_auth *auth, const char *address, struct kz
 static bool is_forwarded(const struct kz_http_request *req)
 {
     return kz_http_request_header(req, "forwarded").ptr || kz_http_request_header(req, "via").ptr ||
-            kz_http_request_header(req, "x-forwarded-for").ptr ||
-            kz_http_request_header(req, "x-real-ip").ptr;
+           kz_http_request_header(req, "x-forwarded-for").ptr ||
+           kz_http_request_header(req, "x-real-ip").ptr;
 }
 
 static enum kz_code check_local(
@@ -113,8 +114,8 @@ static enum kz_code check_local(
     struct kz_str origin = kz_http_request_header(req, "origin");
 
     if (!req->is_loopback || is_forwarded(req)) {
-        (void)kz_fail(err, KZ_UNAUTHENTICATED,
-                "without keys only callers on this machine are served");
+        (void)kz_fail(
+                err, KZ_UNAUTHENTICATED, "without keys only callers on this machine are served");
         return kz_hint(err, "create a key: kizashi keys create");
     }
     if (strcmp(req->peer, "unix") != 0 && !is_local_host(auth, host)) {
@@ -144,8 +145,8 @@ static struct kz_key *find_key(struct kz_auth *auth, struct kz_str secret)
     for (size_t i = 0; i < auth->key_count; i++) {
         struct kz_key *key = &auth->keys[i];
 
-        if (kz_equal_secret(kz_str_n(digest, sizeof(digest)),
-                    kz_str_n(key->digest, sizeof(key->digest))) &&
+        if (kz_equal_secret(
+                    kz_str_n(digest, sizeof(digest)), kz_str_n(key->digest, sizeof(key->digest))) &&
                 !key->revoked_at_ms && key->kind != KZ_KEY_SIGNING)
             found = key;
     }
@@ -158,7 +159,7 @@ static bool basic_user(struct kz_str encoded, char out[PRESENTED_SIZE_MAX], stru
     struct kz_buf buf = {0};
     const char *colon;
     bool ok = encoded.size < PRESENTED_SIZE_MAX &&
-            kz_base64_decode(encoded, KZ_BASE64_STD, &buf, NULL) == KZ_OK;
+              kz_base64_decode(encoded, KZ_BASE64_STD, &buf, NULL) == KZ_OK;
 
     if (ok) {
         colon = buf.size ? memchr(buf.data, ':', buf.size) : NULL;
@@ -197,7 +198,8 @@ static enum kz_code header_key(const struct kz_http_request *req, char out[PRESE
     if (kz_http_name_eq(scheme, "basic") && basic_user(rest, out, ret))
         return KZ_OK;
     (void)kz_fail(err, KZ_UNAUTHENTICATED, "the Authorization header cannot be read");
-    return kz_hint(err, "send \"Authorization: Bearer kz_...\", or Basic with the key as user name");
+    return kz_hint(
+            err, "send \"Authorization: Bearer kz_...\", or Basic with the key as user name");
 }
 
 static enum kz_code unknown_key(struct kz_err *err)
@@ -211,8 +213,8 @@ static enum kz_code check_origin(
         const struct kz_key *key, const struct kz_http_request *req, struct kz_err *err)
 {
     struct kz_str origin = kz_http_request_header(req, "origin");
-    bool own = origin.ptr &&
-            kz_str_eq(origin_authority(origin), kz_http_request_header(req, "host"));
+    bool own =
+            origin.ptr && kz_str_eq(origin_authority(origin), kz_http_request_header(req, "host"));
 
     if (!origin.ptr) {
         /* Browsers send no Origin with a GET of their own site. */
@@ -225,8 +227,9 @@ static enum kz_code check_origin(
     if (own || in_list(key->origins, key->origin_count, origin) ||
             (key->kind == KZ_KEY_WRITE && !key->origin_count))
         return KZ_OK;
-    (void)kz_fail(err, KZ_FORBIDDEN, "key \"%s\" may not be used from the origin \"" KZ_STR_FMT "\"",
-            key->name, KZ_STR_ARG(kz_str_n(origin.ptr, KZ_MIN(origin.size, 100u))));
+    (void)kz_fail(err, KZ_FORBIDDEN,
+            "key \"%s\" may not be used from the origin \"" KZ_STR_FMT "\"", key->name,
+            KZ_STR_ARG(kz_str_n(origin.ptr, KZ_MIN(origin.size, 100u))));
     return kz_hint(err, "create a key with --origin for it");
 }
 
@@ -260,8 +263,9 @@ enum kz_code kz_auth_admit(
     return !secret.ptr || find_key(auth, secret) ? KZ_OK : unknown_key(err);
 }
 
-enum kz_code kz_auth_check(struct kz_auth *auth, struct kz_http_request *req, enum kz_auth_need need,
-        unsigned flags, struct kz_str body_key, struct kz_identity *ret_identity, struct kz_err *err)
+enum kz_code kz_auth_check(struct kz_auth *auth, struct kz_http_request *req,
+        enum kz_auth_need need, unsigned flags, struct kz_str body_key,
+        struct kz_identity *ret_identity, struct kz_err *err)
 {
     char text[PRESENTED_SIZE_MAX];
     struct kz_str secret;
@@ -319,9 +323,11 @@ enum kz_code kz_auth_spend(struct kz_auth *auth, const struct kz_identity *ident
     if (mono_us > key->filled_us)
         key->tokens = fmin(rate, key->tokens + (double)(mono_us - key->filled_us) * rate / 1e6);
     key->filled_us = KZ_MAX(key->filled_us, mono_us);
-    /* A batch larger than the rate must be able to pass: it goes into debt, and the next one waits. */
+    /* A batch larger than the rate must be able to pass: it goes into debt, and the next one waits.
+     */
     if (key->tokens < 1) {
-        (void)kz_fail(err, KZ_LIMIT, "key \"%s\" may send %u events a second", key->name, key->rate);
+        (void)kz_fail(
+                err, KZ_LIMIT, "key \"%s\" may send %u events a second", key->name, key->rate);
         return kz_hint(err, "come back in %.0f s, or create a key with a higher --rate",
                 ceil((1 - key->tokens) / rate));
     }
@@ -337,7 +343,8 @@ static enum kz_code bad_token(const char *what, struct kz_err *err)
     return kz_hint(err, "have your server sign one: base64url(user_id).expiry.hex(HMAC-SHA256)");
 }
 
-static bool is_signed(const struct kz_auth *auth, struct kz_str text, const uint8_t mac[KZ_SHA256_BYTES])
+static bool is_signed(
+        const struct kz_auth *auth, struct kz_str text, const uint8_t mac[KZ_SHA256_BYTES])
 {
     bool found = false;
 
@@ -368,8 +375,8 @@ static bool parse_expiry(struct kz_str text, int64_t *ret_s)
     return true;
 }
 
-static enum kz_code check_token(const struct kz_auth *auth, struct kz_str user_id, struct kz_str token,
-        int64_t now_ms, struct kz_err *err)
+static enum kz_code check_token(const struct kz_auth *auth, struct kz_str user_id,
+        struct kz_str token, int64_t now_ms, struct kz_err *err)
 {
     const char *end = token.ptr + token.size;
     const char *first = token.size ? memchr(token.ptr, '.', token.size) : NULL;
@@ -380,7 +387,8 @@ static enum kz_code check_token(const struct kz_auth *auth, struct kz_str user_i
     bool same;
 
     if (!second || token.size > 1024 ||
-            kz_hex_decode(kz_str_n(second + 1, (size_t)(end - second - 1)), mac, sizeof(mac), NULL) != KZ_OK ||
+            kz_hex_decode(kz_str_n(second + 1, (size_t)(end - second - 1)), mac, sizeof(mac),
+                    NULL) != KZ_OK ||
             !parse_expiry(kz_str_n(first + 1, (size_t)(second - first - 1)), &expiry_s))
         return bad_token("is malformed", err);
     if (!is_signed(auth, kz_str_n(token.ptr, (size_t)(second - token.ptr)), mac))
@@ -389,7 +397,7 @@ static enum kz_code check_token(const struct kz_auth *auth, struct kz_str user_i
         return bad_token("has expired", err);
     same = kz_base64_decode(kz_str_n(token.ptr, (size_t)(first - token.ptr)), KZ_BASE64_URL, &id,
                    NULL) == KZ_OK &&
-            kz_str_eq(kz_buf_view(&id), user_id);
+           kz_str_eq(kz_buf_view(&id), user_id);
     kz_buf_done(&id);
     return same ? KZ_OK : bad_token("is another user's", err);
 }
@@ -409,8 +417,8 @@ enum kz_code kz_auth_user(const struct kz_auth *auth, const struct kz_identity *
     if (user.id.size >= KZ_ANONYMOUS_PROOF_SIZE)
         return KZ_OK;
     (void)kz_fail(err, KZ_FORBIDDEN,
-            "an anonymous_id of %zu characters can be guessed, at least %d are needed", user.id.size,
-            KZ_ANONYMOUS_PROOF_SIZE);
+            "an anonymous_id of %zu characters can be guessed, at least %d are needed",
+            user.id.size, KZ_ANONYMOUS_PROOF_SIZE);
     return kz_hint(err, "make it of 128 random bits, as tag.js does");
 }
 
@@ -441,8 +449,8 @@ size_t kz_auth_cors(const struct kz_auth *auth, const struct kz_http_request *re
         return 0;
     ret_headers[0] = (struct kz_http_header){KZ_STR("Access-Control-Allow-Origin"), origin};
     ret_headers[1] = (struct kz_http_header){KZ_STR("Vary"), KZ_STR("Origin")};
-    ret_headers[2] = (struct kz_http_header){
-            KZ_STR("Access-Control-Expose-Headers"), KZ_STR("Retry-After")};
+    ret_headers[2] =
+            (struct kz_http_header){KZ_STR("Access-Control-Expose-Headers"), KZ_STR("Retry-After")};
     return 3;
 }
 
@@ -462,8 +470,7 @@ void kz_auth_preflight(const struct kz_auth *auth, struct kz_http_request *req)
             KZ_STR("Access-Control-Allow-Methods"), KZ_STR("GET, POST, DELETE, OPTIONS")};
     headers[count++] = (struct kz_http_header){KZ_STR("Access-Control-Allow-Headers"),
             KZ_STR("Authorization, Content-Type, Content-Encoding, AnonymousId, X-Kizashi-User")};
-    headers[count++] =
-            (struct kz_http_header){KZ_STR("Access-Control-Max-Age"), KZ_STR("600")};
+    headers[count++] = (struct kz_http_header){KZ_STR("Access-Control-Max-Age"), KZ_STR("600")};
     kz_http_respond(req, 204, NULL, KZ_STR_NULL, headers, count);
 }
 

@@ -85,8 +85,13 @@ static void keys_survive_and_secrets_are_not_kept(void **state)
     static const char *const names[] = {"view", "cart \"x\""};
     static const char *const origins[] = {"https://shop.example"};
     struct rig *rig = *state;
-    struct kz_key_spec spec = {.name = "web", .kind = KZ_KEY_WRITE, .events = names, .event_count = 2,
-            .origins = origins, .origin_count = 1, .rate = 50};
+    struct kz_key_spec spec = {.name = "web",
+            .kind = KZ_KEY_WRITE,
+            .events = names,
+            .event_count = 2,
+            .origins = origins,
+            .origin_count = 1,
+            .rate = 50};
     char secret[KZ_SECRET_BYTES], signing[KZ_SECRET_BYTES];
     const struct kz_key *key;
     char *file;
@@ -103,7 +108,8 @@ static void keys_survive_and_secrets_are_not_kept(void **state)
 
     kz_fs_sim_power_cut(rig->fs, 3);
     kz_auth_close(kz_take(&rig->auth));
-    assert_int_equal(kz_fs_read_all(rig->fs, "/keys.json", 1 << 20, &file, &size, &rig->err), KZ_OK);
+    assert_int_equal(
+            kz_fs_read_all(rig->fs, "/keys.json", 1 << 20, &file, &size, &rig->err), KZ_OK);
     assert_null(strstr(file, secret));
     assert_non_null(strstr(file, signing));
     free(file);
@@ -159,16 +165,19 @@ static void another_process_is_noticed(void **state)
 
 static void a_broken_file_is_no_open_door(void **state)
 {
-    static const char *const texts[] = {"", "{", "[]", "{\"format\":2,\"keys\":[]}", "{\"format\":1}",
-            "{\"format\":1,\"keys\":[3]}", "{\"format\":1,\"keys\":[{\"id\":\"k\"}]}",
-            "{\"format\":1,\"keys\":[{\"id\":\"k\",\"name\":\"n\",\"kind\":\"write\",\"sha256\":\"00\"}]}"};
+    static const char *const texts[] = {"", "{", "[]", "{\"format\":2,\"keys\":[]}",
+            "{\"format\":1}", "{\"format\":1,\"keys\":[3]}",
+            "{\"format\":1,\"keys\":[{\"id\":\"k\"}]}",
+            "{\"format\":1,\"keys\":[{\"id\":\"k\",\"name\":\"n\",\"kind\":\"write\",\"sha256\":"
+            "\"00\"}]}"};
     struct rig *rig = *state;
     struct kz_auth *auth;
     char secret[KZ_SECRET_BYTES];
 
     create(rig, "k", KZ_KEY_WRITE, 0, secret);
     for (size_t i = 0; i < KZ_ARRAY_COUNT(texts); i++) {
-        assert_int_equal(kz_fs_replace(rig->fs, "/keys.json", texts[i], strlen(texts[i]), &rig->err), KZ_OK);
+        assert_int_equal(
+                kz_fs_replace(rig->fs, "/keys.json", texts[i], strlen(texts[i]), &rig->err), KZ_OK);
         assert_int_equal(kz_auth_open(rig->fs, "/", &auth, &rig->err), KZ_CORRUPT);
         assert_non_null(strstr(rig->err.message, "could not read \"/"));
         assert_int_equal(kz_auth_reload(rig->auth, &rig->err), KZ_CORRUPT);
@@ -191,7 +200,8 @@ static void specs_are_checked(void **state)
     };
 
     for (size_t i = 0; i < KZ_ARRAY_COUNT(bad); i++)
-        assert_int_equal(kz_auth_create(rig->auth, &bad[i], NOW, secret, NULL, &rig->err), KZ_INVALID);
+        assert_int_equal(
+                kz_auth_create(rig->auth, &bad[i], NOW, secret, NULL, &rig->err), KZ_INVALID);
     /* A disk that fails leaves no key behind. */
     kz_fs_sim_fail_syncs(rig->fs, true);
     bad[0].name = "n";
@@ -234,7 +244,9 @@ static void rates_refill_and_lend(void **state)
     at += 10 * second;
     assert_int_equal(kz_auth_spend(rig->auth, &identity, 30, at, &rig->err), KZ_OK);
     assert_int_equal(kz_auth_spend(rig->auth, &identity, 1, at + 2 * second, &rig->err), KZ_LIMIT);
-    assert_int_equal(kz_auth_spend(rig->auth, &identity, 1, at + 2 * second + second / 10, &rig->err), KZ_OK);
+    assert_int_equal(
+            kz_auth_spend(rig->auth, &identity, 1, at + 2 * second + second / 10, &rig->err),
+            KZ_OK);
     /* No key, no limit. */
     identity.key = NULL;
     assert_int_equal(kz_auth_spend(rig->auth, &identity, 1000000, at, &rig->err), KZ_OK);
@@ -266,7 +278,8 @@ static void users_prove_themselves(void **state)
 #define ASK(who, key, text) kz_auth_user(rig->auth, who, key, text, NOW, &rig->err)
     sign(signing, "u1", "1795477901", &token);
     assert_int_equal(ASK(&web, user, kz_buf_view(&token)), KZ_OK);
-    assert_int_equal(ASK(&web, ((struct kz_user_key){'u', KZ_STR("u2")}), kz_buf_view(&token)), KZ_FORBIDDEN);
+    assert_int_equal(ASK(&web, ((struct kz_user_key){'u', KZ_STR("u2")}), kz_buf_view(&token)),
+            KZ_FORBIDDEN);
     assert_non_null(strstr(rig->err.message, "another user's"));
     token.data[token.size - 1] ^= 1;
     assert_int_equal(ASK(&web, user, kz_buf_view(&token)), KZ_FORBIDDEN);
@@ -278,8 +291,11 @@ static void users_prove_themselves(void **state)
     assert_int_equal(ASK(&web, user, KZ_STR("..")), KZ_FORBIDDEN);
     assert_int_equal(ASK(&web, user, KZ_STR_NULL), KZ_FORBIDDEN);
     assert_int_equal(ASK(&local, user, KZ_STR_NULL), KZ_OK);
-    assert_int_equal(ASK(&web, ((struct kz_user_key){'a', KZ_STR("3f8a6c1e9b2d4f7081a2b3")}), KZ_STR_NULL), KZ_OK);
-    assert_int_equal(ASK(&web, ((struct kz_user_key){'a', KZ_STR("anon-1")}), KZ_STR_NULL), KZ_FORBIDDEN);
+    assert_int_equal(
+            ASK(&web, ((struct kz_user_key){'a', KZ_STR("3f8a6c1e9b2d4f7081a2b3")}), KZ_STR_NULL),
+            KZ_OK);
+    assert_int_equal(
+            ASK(&web, ((struct kz_user_key){'a', KZ_STR("anon-1")}), KZ_STR_NULL), KZ_FORBIDDEN);
     sign(signing, "u1", "1795477901", &token);
     assert_int_equal(kz_auth_revoke(rig->auth, "sign", NOW, &rig->err), KZ_OK);
     assert_int_equal(ASK(&web, user, kz_buf_view(&token)), KZ_FORBIDDEN);

@@ -45,8 +45,8 @@ enum kz_code passage_unpack(struct passage *p, struct kz_err *err)
         p->text = kz_buf_view(&p->unpacked);
         return KZ_OK;
     }
-    if (!encoding.size || kz_http_name_eq(encoding, "gzip") || kz_http_name_eq(encoding, "x-gzip") ||
-            kz_http_name_eq(encoding, "identity"))
+    if (!encoding.size || kz_http_name_eq(encoding, "gzip") ||
+            kz_http_name_eq(encoding, "x-gzip") || kz_http_name_eq(encoding, "identity"))
         return KZ_OK;
     (void)kz_fail(err, KZ_INVALID, "the content encoding \"" KZ_STR_FMT "\" is not read here",
             KZ_STR_ARG(kz_str_n(encoding.ptr, KZ_MIN(encoding.size, 60u))));
@@ -79,7 +79,8 @@ static bool is_printable(struct kz_str text)
 
 /* Events without an id get one of the message, so that a redelivery is a duplicate; those without a
  * time the message's. */
-static enum kz_code complete_items(struct passage *p, struct kz_json_value message, struct kz_err *err)
+static enum kz_code complete_items(
+        struct passage *p, struct kz_json_value message, struct kz_err *err)
 {
     struct kz_str id = KZ_STR_NULL, text;
     int64_t published_ms = 0;
@@ -94,14 +95,15 @@ static enum kz_code complete_items(struct passage *p, struct kz_json_value messa
 
         if (!event->client_ts_ms && published_ms > 0)
             event->client_ts_ms = published_ms;
-        if (!event->event_id.size && id.size && id.size <= PUSH_ID_BYTES / 2 &&
-                is_printable(id)) {
+        if (!event->event_id.size && id.size && id.size <= PUSH_ID_BYTES / 2 && is_printable(id)) {
             char *made = kz_arena_alloc(&p->req->arena, PUSH_ID_BYTES);
 
             if (!made)
-                return kz_fail(err, KZ_TOO_LARGE, "the request takes more memory than one may have");
-            event->event_id = kz_str_n(made, (size_t)snprintf(made, PUSH_ID_BYTES,
-                    "pubsub-" KZ_STR_FMT "-%zu", KZ_STR_ARG(id), i));
+                return kz_fail(
+                        err, KZ_TOO_LARGE, "the request takes more memory than one may have");
+            event->event_id =
+                    kz_str_n(made, (size_t)snprintf(made, PUSH_ID_BYTES,
+                                           "pubsub-" KZ_STR_FMT "-%zu", KZ_STR_ARG(id), i));
         }
     }
     return KZ_OK;
@@ -180,7 +182,7 @@ static enum kz_code unknown_model(struct passage *p, struct kz_str name, struct 
         if (used + size + 3 >= sizeof(known))
             break;
         used += (size_t)(stpcpy(stpcpy(known + used, i ? ", " : ""), project->models[i].name) -
-                (known + used));
+                         (known + used));
     }
     (void)kz_fail(err, KZ_INVALID, "wait: there is no model \"" KZ_STR_FMT "\", there %s: %s",
             KZ_STR_ARG(kz_str_n(name.ptr, KZ_MIN(name.size, 100u))),

@@ -140,8 +140,7 @@ static void answer_method(struct kz_collect *c, struct kz_http_request *req)
 /* The text into items. What cannot be read becomes `invalid`, which is no failure here. */
 static enum kz_code shape(struct passage *p, struct kz_err *err)
 {
-    struct kz_shape_input input = {
-            .arena = &p->req->arena, .received_at_ms = now_ms(p->collect)};
+    struct kz_shape_input input = {.arena = &p->req->arena, .received_at_ms = now_ms(p->collect)};
     struct kz_err why;
     enum kz_code rc;
 
@@ -187,8 +186,8 @@ static enum kz_code authorise(struct passage *p, struct kz_str body_key, struct 
 
     if (p->endpoint->kind != ENDPOINT_PUSH && p->req->query.size)
         wait = kz_http_query_get(p->req, "wait", &ignored);
-    return kz_auth_check(p->collect->options.auth, p->req, wait ? KZ_NEED_READ : KZ_NEED_WRITE, flags,
-            body_key, &p->identity, err);
+    return kz_auth_check(p->collect->options.auth, p->req, wait ? KZ_NEED_READ : KZ_NEED_WRITE,
+            flags, body_key, &p->identity, err);
 }
 
 /* Everything before the intake. */
@@ -197,7 +196,7 @@ static enum kz_code prepare(struct passage *p, struct kz_err *err)
     struct kz_collect *c = p->collect;
     struct kz_auth *auth = c->options.auth;
     bool key_in_body = p->endpoint->kind == ENDPOINT_CALL && !kz_auth_is_open(auth) &&
-            !kz_http_request_header(p->req, "authorization").ptr;
+                       !kz_http_request_header(p->req, "authorization").ptr;
     enum kz_code rc = KZ_OK;
 
     if (!key_in_body)

@@ -29,8 +29,8 @@ struct kz_collect_options {
     struct kz_auth *auth;
     int64_t (*clock_ms)(void *arg); /* NULL: kz_clock_ms() */
     void *arg;
-    size_t body_max_bytes;     /* 0: 8 MiB, as sent; over it 413 */
-    size_t inflated_max_bytes; /* 0: 32 MiB, of one body once decompressed; over it 413 */
+    size_t body_max_bytes;           /* 0: 8 MiB, as sent; over it 413 */
+    size_t inflated_max_bytes;       /* 0: 32 MiB, of one body once decompressed; over it 413 */
     size_t inflated_total_max_bytes; /* 0: 256 MiB, of all requests being served; over it 503 */
 };
 
@@ -42,9 +42,9 @@ KZ_DEFINE_FREEP(struct kz_collect, kz_collect_free)
 /* For the server's `admit`: refuses early what need not be read. KZ_OK for the paths of others. */
 enum kz_code kz_collect_admit(struct kz_collect *collect, const struct kz_http_request *req,
         size_t *body_max_bytes, struct kz_err *err);
-/* For the server's `handle`: false where the path is not one of these, and nothing was done. Else the
- * request has been or will be answered. What was submitted wants a turn of the pipeline: call it in
- * on_batch_end. */
+/* For the server's `handle`: false where the path is not one of these, and nothing was done. Else
+ * the request has been or will be answered. What was submitted wants a turn of the pipeline: call
+ * it in on_batch_end. */
 bool kz_collect_handle(struct kz_collect *collect, struct kz_http_request *req);
 
 /* X(name, is a gauge, help); in /metrics as kizashi_collect_<name>. */

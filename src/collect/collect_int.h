@@ -29,23 +29,23 @@ struct passage {
     struct kz_http_request *req;
     const struct endpoint *endpoint;
     struct kz_identity identity;
-    struct kz_str text;      /* the body, unpacked */
-    struct kz_buf unpacked;  /* where it had to be inflated or decoded */
-    struct kz_buf decoded;   /* push: the message's data */
-    uint64_t held_bytes;     /* of both, as counted in inflated_bytes */
+    struct kz_str text;     /* the body, unpacked */
+    struct kz_buf unpacked; /* where it had to be inflated or decoded */
+    struct kz_buf decoded;  /* push: the message's data */
+    uint64_t held_bytes;    /* of both, as counted in inflated_bytes */
     struct kz_shaped shaped;
     struct kz_submission submission;
-    bool invalid;            /* the text could not be read: `verdict` is the answer ... */
-    bool is_poison;          /* ... but for what came in a good envelope: that is acknowledged */
-    struct kz_err *verdict;  /* in the arena */
+    bool invalid;           /* the text could not be read: `verdict` is the answer ... */
+    bool is_poison;         /* ... but for what came in a good envelope: that is acknowledged */
+    struct kz_err *verdict; /* in the arena */
 };
 
 /* -- body.c -- */
 
 /* Fills `text`: the body without its compression. */
 enum kz_code passage_unpack(struct passage *p, struct kz_err *err);
-/* The envelope's data into `text`, then shaped; what is wrong with either is `invalid`. A KZ_INVALID
- * of its own means that it is no envelope. */
+/* The envelope's data into `text`, then shaped; what is wrong with either is `invalid`. A
+ * KZ_INVALID of its own means that it is no envelope. */
 enum kz_code passage_unpack_push(struct passage *p, struct kz_err *err);
 /* ?wait= and ?timeout_ms= into the submission. */
 enum kz_code passage_wait(struct passage *p, struct kz_err *err);

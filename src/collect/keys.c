@@ -74,8 +74,8 @@ static enum kz_code bad_key(size_t index, const char *what, struct kz_err *err)
 }
 
 /* A string member that fits into `size` bytes with its NUL. An absent one leaves "". */
-static bool read_text(
-        struct kz_json_value object, const char *name, struct kz_arena *arena, char *out, size_t size)
+static bool read_text(struct kz_json_value object, const char *name, struct kz_arena *arena,
+        char *out, size_t size)
 {
     struct kz_json_value value = kz_json_get(object, name);
     struct kz_str text;
@@ -103,7 +103,7 @@ static bool read_list(struct kz_json_value object, const char *name, struct kz_a
 
     while (ok && kz_json_walk_element(&walk, &value)) {
         ok = count < KZ_KEY_LIST_MAX && kz_json_str(value, arena, &text, NULL) == KZ_OK &&
-                text.size <= TEXT_SIZE_MAX;
+             text.size <= TEXT_SIZE_MAX;
         if (ok)
             list[count++] = kz_strndup(text.ptr, text.size);
     }
@@ -341,7 +341,8 @@ static enum kz_code save(struct kz_auth *auth, struct kz_err *err)
 }
 
 /* Nobody else writes while the lock is held, and what they wrote before is loaded. */
-static enum kz_code begin_change(struct kz_auth *auth, struct kz_file **ret_lock, struct kz_err *err)
+static enum kz_code begin_change(
+        struct kz_auth *auth, struct kz_file **ret_lock, struct kz_err *err)
 {
     KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
 
@@ -373,11 +374,12 @@ static bool is_plain(struct kz_str text)
     return kz_utf8_check(text, NULL);
 }
 
-static enum kz_code check_list(const char *what, const char *const *list, size_t count, bool blanks,
-        struct kz_err *err)
+static enum kz_code check_list(
+        const char *what, const char *const *list, size_t count, bool blanks, struct kz_err *err)
 {
     if (count > KZ_KEY_LIST_MAX)
-        return kz_fail(err, KZ_INVALID, "%zu %ss, a key has at most %d", count, what, KZ_KEY_LIST_MAX);
+        return kz_fail(
+                err, KZ_INVALID, "%zu %ss, a key has at most %d", count, what, KZ_KEY_LIST_MAX);
     for (size_t i = 0; i < count; i++) {
         struct kz_str text = kz_str(list[i]);
 
@@ -395,8 +397,8 @@ static enum kz_code check_spec(
 
     if (!name.size || name.size > KZ_KEY_NAME_SIZE_MAX || !is_plain(name))
         return kz_fail(err, KZ_INVALID,
-                "a key's name has 1 to %d bytes without blanks, unlike \"%s\"", KZ_KEY_NAME_SIZE_MAX,
-                spec->name ? spec->name : "");
+                "a key's name has 1 to %d bytes without blanks, unlike \"%s\"",
+                KZ_KEY_NAME_SIZE_MAX, spec->name ? spec->name : "");
     KZ_TRY(check_list("event name", spec->events, spec->event_count, true, err));
     KZ_TRY(check_list("origin", spec->origins, spec->origin_count, false, err));
     for (size_t i = 0; i < spec->origin_count; i++) {

@@ -1,8 +1,8 @@
 /* contract/auth.h -- who may do what: keys, origins, rates and signed user tokens.
  *
- * Keys lie in `keys.json` of the data directory: id, name, kind, SHA-256 of the secret, and what the
- * key may do. A secret (kz_w_ and 32 characters of base 32, 160 bits) is shown once, when it is made.
- * A signing key's secret is stored itself, since an HMAC is checked with it.
+ * Keys lie in `keys.json` of the data directory: id, name, kind, SHA-256 of the secret, and what
+ * the key may do. A secret (kz_w_ and 32 characters of base 32, 160 bits) is shown once, when it is
+ * made. A signing key's secret is stored itself, since an HMAC is checked with it.
  *
  * Open mode: as long as there has never been a write, read or admin key, everything is open to
  * callers on this machine, whose Host and Origin must be this machine too, so that neither a web
@@ -29,10 +29,10 @@ const char *kz_key_kind_name(enum kz_key_kind kind); /* "write", "read", "admin"
 bool kz_key_kind_parse(struct kz_str text, enum kz_key_kind *ret);
 
 enum {
-    KZ_SECRET_BYTES = 38,      /* "kz_w_", 32 characters, NUL */
-    KZ_KEY_ID_BYTES = 13,      /* "k_", 10 characters, NUL */
+    KZ_SECRET_BYTES = 38, /* "kz_w_", 32 characters, NUL */
+    KZ_KEY_ID_BYTES = 13, /* "k_", 10 characters, NUL */
     KZ_KEY_NAME_SIZE_MAX = 64,
-    KZ_KEY_LIST_MAX = 64,      /* event names, origins */
+    KZ_KEY_LIST_MAX = 64, /* event names, origins */
     KZ_KEYS_MAX = 1000,
     KZ_ANONYMOUS_PROOF_SIZE = 22, /* characters that can hold 128 random bits */
     KZ_CORS_HEADERS_MAX = 3,
@@ -42,20 +42,21 @@ struct kz_key {
     char id[KZ_KEY_ID_BYTES];
     char name[KZ_KEY_NAME_SIZE_MAX + 1];
     enum kz_key_kind kind;
-    char **events;  /* names it may send, with * for any run of characters; none: all */
+    char **events; /* names it may send, with * for any run of characters; none: all */
     size_t event_count;
     char **origins; /* "https://shop.example", or with *; none: see kz_auth_check() */
     size_t origin_count;
-    uint32_t rate;  /* events a second, and as many at once; 0: no limit */
+    uint32_t rate; /* events a second, and as many at once; 0: no limit */
     int64_t created_at_ms;
     int64_t revoked_at_ms; /* 0: it is valid */
     uint8_t digest[KZ_SHA256_BYTES];
     char secret[KZ_SECRET_BYTES]; /* signing keys only, else empty */
-    double tokens;    /* of the rate, in this process */
-    int64_t filled_us; /* monotonic; when `tokens` was right */
+    double tokens;                /* of the rate, in this process */
+    int64_t filled_us;            /* monotonic; when `tokens` was right */
 };
 
-/* ---- the store -------------------------------------------------------------------------------- */
+/* ---- the store --------------------------------------------------------------------------------
+ */
 
 /* No file is no key. */
 KZ_MUST_USE enum kz_code kz_auth_open(
@@ -83,7 +84,8 @@ KZ_MUST_USE enum kz_code kz_auth_create(struct kz_auth *auth, const struct kz_ke
 KZ_MUST_USE enum kz_code kz_auth_revoke(
         struct kz_auth *auth, const char *id_or_name, int64_t now_ms, struct kz_err *err);
 size_t kz_auth_key_count(const struct kz_auth *auth);
-const struct kz_key *kz_auth_key_at(const struct kz_auth *auth, size_t index); /* revoked ones, too */
+const struct kz_key *kz_auth_key_at(
+        const struct kz_auth *auth, size_t index); /* revoked ones, too */
 
 bool kz_auth_is_open(const struct kz_auth *auth);
 /* Whether the process may listen on `address`: KZ_CONFIG where it is reachable from elsewhere and
@@ -91,7 +93,8 @@ bool kz_auth_is_open(const struct kz_auth *auth);
 KZ_MUST_USE enum kz_code kz_auth_listen(
         struct kz_auth *auth, const char *address, struct kz_err *err);
 
-/* ---- a request -------------------------------------------------------------------------------- */
+/* ---- a request --------------------------------------------------------------------------------
+ */
 
 enum kz_auth_need {
     KZ_NEED_WRITE, /* send events */
@@ -101,11 +104,12 @@ enum kz_auth_need {
 };
 
 enum kz_auth_flags {
-    KZ_AUTH_QUERY_KEY = 1, /* ?key= counts, for write keys: EventSource and Pub/Sub set no headers */
+    KZ_AUTH_QUERY_KEY =
+            1, /* ?key= counts, for write keys: EventSource and Pub/Sub set no headers */
 };
 
 struct kz_identity {
-    const struct kz_key *key; /* NULL: a local caller in open mode */
+    const struct kz_key *key;           /* NULL: a local caller in open mode */
     char who[KZ_KEY_NAME_SIZE_MAX + 1]; /* the key's name, or "local": for the audit */
 };
 
@@ -127,17 +131,21 @@ KZ_MUST_USE enum kz_code kz_auth_spend(struct kz_auth *auth, const struct kz_ide
         uint64_t count, int64_t mono_us, struct kz_err *err);
 /* Whether the caller may read what is for `user`: a read or admin key, a visitor by holding an
  * unguessable anonymous_id, a user by a token of a signing key:
- * base64url(user_id) "." expiry in unix seconds "." hex HMAC-SHA256(secret, all before this dot). */
-KZ_MUST_USE enum kz_code kz_auth_user(const struct kz_auth *auth, const struct kz_identity *identity,
-        struct kz_user_key user, struct kz_str token, int64_t now_ms, struct kz_err *err);
+ * base64url(user_id) "." expiry in unix seconds "." hex HMAC-SHA256(secret, all before this dot).
+ */
+KZ_MUST_USE enum kz_code kz_auth_user(const struct kz_auth *auth,
+        const struct kz_identity *identity, struct kz_user_key user, struct kz_str token,
+        int64_t now_ms, struct kz_err *err);
 
-/* ---- CORS and refusals ------------------------------------------------------------------------ */
+/* ---- CORS and refusals ------------------------------------------------------------------------
+ */
 
-/* Headers that let the sending page read the answer: 0 of them where it may not or there is none. */
+/* Headers that let the sending page read the answer: 0 of them where it may not or there is none.
+ */
 size_t kz_auth_cors(const struct kz_auth *auth, const struct kz_http_request *req,
         struct kz_http_header ret_headers[KZ_CORS_HEADERS_MAX]);
 /* Answers an OPTIONS request. */
 void kz_auth_preflight(const struct kz_auth *auth, struct kz_http_request *req);
 /* Answers with `err`'s status, the CORS headers, and WWW-Authenticate with 401. */
-void kz_auth_refuse(const struct kz_auth *auth, struct kz_http_request *req,
-        const struct kz_err *err);
+void kz_auth_refuse(
+        const struct kz_auth *auth, struct kz_http_request *req, const struct kz_err *err);

@@ -1,8 +1,8 @@
 /* contract/shape.h -- turning what comes in into events, as collect, the commands and a bus ask.
  *
- * The shape stage implements it. It reads text once, strictly, and fills intake items; what is wrong
- * with one event becomes that item's rejection (code, message, payload), what is wrong with the
- * whole text is the call's failure.
+ * The shape stage implements it. It reads text once, strictly, and fills intake items; what is
+ * wrong with one event becomes that item's rejection (code, message, payload), what is wrong with
+ * the whole text is the call's failure.
  *
  * Owner    items and whatever had to be unescaped or composed live in the caller's arena, the rest
  *          is borrowed from the text: both must outlive the items.
@@ -42,7 +42,8 @@ struct kz_shaped {
     size_t rejected_count;
     bool single;             /* the text was one event, not a list of them */
     struct kz_str write_key; /* calls: the body's writeKey, or empty */
-    struct kz_str ignored[8]; /* our own format: unknown fields that were met, raw names in quotes */
+    struct kz_str
+            ignored[8]; /* our own format: unknown fields that were met, raw names in quotes */
     size_t ignored_count;
 };
 

@@ -2,10 +2,11 @@
  * rudderstack.com/docs/event-spec/standard-events).
  *
  * What becomes of one: `event` or the call's own name is the name; properties (traits for identify
- * and group) are the props, with `name` and `category` of a page or screen, `groupId` of a group and
- * `context` added where props has no member of that name. An identify with both ids links them, an
- * alias links previousId (or anonymousId) to userId. The time is ours less the age the client gives:
- * received - (sentAt - originalTimestamp or timestamp), which takes its clock's error out. */
+ * and group) are the props, with `name` and `category` of a page or screen, `groupId` of a group
+ * and `context` added where props has no member of that name. An identify with both ids links them,
+ * an alias links previousId (or anonymousId) to userId. The time is ours less the age the client
+ * gives: received - (sentAt - originalTimestamp or timestamp), which takes its clock's error out.
+ */
 #include "shape/shape_int.h"
 
 enum {
@@ -69,8 +70,8 @@ struct extra {
     struct kz_json_value value;
 };
 
-static bool is_object_or_absent(
-        struct shaping *s, struct kz_intake_item *item, const char *field, struct kz_json_value value)
+static bool is_object_or_absent(struct shaping *s, struct kz_intake_item *item, const char *field,
+        struct kz_json_value value)
 {
     if (value.kind == KZ_JSON_NONE || value.kind == KZ_JSON_NULL || value.kind == KZ_JSON_OBJECT)
         return true;
@@ -87,8 +88,8 @@ static char *put(char *at, struct kz_str s)
 
 /* `base` with those extras that it has no member of: as it came where there are none, else made in
  * the arena. */
-static enum kz_code compose(struct shaping *s, struct kz_json_value base, const struct extra *extras,
-        size_t count, struct kz_str *ret, struct kz_err *err)
+static enum kz_code compose(struct shaping *s, struct kz_json_value base,
+        const struct extra *extras, size_t count, struct kz_str *ret, struct kz_err *err)
 {
     struct kz_json_walk walk = kz_json_walk(base);
     struct kz_json_value key, value;
@@ -160,7 +161,7 @@ static enum kz_code take_props(struct shaping *s, struct kz_intake_item *item, e
         return KZ_OK;
     }
     item->event.props = props;
-    return shape_columns(s, item, kz_json_trusted(props), err);
+    return shape_columns(s, item, props.size ? kz_json_trusted(props) : none, err);
 }
 
 /* -- one call --------------------------------------------------------------------------------- */
@@ -236,7 +237,8 @@ static enum kz_code take_call(struct shaping *s, struct kz_intake_item *item, en
 {
     if (call == KZ_CALL_BATCH && !find_kind(s, item, values[F_TYPE], &call)) {
         /* The ids all the same, so that its dead letter has an owner. */
-        KZ_TRY(shape_id(s, item, values[F_USER_ID], "userId", "bad_user_id", &item->event.user_id, err));
+        KZ_TRY(shape_id(
+                s, item, values[F_USER_ID], "userId", "bad_user_id", &item->event.user_id, err));
         return shape_id(s, item, values[F_ANONYMOUS_ID], "anonymousId", "bad_anonymous_id",
                 &item->event.anonymous_id, err);
     }
@@ -253,8 +255,8 @@ static enum kz_code take_call(struct shaping *s, struct kz_intake_item *item, en
 
 static enum kz_code read_batch(struct shaping *s, struct kz_json *json, struct kz_err *err);
 
-/* The next object's fields; an envelope's `batch` is read into items at once. `*ret_twice` is a field
- * that is there twice: two readers could take it for two things. */
+/* The next object's fields; an envelope's `batch` is read into items at once. `*ret_twice` is a
+ * field that is there twice: two readers could take it for two things. */
 static enum kz_code read_fields(struct shaping *s, struct kz_json *json, bool in_envelope,
         struct kz_json_value values[F_COUNT], const char **ret_twice, struct kz_err *err)
 {

@@ -56,7 +56,8 @@ static struct kz_json_value unquote(struct kz_json_value value)
     struct kz_json_value inner;
 
     if (value.kind == KZ_JSON_STRING && !value.escaped &&
-            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) == KZ_OK)
+            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) ==
+                    KZ_OK)
         return inner;
     return value;
 }
@@ -120,13 +121,14 @@ static enum kz_code set_column(struct shaping *s, struct kz_intake_item *item, s
             *column = (struct kz_value){.type = KZ_TYPE_TEXT, .text = value.raw};
             return KZ_OK;
         }
-    } else if ((value.kind == KZ_JSON_STRING && value.raw.size == 2) || convert(value, def->type, column)) {
+    } else if ((value.kind == KZ_JSON_STRING && value.raw.size == 2) ||
+               convert(value, def->type, column)) {
         /* An empty string is how forms and CSV say that there is no number. */
         return KZ_OK;
     }
-    shape_reject(s, item, "bad_column",
-            "column \"%s\" (props %s) must be %s, not %s " KZ_STR_FMT, def->name, def->path,
-            type_name(def->type), kz_json_kind_name(value.kind), KZ_STR_ARG(shape_clip(value.raw)));
+    shape_reject(s, item, "bad_column", "column \"%s\" (props %s) must be %s, not %s " KZ_STR_FMT,
+            def->name, def->path, type_name(def->type), kz_json_kind_name(value.kind),
+            KZ_STR_ARG(shape_clip(value.raw)));
     return KZ_OK;
 }
 
@@ -142,7 +144,7 @@ enum kz_code shape_column_member(struct shaping *s, struct kz_intake_item *item,
         struct kz_str first = shaper->columns[i].first;
 
         if (KZ_LIKELY(!key.escaped) ? first.size != name.size || !first.size ||
-                            memcmp(first.ptr, name.ptr, first.size) != 0
+                                              memcmp(first.ptr, name.ptr, first.size) != 0
                                     : !first.size || !kz_json_is_str(key, first))
             continue;
         /* The first of several members of a name counts, as for SQLite's ->>. */

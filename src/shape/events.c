@@ -54,7 +54,8 @@ static enum kz_code take_fields(struct shaping *s, struct kz_intake_item *item,
             &event->anonymous_id, err));
     if (!event->user_id.size && !event->anonymous_id.size)
         shape_reject(s, item, "missing_user", "user_id and anonymous_id are both missing");
-    KZ_TRY(shape_id(s, item, values[F_EVENT_ID], "event_id", "bad_event_id", &event->event_id, err));
+    KZ_TRY(shape_id(
+            s, item, values[F_EVENT_ID], "event_id", "bad_event_id", &event->event_id, err));
     KZ_TRY(shape_name(s, item, values[F_NAME], "name", &event->name, err));
     KZ_TRY(shape_time(s, item, values[F_TS], "ts", &event->client_ts_ms, err));
     KZ_TRY(take_props(s, item, values[F_PROPS], err));
@@ -67,9 +68,10 @@ static enum kz_code take_fields(struct shaping *s, struct kz_intake_item *item,
     return KZ_OK;
 }
 
-/* The next value of `json` as one event. KZ_INVALID where it is broken; `item` is unfinished then. */
-static enum kz_code read_event(struct shaping *s, struct kz_json *json, struct kz_intake_item *item,
-        struct kz_err *err)
+/* The next value of `json` as one event. KZ_INVALID where it is broken; `item` is unfinished then.
+ */
+static enum kz_code read_event(
+        struct shaping *s, struct kz_json *json, struct kz_intake_item *item, struct kz_err *err)
 {
     struct kz_json_value values[F_COUNT] = {0}, key, value;
     bool more;
@@ -106,8 +108,8 @@ static const char *next_value(const struct kz_json *json)
 }
 
 /* The next value of `json`, whatever it is, as an item. */
-static enum kz_code read_item(struct shaping *s, struct kz_json *json, struct kz_intake_item **ret,
-        struct kz_err *err)
+static enum kz_code read_item(
+        struct shaping *s, struct kz_json *json, struct kz_intake_item **ret, struct kz_err *err)
 {
     const char *from = next_value(json);
     struct kz_intake_item *item;
@@ -184,7 +186,7 @@ static bool is_object(struct kz_str line)
     struct kz_json_value value;
 
     return kz_json_parse(line, KZ_SHAPE_DEPTH_MAX, &value, NULL) == KZ_OK &&
-            value.kind == KZ_JSON_OBJECT;
+           value.kind == KZ_JSON_OBJECT;
 }
 
 /* Whether text that is neither one value nor begins with a good line is lines all the same: one of
@@ -235,7 +237,8 @@ enum kz_code kz_shape_events(const struct kz_shaper *shaper, const struct kz_sha
 
     if (!text.size) {
         (void)kz_fail(err, KZ_INVALID, "there is no event: the body is empty");
-        return kz_hint(err, "send {\"user_id\":\"u1\",\"name\":\"view\"}, an array of such, or NDJSON");
+        return kz_hint(
+                err, "send {\"user_id\":\"u1\",\"name\":\"view\"}, an array of such, or NDJSON");
     }
     line_end = memchr(text.ptr, '\n', text.size);
     if (text.ptr[0] == '[') {

@@ -8,8 +8,8 @@
 
 enum { CLIP_BYTES = 60, MESSAGE_BYTES = 400 };
 
-/* What a client's integer can mean as milliseconds: up to the end of year 9999. As seconds the years
- * from 1973 on lie below it, as microseconds those from 1978 on above. */
+/* What a client's integer can mean as milliseconds: up to the end of year 9999. As seconds the
+ * years from 1973 on lie below it, as microseconds those from 1978 on above. */
 static const int64_t TS_MAX_MS = 253402300799999;
 static const int64_t TS_SECONDS_FROM = 100000000, TS_SECONDS_UNTIL = 100000000000;
 
@@ -42,7 +42,8 @@ enum kz_code shape_item(struct shaping *s, struct kz_intake_item **ret_item, str
     }
     if (s->out->item_count == s->capacity) {
         size_t capacity = s->capacity ? s->capacity * 4 : 16;
-        struct kz_intake_item **items = kz_arena_alloc(s->arena, capacity * sizeof(struct kz_intake_item *));
+        struct kz_intake_item **items =
+                kz_arena_alloc(s->arena, capacity * sizeof(struct kz_intake_item *));
 
         if (!items)
             return no_room(err);
@@ -195,8 +196,9 @@ enum kz_code shape_name(struct shaping *s, struct kz_intake_item *item, struct k
     if (!name.size)
         shape_reject(s, item, "missing_name", "%s is empty: it says what the user did", field);
     else if (name.size > KZ_NAME_SIZE_MAX)
-        shape_reject(s, item, "bad_name", "%s has %zu bytes, at most %d are allowed: " KZ_STR_FMT "...",
-                field, name.size, KZ_NAME_SIZE_MAX, KZ_STR_ARG(shown));
+        shape_reject(s, item, "bad_name",
+                "%s has %zu bytes, at most %d are allowed: " KZ_STR_FMT "...", field, name.size,
+                KZ_NAME_SIZE_MAX, KZ_STR_ARG(shown));
     else if (has_control(name, value.escaped))
         shape_reject(s, item, "bad_name", "%s has a control character in it: " KZ_STR_FMT, field,
                 KZ_STR_ARG(shown));
@@ -213,8 +215,9 @@ static void take_epoch(struct shaping *s, struct kz_intake_item *item, int64_t m
         const char *field, int64_t *ret_ms)
 {
     if (ms >= TS_SECONDS_FROM && ms < TS_SECONDS_UNTIL)
-        shape_reject(s, item, "bad_ts", "%s %" PRId64 " looks like seconds, send milliseconds: %" PRId64,
-                field, ms, ms * 1000);
+        shape_reject(s, item, "bad_ts",
+                "%s %" PRId64 " looks like seconds, send milliseconds: %" PRId64, field, ms,
+                ms * 1000);
     else if (ms > TS_MAX_MS)
         shape_reject(s, item, "bad_ts",
                 "%s %" PRId64 " looks like micro- or nanoseconds, send milliseconds", field, ms);
@@ -240,7 +243,8 @@ enum kz_code shape_time(struct shaping *s, struct kz_intake_item *item, struct k
     if (value.kind == KZ_JSON_STRING) {
         KZ_TRY(kz_json_str(value, s->arena, &text, err));
         if (kz_time_parse(text, &ms, NULL) == KZ_OK) {
-            /* 0 would mean "none": a clock that starts at 1970 is a wrong clock, and held as one. */
+            /* 0 would mean "none": a clock that starts at 1970 is a wrong clock, and held as one.
+             */
             *ret_ms = KZ_MAX(ms, 1);
             return KZ_OK;
         }

@@ -27,8 +27,8 @@ struct shaping {
     const char *origin; /* bytes in errors count from here */
 };
 
-static inline struct shaping shaping_begin(const struct kz_shaper *shaper,
-        const struct kz_shape_input *input, struct kz_shaped *out)
+static inline struct shaping shaping_begin(
+        const struct kz_shaper *shaper, const struct kz_shape_input *input, struct kz_shaped *out)
 {
     return (struct shaping){
             .shaper = shaper,
@@ -47,15 +47,18 @@ struct field {
     const char *name;
     uint8_t size;
 };
-#define FIELD(text) {text, sizeof(text) - 1}
+#define FIELD(text)                                                                                \
+    {                                                                                              \
+        text, sizeof(text) - 1                                                                     \
+    }
 
 /* -- item.c -- */
 
 /* A new item behind the others. */
 enum kz_code shape_item(struct shaping *s, struct kz_intake_item **ret_item, struct kz_err *err);
 /* Notes the first thing that is wrong with an item; the payload is set when its end is known. */
-void shape_reject(struct shaping *s, struct kz_intake_item *item, const char *code,
-        const char *fmt, ...) KZ_PRINTF(4, 5);
+void shape_reject(struct shaping *s, struct kz_intake_item *item, const char *code, const char *fmt,
+        ...) KZ_PRINTF(4, 5);
 /* Raw JSON for a message: whole characters, at most some 60 bytes. */
 struct kz_str shape_clip(struct kz_str raw);
 /* The field's index, or `count`. */

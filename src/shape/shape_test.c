@@ -100,7 +100,8 @@ static void one_object_with_everything(void **state)
 
     snprintf(text, sizeof(text),
             "\n {\"event_id\":\"e1\",\"user_id\":\"u1\",\"anonymous_id\":\"a1\",\"name\":\"view\","
-            "\"ts\":\"2026-11-23T23:50:00.250Z\",\"props\": %s }\r\n", props);
+            "\"ts\":\"2026-11-23T23:50:00.250Z\",\"props\": %s }\r\n",
+            props);
     assert_int_equal(events(rig, text), KZ_OK);
     assert_true(rig->shaped.single);
     e = &only(rig)->event;
@@ -129,7 +130,9 @@ static void little_is_enough(void **state)
     struct rig *rig = *state;
     struct kz_event *e;
 
-    assert_int_equal(events(rig, "\xef\xbb\xbf{\"anonymous_id\":12,\"name\":\"view\",\"user_id\":null}"), KZ_OK);
+    assert_int_equal(
+            events(rig, "\xef\xbb\xbf{\"anonymous_id\":12,\"name\":\"view\",\"user_id\":null}"),
+            KZ_OK);
     e = &only(rig)->event;
     assert_int_equal(only(rig)->state, KZ_INTAKE_ACCEPTED);
     is_text(e->anonymous_id, "12");
@@ -175,12 +178,13 @@ static void times(void **state)
             assert_int_equal(only(rig)->state, KZ_INTAKE_REJECTED);
             assert_string_equal(only(rig)->code, "bad_ts");
         } else if (only(rig)->event.client_ts_ms != rows[i].ms ||
-                only(rig)->state == KZ_INTAKE_REJECTED) {
+                   only(rig)->state == KZ_INTAKE_REJECTED) {
             fail_msg("%s gave %lld", rows[i].ts, (long long)only(rig)->event.client_ts_ms);
         }
     }
     assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\",\"ts\":1795477800}"), KZ_OK);
-    is_text(only(rig)->message, "ts 1795477800 looks like seconds, send milliseconds: 1795477800000");
+    is_text(only(rig)->message,
+            "ts 1795477800 looks like seconds, send milliseconds: 1795477800000");
 }
 
 static void rejections_name_field_and_value(void **state)
@@ -204,7 +208,8 @@ static void rejections_name_field_and_value(void **state)
             {"{\"user_id\":\"u\"}", "missing_name", "name is missing: it says what the user did"},
             {"{\"user_id\":\"u\",\"name\":\"\"}", "missing_name",
                     "name is empty: it says what the user did"},
-            {"{\"user_id\":\"u\",\"name\":7}", "bad_name", "name must be a string, not an integer 7"},
+            {"{\"user_id\":\"u\",\"name\":7}", "bad_name",
+                    "name must be a string, not an integer 7"},
             {"{\"user_id\":\"u\",\"name\":\"a\\nb\"}", "bad_name",
                     "name has a control character in it: \"a\\nb\""},
             {"{\"user_id\":\"u\",\"name\":\"kizashi.action_shown\"}", "reserved_name",
@@ -221,7 +226,8 @@ static void rejections_name_field_and_value(void **state)
                     "column \"item\" (props $.product_id) must be a text, not an object {}"},
             {"{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"gift\":2}}", "bad_column",
                     "column \"gift\" (props $.gift) must be true or false, not an integer 2"},
-            {"{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"address\":{\"city\":[]}}}", "bad_column",
+            {"{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"address\":{\"city\":[]}}}",
+                    "bad_column",
                     "column \"city\" (props $.address.city) must be a text, not an array []"},
             {"{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"price\":1e999}}", "bad_column",
                     "column \"price\" (props $.price) must be a number, not a number 1e999"},
@@ -268,7 +274,8 @@ static void columns_convert(void **state)
     const struct kz_value *c;
 
     assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"price\":\"24.9\","
-                                 "\"count\":\"3\",\"product_id\":17,\"gift\":\"false\"}}"), KZ_OK);
+                                 "\"count\":\"3\",\"product_id\":17,\"gift\":\"false\"}}"),
+            KZ_OK);
     c = only(rig)->event.columns;
     assert_int_equal(only(rig)->state, KZ_INTAKE_ACCEPTED);
     assert_true(c[PRICE].type == KZ_TYPE_FLOAT && c[PRICE].real == 24.9);
@@ -277,7 +284,8 @@ static void columns_convert(void **state)
     assert_true(c[GIFT].type == KZ_TYPE_BOOL && c[GIFT].integer == 0);
 
     assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"price\":\"\","
-                                 "\"count\":5.0,\"product_id\":\"\",\"gift\":null}}"), KZ_OK);
+                                 "\"count\":5.0,\"product_id\":\"\",\"gift\":null}}"),
+            KZ_OK);
     c = only(rig)->event.columns;
     assert_int_equal(only(rig)->state, KZ_INTAKE_ACCEPTED);
     assert_int_equal(c[PRICE].type, KZ_TYPE_NULL);
@@ -291,9 +299,11 @@ static void the_first_of_two_members_counts(void **state)
     struct rig *rig = *state;
 
     assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"count\":1,"
-                                 "\"coun\\u0074\":2}}"), KZ_OK);
+                                 "\"coun\\u0074\":2}}"),
+            KZ_OK);
     assert_int_equal(only(rig)->event.columns[COUNT].integer, 1);
-    assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"coun\\u0074\":2}}"), KZ_OK);
+    assert_int_equal(
+            events(rig, "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"coun\\u0074\":2}}"), KZ_OK);
     assert_int_equal(only(rig)->event.columns[COUNT].integer, 2);
 }
 
@@ -310,7 +320,8 @@ static void unknown_fields_are_reported(void **state)
     struct rig *rig = *state;
 
     assert_int_equal(events(rig, "[{\"user_id\":\"u\",\"name\":\"n\",\"price\":3},"
-                                 "{\"user_id\":\"u\",\"name\":\"n\",\"price\":3,\"x\":{}}]"), KZ_OK);
+                                 "{\"user_id\":\"u\",\"name\":\"n\",\"price\":3,\"x\":{}}]"),
+            KZ_OK);
     assert_int_equal(rig->shaped.rejected_count, 0);
     assert_int_equal(rig->shaped.ignored_count, 2);
     is_text(rig->shaped.ignored[0], "\"price\"");
@@ -321,10 +332,12 @@ static void identity_by_name(void **state)
 {
     struct rig *rig = *state;
 
-    assert_int_equal(events(rig, "[{\"user_id\":\"u\",\"anonymous_id\":\"a\",\"name\":\"identify\"},"
-                                 "{\"user_id\":\"u\",\"anonymous_id\":\"a\",\"name\":\"alias\"},"
-                                 "{\"user_id\":\"u\",\"name\":\"identify\"},"
-                                 "{\"user_id\":\"u\",\"anonymous_id\":\"a\",\"name\":\"view\"}]"), KZ_OK);
+    assert_int_equal(
+            events(rig, "[{\"user_id\":\"u\",\"anonymous_id\":\"a\",\"name\":\"identify\"},"
+                        "{\"user_id\":\"u\",\"anonymous_id\":\"a\",\"name\":\"alias\"},"
+                        "{\"user_id\":\"u\",\"name\":\"identify\"},"
+                        "{\"user_id\":\"u\",\"anonymous_id\":\"a\",\"name\":\"view\"}]"),
+            KZ_OK);
     assert_int_equal(rig->shaped.items[0]->event.identity, KZ_IDENTITY_IDENTIFY);
     assert_int_equal(rig->shaped.items[1]->event.identity, KZ_IDENTITY_ALIAS);
     assert_int_equal(rig->shaped.items[2]->event.identity, KZ_IDENTITY_NONE);
@@ -335,7 +348,8 @@ static void arrays_lines_and_objects_are_told_apart(void **state)
 {
     struct rig *rig = *state;
 
-    assert_int_equal(events(rig, "[{\"user_id\":\"u\",\"name\":\"n\"}, 3, {\"name\":\"n\"}]"), KZ_OK);
+    assert_int_equal(
+            events(rig, "[{\"user_id\":\"u\",\"name\":\"n\"}, 3, {\"name\":\"n\"}]"), KZ_OK);
     assert_false(rig->shaped.single);
     assert_int_equal(rig->shaped.item_count, 3);
     assert_int_equal(rig->shaped.rejected_count, 2);
@@ -349,7 +363,9 @@ static void arrays_lines_and_objects_are_told_apart(void **state)
     assert_int_equal(events(rig, "{\"user_id\":\"u\",\n \"name\":\n\"n\"}\n"), KZ_OK);
     assert_true(rig->shaped.single);
 
-    assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\"}\r\n\r\n{\"user_id\":\"v\",\"name\":\"m\"}\r\n"), KZ_OK);
+    assert_int_equal(events(rig, "{\"user_id\":\"u\",\"name\":\"n\"}\r\n\r\n{\"user_id\":\"v\","
+                                 "\"name\":\"m\"}\r\n"),
+            KZ_OK);
     assert_false(rig->shaped.single);
     assert_int_equal(rig->shaped.item_count, 2);
     is_text(rig->shaped.items[1]->event.user_id, "v");
@@ -364,7 +380,8 @@ static void a_broken_line_costs_that_line(void **state)
                                  "nonsense\n"
                                  "[1]\n"
                                  "{\"user_id\":\"w\",\"name\":\"n\"} x\n"
-                                 "{\"user_id\":\"v\",\"name\":\"n\"}"), KZ_OK);
+                                 "{\"user_id\":\"v\",\"name\":\"n\"}"),
+            KZ_OK);
     assert_int_equal(rig->shaped.item_count, 6);
     assert_int_equal(rig->shaped.rejected_count, 4);
     assert_string_equal(rig->shaped.items[1]->code, "bad_json");
@@ -390,8 +407,10 @@ static void a_broken_text_fails_with_its_byte(void **state)
             {"", "there is no event: the body is empty"},
             {" \n\t", "there is no event: the body is empty"},
             {" \n{\"user_id\":}", "unexpected '}' at byte 13, expected a value"},
-            {"[{\"user_id\":\"u\",\"name\":\"n\"},]", "unexpected ']' at byte 28, expected a value"},
-            {"[{\"user_id\":\"u\",\"name\":\"n\"}", "unexpected end at byte 27, expected ',' or ']'"},
+            {"[{\"user_id\":\"u\",\"name\":\"n\"},]",
+                    "unexpected ']' at byte 28, expected a value"},
+            {"[{\"user_id\":\"u\",\"name\":\"n\"}",
+                    "unexpected end at byte 27, expected ',' or ']'"},
             {"{\"user_id\":\"\xff\"}", "invalid UTF-8 in a string at byte 12"},
             {"{\"a\":1}{\"b\":2}", "unexpected '{' at byte 7, expected the end"},
             {"hello", "unexpected 'h' at byte 0, expected a value"},
@@ -414,12 +433,16 @@ static void depth_is_32_in_every_clothing(void **state)
         sprintf(deep, "%.*s%.*s", depth - 1, "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", depth - 1,
                 "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]");
         /* The event and its props are two more. */
-        snprintf(text, sizeof(text), "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"p\":%s}}", deep);
+        snprintf(text, sizeof(text), "{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"p\":%s}}",
+                deep);
         assert_int_equal(events(rig, text), depth == 31 ? KZ_OK : KZ_INVALID);
-        snprintf(text, sizeof(text), "[{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"p\":%s}}]", deep);
+        snprintf(text, sizeof(text), "[{\"user_id\":\"u\",\"name\":\"n\",\"props\":{\"p\":%s}}]",
+                deep);
         assert_int_equal(events(rig, text), depth == 31 ? KZ_OK : KZ_INVALID);
         snprintf(text, sizeof(text),
-                "{\"batch\":[{\"type\":\"track\",\"userId\":\"u\",\"event\":\"n\",\"properties\":{\"p\":%s}}]}", deep);
+                "{\"batch\":[{\"type\":\"track\",\"userId\":\"u\",\"event\":\"n\",\"properties\":{"
+                "\"p\":%s}}]}",
+                deep);
         assert_int_equal(calls(rig, KZ_CALL_BATCH, text), depth == 31 ? KZ_OK : KZ_INVALID);
     }
 }
@@ -445,9 +468,10 @@ static void a_request_is_bounded(void **state)
     /* An arena that is full is an error and no crash, wherever it happens. */
     for (size_t size = 0; size < 12000; size += 56) {
         kz_arena_init(&small, size + 8);
-        input.text = KZ_STR("[{\"user_id\":\"\\u0041\",\"name\":\"\\u0041\",\"event_id\":\"\\u0041\","
-                            "\"props\":{\"product_id\":\"\\u0041\",\"address\":{\"city\":\"\\u0041\"}}},"
-                            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}]");
+        input.text =
+                KZ_STR("[{\"user_id\":\"\\u0041\",\"name\":\"\\u0041\",\"event_id\":\"\\u0041\","
+                       "\"props\":{\"product_id\":\"\\u0041\",\"address\":{\"city\":\"\\u0041\"}}},"
+                       "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}]");
         if (kz_shape_events(rig->shaper, &input, &rig->shaped, &rig->err) != KZ_OK)
             assert_int_equal(rig->err.code, KZ_TOO_LARGE);
         kz_arena_done(&small);
@@ -463,10 +487,14 @@ static void track_takes_the_clock_out(void **state)
     struct kz_event *e;
 
     /* Their clock is an hour behind; the event happened 10 s before it was sent. */
-    assert_int_equal(calls(rig, KZ_CALL_TRACK,
-                             "{\"userId\":\"u1\",\"anonymousId\":\"a1\",\"messageId\":\"m1\",\"event\":\"Product Added\","
-                             "\"properties\":{\"price\":\"24.9\",\"product_id\":\"17\"},\"writeKey\":\"WK\","
-                             "\"timestamp\":\"2026-11-23T22:51:20.000Z\",\"sentAt\":\"2026-11-23T22:51:30.000Z\"}"), KZ_OK);
+    assert_int_equal(
+            calls(rig, KZ_CALL_TRACK,
+                    "{\"userId\":\"u1\",\"anonymousId\":\"a1\",\"messageId\":\"m1\",\"event\":"
+                    "\"Product Added\","
+                    "\"properties\":{\"price\":\"24.9\",\"product_id\":\"17\"},\"writeKey\":\"WK\","
+                    "\"timestamp\":\"2026-11-23T22:51:20.000Z\",\"sentAt\":\"2026-11-23T22:51:30."
+                    "000Z\"}"),
+            KZ_OK);
     assert_true(rig->shaped.single);
     is_text(rig->shaped.write_key, "WK");
     e = &only(rig)->event;
@@ -485,21 +513,30 @@ static void props_of_each_call(void **state)
         const char *text, *name, *props;
         enum kz_identity_op identity;
     } rows[] = {
-            {KZ_CALL_PAGE, "{\"userId\":\"u\",\"name\":\"Product\",\"category\":\"shop\",\"properties\":{\"url\":\"/\"}}",
-                    "page", "{\"url\":\"/\",\"name\":\"Product\",\"category\":\"shop\"}", KZ_IDENTITY_NONE},
-            {KZ_CALL_PAGE, "{\"userId\":\"u\",\"name\":\"Product\",\"properties\":{\"name\":\"P\"}}", "page",
-                    "{\"name\":\"P\"}", KZ_IDENTITY_NONE},
-            {KZ_CALL_SCREEN, "{\"userId\":\"u\",\"name\":\"Home\"}", "screen", "{\"name\":\"Home\"}",
+            {KZ_CALL_PAGE,
+                    "{\"userId\":\"u\",\"name\":\"Product\",\"category\":\"shop\",\"properties\":{"
+                    "\"url\":\"/\"}}",
+                    "page", "{\"url\":\"/\",\"name\":\"Product\",\"category\":\"shop\"}",
                     KZ_IDENTITY_NONE},
-            {KZ_CALL_IDENTIFY, "{\"userId\":\"u\",\"anonymousId\":\"a\",\"traits\":{\"plan\":\"gold\"},\"context\":{\"ip\":\"::1\"}}",
-                    "identify", "{\"plan\":\"gold\",\"context\":{\"ip\":\"::1\"}}", KZ_IDENTITY_IDENTIFY},
-            {KZ_CALL_IDENTIFY, "{\"userId\":\"u\",\"context\":{\"traits\":{\"plan\":\"gold\"}}}", "identify",
-                    "{\"plan\":\"gold\",\"context\":{\"traits\":{\"plan\":\"gold\"}}}", KZ_IDENTITY_NONE},
-            {KZ_CALL_GROUP, "{\"userId\":\"u\",\"groupId\":\"g\",\"traits\":{ }}", "group", "{\"groupId\":\"g\"}",
+            {KZ_CALL_PAGE,
+                    "{\"userId\":\"u\",\"name\":\"Product\",\"properties\":{\"name\":\"P\"}}",
+                    "page", "{\"name\":\"P\"}", KZ_IDENTITY_NONE},
+            {KZ_CALL_SCREEN, "{\"userId\":\"u\",\"name\":\"Home\"}", "screen",
+                    "{\"name\":\"Home\"}", KZ_IDENTITY_NONE},
+            {KZ_CALL_IDENTIFY,
+                    "{\"userId\":\"u\",\"anonymousId\":\"a\",\"traits\":{\"plan\":\"gold\"},"
+                    "\"context\":{\"ip\":\"::1\"}}",
+                    "identify", "{\"plan\":\"gold\",\"context\":{\"ip\":\"::1\"}}",
+                    KZ_IDENTITY_IDENTIFY},
+            {KZ_CALL_IDENTIFY, "{\"userId\":\"u\",\"context\":{\"traits\":{\"plan\":\"gold\"}}}",
+                    "identify", "{\"plan\":\"gold\",\"context\":{\"traits\":{\"plan\":\"gold\"}}}",
                     KZ_IDENTITY_NONE},
-            {KZ_CALL_ALIAS, "{\"userId\":\"u\",\"previousId\":\"old\"}", "alias", "", KZ_IDENTITY_ALIAS},
-            {KZ_CALL_TRACK, "{\"userId\":\"u\",\"event\":\"x\",\"properties\":null,\"context\":{}}", "x", "",
-                    KZ_IDENTITY_NONE},
+            {KZ_CALL_GROUP, "{\"userId\":\"u\",\"groupId\":\"g\",\"traits\":{ }}", "group",
+                    "{\"groupId\":\"g\"}", KZ_IDENTITY_NONE},
+            {KZ_CALL_ALIAS, "{\"userId\":\"u\",\"previousId\":\"old\"}", "alias", "",
+                    KZ_IDENTITY_ALIAS},
+            {KZ_CALL_TRACK, "{\"userId\":\"u\",\"event\":\"x\",\"properties\":null,\"context\":{}}",
+                    "x", "", KZ_IDENTITY_NONE},
     };
     struct rig *rig = *state;
 
@@ -519,13 +556,16 @@ static void batches_are_partial(void **state)
     struct rig *rig = *state;
 
     assert_int_equal(calls(rig, KZ_CALL_BATCH,
-                             "{\"batch\":[{\"type\":\"track\",\"userId\":\"u\",\"event\":\"a\",\"timestamp\":\"2026-11-23T23:00:00Z\"},"
+                             "{\"batch\":[{\"type\":\"track\",\"userId\":\"u\",\"event\":\"a\","
+                             "\"timestamp\":\"2026-11-23T23:00:00Z\"},"
                              "{\"type\":\"dance\",\"userId\":\"u\"}, 7,"
                              "{\"type\":\"track\",\"userId\":\"u\"},"
                              "{\"type\":\"alias\",\"userId\":\"u\"},"
-                             "{\"type\":\"track\",\"event\":\"b\",\"anonymousId\":\"a\",\"originalTimestamp\":\"2026-11-23T23:00:00Z\","
+                             "{\"type\":\"track\",\"event\":\"b\",\"anonymousId\":\"a\","
+                             "\"originalTimestamp\":\"2026-11-23T23:00:00Z\","
                              "\"sentAt\":\"2026-11-23T23:00:02Z\"}],"
-                             "\"sentAt\":\"2026-11-23T23:00:01Z\",\"writeKey\":\"WK\"}"), KZ_OK);
+                             "\"sentAt\":\"2026-11-23T23:00:01Z\",\"writeKey\":\"WK\"}"),
+            KZ_OK);
     assert_false(rig->shaped.single);
     assert_int_equal(rig->shaped.item_count, 6);
     assert_true(rig->shaped.items[0]->event.client_ts_ms == NOW - 1000);
@@ -538,7 +578,8 @@ static void batches_are_partial(void **state)
     assert_true(rig->shaped.items[5]->event.client_ts_ms == NOW - 2000);
     is_text(rig->shaped.write_key, "WK");
 
-    assert_int_equal(calls(rig, KZ_CALL_BATCH, "{\"sentAt\":\"2026-11-23T23:00:01Z\"}"), KZ_INVALID);
+    assert_int_equal(
+            calls(rig, KZ_CALL_BATCH, "{\"sentAt\":\"2026-11-23T23:00:01Z\"}"), KZ_INVALID);
     assert_string_equal(rig->err.message, "\"batch\" is missing");
     assert_int_equal(calls(rig, KZ_CALL_BATCH, "{\"batch\":{}}"), KZ_INVALID);
     assert_int_equal(calls(rig, KZ_CALL_BATCH, "{\"batch\":[],\"sentAt\":\"soon\"}"), KZ_INVALID);
@@ -575,9 +616,9 @@ static void describe(struct rig *rig, struct kz_buf *out)
 
         assert_int_equal(item->state, KZ_INTAKE_ACCEPTED);
         assert_true(item->event.event_id.size > 20);
-        kz_buf_printf(out, KZ_STR_FMT "|" KZ_STR_FMT "|" KZ_STR_FMT "|%lld|", KZ_STR_ARG(item->event.name),
-                KZ_STR_ARG(item->event.user_id), KZ_STR_ARG(item->event.anonymous_id),
-                (long long)(NOW - item->event.client_ts_ms));
+        kz_buf_printf(out, KZ_STR_FMT "|" KZ_STR_FMT "|" KZ_STR_FMT "|%lld|",
+                KZ_STR_ARG(item->event.name), KZ_STR_ARG(item->event.user_id),
+                KZ_STR_ARG(item->event.anonymous_id), (long long)(NOW - item->event.client_ts_ms));
         if (item->event.columns[PRICE].type == KZ_TYPE_FLOAT)
             kz_buf_printf(out, "%g", item->event.columns[PRICE].real);
         kz_buf_printf(out, "|" KZ_STR_FMT "\n", KZ_STR_ARG(item->event.columns[ITEM].text));

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,8 @@ enum { SEEN_MAX = 200, WAIT_MS = 10000 };
 
 static const int64_t NOW = 1795477900000;
 
-static struct kz_column_def columns[] = {{.name = "price", .path = "$.price", .type = KZ_TYPE_FLOAT}};
+static struct kz_column_def columns[] = {
+        {.name = "price", .path = "$.price", .type = KZ_TYPE_FLOAT}};
 static struct kz_model_def models[] = {{.name = "purchase"}, {.name = "leave"}};
 static const struct kz_project project = {
         .name = "test",
@@ -47,10 +49,10 @@ struct rig {
 
     char *seen[SEEN_MAX]; /* user and event_id of what was accepted */
     size_t seen_count;
-    struct kz_buf log;    /* what came in, one a line */
+    struct kz_buf log; /* what came in, one a line */
     struct kz_submission *waiting[64];
     size_t waiting_count;
-    enum kz_code fail;    /* submissions end so */
+    enum kz_code fail; /* submissions end so */
     enum kz_code not_ready;
 };
 
@@ -62,7 +64,8 @@ static void take_item(struct rig *rig, struct kz_intake_item *item)
     char key[600];
 
     if (item->state == KZ_INTAKE_REJECTED) {
-        kz_buf_printf(&rig->log, "rejected %s " KZ_STR_FMT "\n", item->code, KZ_STR_ARG(item->payload));
+        kz_buf_printf(
+                &rig->log, "rejected %s " KZ_STR_FMT "\n", item->code, KZ_STR_ARG(item->payload));
         return;
     }
     if (!e->event_id.size) {
@@ -105,8 +108,14 @@ static const struct kz_intake_ops intake_ops = {submit, ready};
 static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err)
 {
-    struct kz_result_body fixed = {.request = 7, .end = KZ_END_DONE, .has_score = 1, .score = 0.25,
-            .as_of_ms = 100, .computed_at_ms = 101, .expires_at_ms = 102, .user_kind = 'u'};
+    struct kz_result_body fixed = {.request = 7,
+            .end = KZ_END_DONE,
+            .has_score = 1,
+            .score = 0.25,
+            .as_of_ms = 100,
+            .computed_at_ms = 101,
+            .expires_at_ms = 102,
+            .user_kind = 'u'};
     struct kz_record record = {.type = KZ_RECORD_RESULT, .seq = 9};
     struct kz_body_writer w;
 
@@ -200,8 +209,11 @@ static int up(void **state)
     struct rig *rig = kz_calloc(1, sizeof(*rig));
     struct kz_http_handler handler = {
             .handle = handle, .admit = admit, .on_batch_end = on_batch_end, .arg = rig};
-    struct kz_collect_options options = {.project = &project, .intake = &rig->intake,
-            .query = &rig->query, .clock_ms = clock_ms, .body_max_bytes = 1 << 20,
+    struct kz_collect_options options = {.project = &project,
+            .intake = &rig->intake,
+            .query = &rig->query,
+            .clock_ms = clock_ms,
+            .body_max_bytes = 1 << 20,
             .inflated_max_bytes = 2 << 20};
     char url[60];
 
@@ -261,8 +273,8 @@ static int post_n(struct rig *rig, const char *method, const char *path, struct 
     }
     va_end(args);
     kz_buf_clear(&rig->log);
-    if (kz_http_client_request(rig->client, method, path, headers, count, body, WAIT_MS, &rig->answer,
-                &rig->err) != KZ_OK)
+    if (kz_http_client_request(rig->client, method, path, headers, count, body, WAIT_MS,
+                &rig->answer, &rig->err) != KZ_OK)
         fail_msg("%s", rig->err.message);
     kz_buf_char(&rig->log, '\0');
     return rig->answer.status;
@@ -291,20 +303,31 @@ static void events_in_each_form(void **state)
 {
     struct rig *rig = *state;
 
-    assert_int_equal(post(rig, "/v1/events", "{\"event_id\":\"e1\",\"user_id\":\"u1\",\"name\":\"view\"}"), 200);
+    assert_int_equal(
+            post(rig, "/v1/events", "{\"event_id\":\"e1\",\"user_id\":\"u1\",\"name\":\"view\"}"),
+            200);
     answered(rig, "{\"accepted\":1,\"duplicates\":0,\"rejected\":[]}\n");
     assert_string_equal(rig->log.data, "u1//e1 view\n");
 
-    assert_int_equal(post(rig, "/v1/events/", "[{\"event_id\":\"e1\",\"user_id\":\"u1\",\"name\":\"view\"},"
-                                             "{\"user_id\":\"u2\",\"name\":\"view\"},{\"name\":\"x\"}]"), 200);
-    answered(rig, "{\"accepted\":1,\"duplicates\":1,\"event_ids\":[\"e1\",\"made-00000000000000000001\",null],"
-                  "\"rejected\":[{\"index\":2,\"code\":\"missing_user\",\"message\":\"user_id and anonymous_id are both missing\"}]}\n");
-    assert_string_equal(rig->log.data, "u2//made-00000000000000000001 view\nrejected missing_user {\"name\":\"x\"}\n");
+    assert_int_equal(post(rig, "/v1/events/",
+                             "[{\"event_id\":\"e1\",\"user_id\":\"u1\",\"name\":\"view\"},"
+                             "{\"user_id\":\"u2\",\"name\":\"view\"},{\"name\":\"x\"}]"),
+            200);
+    answered(rig, "{\"accepted\":1,\"duplicates\":1,\"event_ids\":[\"e1\",\"made-"
+                  "00000000000000000001\",null],"
+                  "\"rejected\":[{\"index\":2,\"code\":\"missing_user\",\"message\":\"user_id and "
+                  "anonymous_id are both missing\"}]}\n");
+    assert_string_equal(rig->log.data,
+            "u2//made-00000000000000000001 view\nrejected missing_user {\"name\":\"x\"}\n");
 
-    assert_int_equal(post(rig, "/v1/events", "{\"event_id\":1,\"user_id\":\"u3\",\"name\":\"a\"}\n{broken\n"
-                                            "{\"event_id\":2,\"user_id\":\"u3\",\"name\":\"b\",\"extra\":1}\n"), 200);
-    answered(rig, "{\"accepted\":2,\"duplicates\":0,\"rejected\":[{\"index\":1,\"code\":\"bad_json\",\"message\":"
-                  "\"unexpected 'b' at byte 1, expected a member name\"}],\"ignored_fields\":[\"extra\"]}\n");
+    assert_int_equal(post(rig, "/v1/events",
+                             "{\"event_id\":1,\"user_id\":\"u3\",\"name\":\"a\"}\n{broken\n"
+                             "{\"event_id\":2,\"user_id\":\"u3\",\"name\":\"b\",\"extra\":1}\n"),
+            200);
+    answered(rig, "{\"accepted\":2,\"duplicates\":0,\"rejected\":[{\"index\":1,\"code\":\"bad_"
+                  "json\",\"message\":"
+                  "\"unexpected 'b' at byte 1, expected a member "
+                  "name\"}],\"ignored_fields\":[\"extra\"]}\n");
     assert_int_equal(post(rig, "/v1/events", "[]"), 200);
     answered(rig, "{\"accepted\":0,\"duplicates\":0,\"rejected\":[]}\n");
 }
@@ -313,10 +336,16 @@ static void one_rejected_event_is_400(void **state)
 {
     struct rig *rig = *state;
 
-    assert_int_equal(post(rig, "/v1/events", "{\"user_id\":\"u1\",\"name\":\"v\",\"props\":{\"price\":\"x\"}}"), 400);
-    answer_has(rig, "{\"accepted\":0,\"duplicates\":0,\"rejected\":[{\"index\":0,\"code\":\"bad_column\"");
-    answer_has(rig, "\"error\":{\"code\":\"invalid\",\"message\":\"column \\\"price\\\" (props $.price) must be a number");
-    assert_string_equal(rig->log.data, "rejected bad_column {\"user_id\":\"u1\",\"name\":\"v\",\"props\":{\"price\":\"x\"}}\n");
+    assert_int_equal(post(rig, "/v1/events",
+                             "{\"user_id\":\"u1\",\"name\":\"v\",\"props\":{\"price\":\"x\"}}"),
+            400);
+    answer_has(rig,
+            "{\"accepted\":0,\"duplicates\":0,\"rejected\":[{\"index\":0,\"code\":\"bad_column\"");
+    answer_has(rig, "\"error\":{\"code\":\"invalid\",\"message\":\"column \\\"price\\\" (props "
+                    "$.price) must be a number");
+    assert_string_equal(rig->log.data,
+            "rejected bad_column "
+            "{\"user_id\":\"u1\",\"name\":\"v\",\"props\":{\"price\":\"x\"}}\n");
     /* In a list it is one of the list. */
     assert_int_equal(post(rig, "/v1/events", "[{\"name\":\"v\"}]"), 200);
 }
@@ -338,14 +367,19 @@ static void gzip_by_content(void **state)
     struct rig *rig = *state;
     struct kz_buf packed = {0}, zeros = {0};
 
-    assert_int_equal(kz_gzip_deflate(KZ_STR("{\"event_id\":1,\"user_id\":\"u\",\"name\":\"n\"}"), 6, &packed, NULL), KZ_OK);
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_buf_view(&packed), "Content-Encoding: gzip", NULL), 200);
+    assert_int_equal(kz_gzip_deflate(KZ_STR("{\"event_id\":1,\"user_id\":\"u\",\"name\":\"n\"}"), 6,
+                             &packed, NULL),
+            KZ_OK);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/events", kz_buf_view(&packed), "Content-Encoding: gzip", NULL),
+            200);
     assert_string_equal(rig->log.data, "u//1 n\n");
     assert_int_equal(post_n(rig, "POST", "/v1/events", kz_buf_view(&packed), NULL), 200);
     answer_has(rig, "\"duplicates\":1");
     packed.size -= 9;
     assert_int_equal(post_n(rig, "POST", "/v1/events", kz_buf_view(&packed), NULL), 400);
-    assert_int_equal(post_n(rig, "POST", "/v1/events", KZ_STR("{}"), "Content-Encoding: br", NULL), 400);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/events", KZ_STR("{}"), "Content-Encoding: br", NULL), 400);
     answer_has(rig, "\\\"br\\\"");
     /* A body that becomes larger than the limit is refused, and not kept. */
     memset(kz_buf_extend(&zeros, 3 << 20), ' ', 3 << 20);
@@ -363,14 +397,23 @@ static void calls_answer_as_their_clients_expect(void **state)
     struct rig *rig = *state;
 
     assert_int_equal(post_n(rig, "POST", "/v1/batch",
-                             KZ_STR("{\"batch\":[{\"type\":\"track\",\"userId\":\"u1\",\"event\":\"Buy\",\"messageId\":\"m1\"},"
-                                    "{\"type\":\"page\",\"anonymousId\":\"a1\",\"messageId\":\"m2\"},{\"type\":\"track\"}]}"),
-                             "Authorization: Basic V0s6", "Content-Type: application/x-www-form-urlencoded", NULL), 200);
-    answered(rig, "{\"success\":true,\"accepted\":2,\"duplicates\":0,\"rejected\":[{\"index\":2,\"code\":\"missing_user\","
+                             KZ_STR("{\"batch\":[{\"type\":\"track\",\"userId\":\"u1\",\"event\":"
+                                    "\"Buy\",\"messageId\":\"m1\"},"
+                                    "{\"type\":\"page\",\"anonymousId\":\"a1\",\"messageId\":"
+                                    "\"m2\"},{\"type\":\"track\"}]}"),
+                             "Authorization: Basic V0s6",
+                             "Content-Type: application/x-www-form-urlencoded", NULL),
+            200);
+    answered(rig, "{\"success\":true,\"accepted\":2,\"duplicates\":0,\"rejected\":[{\"index\":2,"
+                  "\"code\":\"missing_user\","
                   "\"message\":\"userId and anonymousId are both missing\"}]}\n");
-    assert_string_equal(rig->log.data, "u1//m1 Buy\n/a1/m2 page\nrejected missing_user {\"type\":\"track\"}\n");
-    assert_int_equal(post(rig, "/v1/track", "{\"userId\":\"u1\",\"event\":\"Buy\",\"messageId\":\"m3\"}"), 200);
-    assert_int_equal(post(rig, "/v1/t", "{\"userId\":\"u1\",\"event\":\"Buy\",\"messageId\":\"m3\"}"), 200);
+    assert_string_equal(
+            rig->log.data, "u1//m1 Buy\n/a1/m2 page\nrejected missing_user {\"type\":\"track\"}\n");
+    assert_int_equal(
+            post(rig, "/v1/track", "{\"userId\":\"u1\",\"event\":\"Buy\",\"messageId\":\"m3\"}"),
+            200);
+    assert_int_equal(
+            post(rig, "/v1/t", "{\"userId\":\"u1\",\"event\":\"Buy\",\"messageId\":\"m3\"}"), 200);
     answer_has(rig, "\"duplicates\":1");
     assert_int_equal(post(rig, "/v1/identify", "{\"userId\":[]}"), 400);
     answer_has(rig, "{\"success\":false,\"accepted\":0");
@@ -384,8 +427,11 @@ static void a_push_is_acked_once_kept(void **state)
     struct kz_buf body = {0};
 
     kz_buf_cstr(&body, "{\"message\":{\"data\":\"");
-    kz_base64_encode(KZ_STR("{\"user_id\":\"u\",\"name\":\"n\"}\n{\"user_id\":\"u\",\"name\":\"m\",\"event_id\":\"e\"}"), KZ_BASE64_STD, &body);
-    kz_buf_cstr(&body, "\",\"messageId\":\"42\",\"publishTime\":\"2026-11-23T23:00:00Z\"},\"subscription\":\"s\"}");
+    kz_base64_encode(KZ_STR("{\"user_id\":\"u\",\"name\":\"n\"}\n{\"user_id\":\"u\",\"name\":\"m\","
+                            "\"event_id\":\"e\"}"),
+            KZ_BASE64_STD, &body);
+    kz_buf_cstr(&body, "\",\"messageId\":\"42\",\"publishTime\":\"2026-11-23T23:00:00Z\"},"
+                       "\"subscription\":\"s\"}");
     for (int redelivered = 0; redelivered < 2; redelivered++) {
         assert_int_equal(post_n(rig, "POST", "/v1/pubsub/push", kz_buf_view(&body), NULL), 204);
         assert_string_equal(rig->log.data, redelivered ? "" : "u//pubsub-42-0 n\nu//e m\n");
@@ -406,11 +452,17 @@ static void waiting_gives_predictions(void **state)
     struct rig *rig = *state;
 
     assert_int_equal(post(rig, "/v1/events?wait=purchase,leave&timeout_ms=50",
-                             "{\"event_id\":\"e1\",\"user_id\":\"u1\",\"name\":\"view\"}"), 200);
-    answered(rig, "{\"accepted\":1,\"duplicates\":0,\"rejected\":[],\"predictions\":[{\"user_id\":\"u1\",\"model\":\"purchase\","
-                  "\"version\":\"1\",\"score\":0.25,\"output\":{\"p\":0.25},\"event_id\":\"e1\",\"as_of\":100,"
-                  "\"computed_at\":101,\"expires_at\":102}],\"pending\":[{\"model\":\"leave\",\"reason\":\"timeout\"}]}\n");
-    assert_int_equal(post(rig, "/v1/events?wait=nobody", "{\"event_id\":\"e2\",\"user_id\":\"u1\",\"name\":\"view\"}"), 400);
+                             "{\"event_id\":\"e1\",\"user_id\":\"u1\",\"name\":\"view\"}"),
+            200);
+    answered(rig, "{\"accepted\":1,\"duplicates\":0,\"rejected\":[],\"predictions\":[{\"user_id\":"
+                  "\"u1\",\"model\":\"purchase\","
+                  "\"version\":\"1\",\"score\":0.25,\"output\":{\"p\":0.25},\"event_id\":\"e1\","
+                  "\"as_of\":100,"
+                  "\"computed_at\":101,\"expires_at\":102}],\"pending\":[{\"model\":\"leave\","
+                  "\"reason\":\"timeout\"}]}\n");
+    assert_int_equal(post(rig, "/v1/events?wait=nobody",
+                             "{\"event_id\":\"e2\",\"user_id\":\"u1\",\"name\":\"view\"}"),
+            400);
     answer_has(rig, "there is no model \\\"nobody\\\", there are: purchase, leave");
     assert_string_equal(rig->log.data, "");
     assert_int_equal(post(rig, "/v1/events?wait=purchase&timeout_ms=10001", "{}"), 400);
@@ -447,20 +499,65 @@ static void other_paths_and_methods(void **state)
     assert_true(kz_str_is(kz_http_client_header(rig->client, "allow"), "POST, OPTIONS"));
 }
 
+/* The status of a request with a Host of its own; 0 where the server hung up. */
+static int status_for_host(struct rig *rig, const char *host)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET,
+            .sin_port = htons((uint16_t)kz_http_server_port(rig->server)),
+            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    char text[300], *at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    ssize_t got,
+            size = snprintf(text, sizeof(text),
+                    "POST /v1/events HTTP/1.1\r\nHost: %s\r\nContent-Length: 2\r\n\r\n[]", host);
+
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+    assert_int_equal(write(fd, text, (size_t)size), size);
+    got = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[got > 0 ? got : 0] = '\0';
+    at = strchr(text, ' ');
+    return at ? atoi(at) : 0;
+}
+
+static void a_rebound_name_gets_nowhere(void **state)
+{
+    struct rig *rig = *state;
+
+    assert_int_equal(status_for_host(rig, "localhost:8080"), 200);
+    assert_int_equal(status_for_host(rig, "[::1]"), 200);
+    assert_int_equal(status_for_host(rig, "evil.example"), 403);
+    assert_int_equal(status_for_host(rig, "127.0.0.1.evil.example:80"), 403);
+    assert_int_equal(status_for_host(rig, "localhost.evil.example"), 403);
+}
+
 static void open_mode_is_for_this_machine(void **state)
 {
     static const char body[] = "{\"user_id\":\"u1\",\"name\":\"view\"}";
     struct rig *rig = *state;
 
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), "Origin: https://evil.example", NULL), 403);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/events", kz_str(body), "Origin: https://evil.example", NULL),
+            403);
     answer_has(rig, "evil.example");
     assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), "Origin: null", NULL), 403);
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), "Origin: http://localhost.evil.example", NULL), 403);
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), "X-Forwarded-For: 203.0.113.1", NULL), 401);
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), "Origin: http://localhost:3000", NULL), 200);
-    assert_true(kz_str_is(kz_http_client_header(rig->client, "access-control-allow-origin"), "http://localhost:3000"));
-    assert_int_equal(post_n(rig, "OPTIONS", "/v1/events", KZ_STR_NULL, "Origin: http://localhost:3000", NULL), 204);
-    assert_int_equal(post_n(rig, "OPTIONS", "/v1/events", KZ_STR_NULL, "Origin: https://evil.example", NULL), 403);
+    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body),
+                             "Origin: http://localhost.evil.example", NULL),
+            403);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/events", kz_str(body), "X-Forwarded-For: 203.0.113.1", NULL),
+            401);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/events", kz_str(body), "Origin: http://localhost:3000", NULL),
+            200);
+    assert_true(kz_str_is(kz_http_client_header(rig->client, "access-control-allow-origin"),
+            "http://localhost:3000"));
+    assert_int_equal(post_n(rig, "OPTIONS", "/v1/events", KZ_STR_NULL,
+                             "Origin: http://localhost:3000", NULL),
+            204);
+    assert_int_equal(
+            post_n(rig, "OPTIONS", "/v1/events", KZ_STR_NULL, "Origin: https://evil.example", NULL),
+            403);
 }
 
 static void keys_guard_the_door(void **state)
@@ -470,40 +567,81 @@ static void keys_guard_the_door(void **state)
     static const char body[] = "[{\"user_id\":\"u1\",\"name\":\"view\",\"event_id\":1},"
                                "{\"user_id\":\"u1\",\"name\":\"purchase\",\"event_id\":2}]";
     struct rig *rig = *state;
-    struct kz_key_spec web = {.name = "web", .kind = KZ_KEY_WRITE, .events = names, .event_count = 2,
-            .origins = origins, .origin_count = 1, .rate = 100};
+    struct kz_key_spec web = {.name = "web",
+            .kind = KZ_KEY_WRITE,
+            .events = names,
+            .event_count = 2,
+            .origins = origins,
+            .origin_count = 1,
+            .rate = 100};
     struct kz_key_spec server = {.name = "server", .kind = KZ_KEY_READ};
-    char web_secret[KZ_SECRET_BYTES], server_secret[KZ_SECRET_BYTES], bearer[80], call[200];
+    struct kz_key_spec push = {.name = "push", .kind = KZ_KEY_WRITE};
+    char web_secret[KZ_SECRET_BYTES], server_secret[KZ_SECRET_BYTES], push_secret[KZ_SECRET_BYTES];
+    char bearer[80], call[200];
+    struct kz_buf basic = {0};
 
     assert_int_equal(kz_auth_create(rig->auth, &web, 1, web_secret, NULL, &rig->err), KZ_OK);
     assert_int_equal(kz_auth_create(rig->auth, &server, 1, server_secret, NULL, &rig->err), KZ_OK);
+    assert_int_equal(kz_auth_create(rig->auth, &push, 1, push_secret, NULL, &rig->err), KZ_OK);
     assert_int_equal(post(rig, "/v1/events", body), 401);
     assert_true(kz_http_client_header(rig->client, "www-authenticate").size > 0);
     assert_string_equal(rig->log.data, "");
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), "Authorization: Bearer kz_w_nonsense", NULL), 401);
+    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body),
+                             "Authorization: Bearer kz_w_nonsense", NULL),
+            401);
 
     snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", web_secret);
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), bearer, "Origin: https://shop.example", NULL), 200);
+    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), bearer,
+                             "Origin: https://shop.example", NULL),
+            200);
     answer_has(rig, "\"accepted\":1");
     answer_has(rig, "\"code\":\"name_not_allowed\"");
-    assert_true(kz_str_is(kz_http_client_header(rig->client, "access-control-allow-origin"), "https://shop.example"));
-    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), bearer, "Origin: https://evil.example", NULL), 403);
+    assert_true(kz_str_is(kz_http_client_header(rig->client, "access-control-allow-origin"),
+            "https://shop.example"));
+    assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), bearer,
+                             "Origin: https://evil.example", NULL),
+            403);
     assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), bearer, NULL), 403);
-    assert_int_equal(post_n(rig, "POST", "/v1/events?wait=purchase", kz_str(body), bearer, "Origin: https://shop.example", NULL), 403);
+    assert_int_equal(post_n(rig, "POST", "/v1/events?wait=purchase", kz_str(body), bearer,
+                             "Origin: https://shop.example", NULL),
+            403);
     answer_has(rig, "this takes a read key");
 
     snprintf(bearer, sizeof(bearer), "Authorization: Bearer %s", server_secret);
-    assert_int_equal(post_n(rig, "POST", "/v1/events?wait=purchase", kz_str(body), bearer, NULL), 200);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/events?wait=purchase", kz_str(body), bearer, NULL), 200);
     answer_has(rig, "\"predictions\":[");
 
     /* Segment's client for browsers has the key in the body. */
-    snprintf(call, sizeof(call), "{\"userId\":\"u\",\"event\":\"view\",\"messageId\":\"m\",\"writeKey\":\"%s\"}", web_secret);
-    assert_int_equal(post_n(rig, "POST", "/v1/track", kz_str(call), "Origin: https://shop.example", NULL), 200);
-    snprintf(call, sizeof(call), "{\"userId\":\"u\",\"event\":\"view\",\"messageId\":\"m\",\"writeKey\":\"%s\"}", server_secret);
+    snprintf(call, sizeof(call),
+            "{\"userId\":\"u\",\"event\":\"view\",\"messageId\":\"m\",\"writeKey\":\"%s\"}",
+            web_secret);
+    assert_int_equal(
+            post_n(rig, "POST", "/v1/track", kz_str(call), "Origin: https://shop.example", NULL),
+            200);
+    snprintf(call, sizeof(call),
+            "{\"userId\":\"u\",\"event\":\"view\",\"messageId\":\"m\",\"writeKey\":\"%s\"}",
+            server_secret);
     assert_int_equal(post(rig, "/v1/track", call), 403);
     assert_int_equal(post(rig, "/v1/track", "{\"userId\":\"u\",\"event\":\"view\"}"), 401);
     assert_int_equal(post(rig, "/v1/track", "{"), 401);
     assert_string_equal(rig->log.data, "");
+
+    /* As Segment's clients for servers send it, and as Pub/Sub can. */
+    kz_buf_cstr(&basic, "Authorization: Basic ");
+    snprintf(call, sizeof(call), "%s:", server_secret);
+    kz_base64_encode(kz_str(call), KZ_BASE64_STD, &basic);
+    kz_buf_char(&basic, '\0');
+    assert_int_equal(post_n(rig, "POST", "/v1/track", KZ_STR("{\"userId\":\"u\",\"event\":\"x\"}"),
+                             basic.data, NULL),
+            200);
+    kz_buf_done(&basic);
+    snprintf(call, sizeof(call), "/v1/pubsub/push?key=%s", push_secret);
+    assert_int_equal(post(rig, call, "{\"message\":{\"data\":\"W10=\"}}"), 204);
+    snprintf(call, sizeof(call), "/v1/pubsub/push?key=%s", server_secret);
+    assert_int_equal(post(rig, call, "{\"message\":{\"data\":\"W10=\"}}"), 403);
+    snprintf(call, sizeof(call), "/v1/events?key=%s", push_secret);
+    assert_int_equal(post(rig, call, "[]"), 401);
 
     assert_int_equal(kz_auth_revoke(rig->auth, "server", 2, &rig->err), KZ_OK);
     assert_int_equal(post_n(rig, "POST", "/v1/events", kz_str(body), bearer, NULL), 401);
@@ -515,11 +653,16 @@ static void hostile_bodies(void **state)
     static const struct {
         const char *path, *body;
     } rows[] = {
-            {"/v1/events", "[{\"event_id\":\"e\\u00e9\",\"user_id\":\"u\",\"name\":\"n\",\"ts\":1,\"props\":{\"price\":1}}]"},
-            {"/v1/events?wait=purchase", "{\"user_id\":\"u\",\"name\":\"n\"}\n{\"user_id\":1,\"name\":\"n\"}"},
-            {"/v1/batch", "{\"batch\":[{\"type\":\"page\",\"userId\":\"u\",\"name\":\"x\",\"context\":{}}],\"sentAt\":\"2026-11-23T23:00:00Z\"}"},
-            {"/v1/alias", "{\"userId\":\"u\",\"previousId\":\"a\",\"properties\":{\"a\":[1]},\"context\":{\"b\":2}}"},
-            {"/v1/pubsub/push", "{\"message\":{\"data\":\"eyJ1c2VyX2lkIjoxfQ==\",\"messageId\":\"1\"}}"},
+            {"/v1/events", "[{\"event_id\":\"e\\u00e9\",\"user_id\":\"u\",\"name\":\"n\",\"ts\":1,"
+                           "\"props\":{\"price\":1}}]"},
+            {"/v1/events?wait=purchase",
+                    "{\"user_id\":\"u\",\"name\":\"n\"}\n{\"user_id\":1,\"name\":\"n\"}"},
+            {"/v1/batch", "{\"batch\":[{\"type\":\"page\",\"userId\":\"u\",\"name\":\"x\","
+                          "\"context\":{}}],\"sentAt\":\"2026-11-23T23:00:00Z\"}"},
+            {"/v1/alias", "{\"userId\":\"u\",\"previousId\":\"a\",\"properties\":{\"a\":[1]},"
+                          "\"context\":{\"b\":2}}"},
+            {"/v1/pubsub/push",
+                    "{\"message\":{\"data\":\"eyJ1c2VyX2lkIjoxfQ==\",\"messageId\":\"1\"}}"},
     };
     static const char bytes[] = "\0\xff{[\"";
     struct rig *rig = *state;
@@ -555,6 +698,7 @@ int main(void)
             T(waiting_gives_predictions),
             T(overload_is_refused_early),
             T(other_paths_and_methods),
+            T(a_rebound_name_gets_nowhere),
             T(open_mode_is_for_this_machine),
             T(keys_guard_the_door),
             T(hostile_bodies),

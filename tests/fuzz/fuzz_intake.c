@@ -1,5 +1,5 @@
-/* What strangers send to the intake. The first byte says as what the rest is read: our own events, a
- * call of the Segment clients, a compressed body, a key file, a user token. Whatever was accepted
+/* What strangers send to the intake. The first byte says as what the rest is read: our own events,
+ * a call of the Segment clients, a compressed body, a key file, a user token. Whatever was accepted
  * must hold the limits that the rest of Kizashi relies on. */
 #include <stdlib.h>
 
@@ -42,10 +42,11 @@ static void check_item(const struct kz_intake_item *item)
         return;
     }
     KZ_BUG_ON(!e->user_id.size && !e->anonymous_id.size);
-    KZ_BUG_ON(!e->name.size || e->name.size > KZ_NAME_SIZE_MAX || kz_str_starts(e->name, "kizashi."));
+    KZ_BUG_ON(
+            !e->name.size || e->name.size > KZ_NAME_SIZE_MAX || kz_str_starts(e->name, "kizashi."));
     KZ_BUG_ON(e->props.size > KZ_PROPS_SIZE_MAX);
-    KZ_BUG_ON(e->props.size && (kz_json_parse(e->props, 34, &props, NULL) != KZ_OK ||
-                                       props.kind != KZ_JSON_OBJECT));
+    KZ_BUG_ON(e->props.size &&
+              (kz_json_parse(e->props, 34, &props, NULL) != KZ_OK || props.kind != KZ_JSON_OBJECT));
     KZ_BUG_ON(e->column_count != KZ_ARRAY_COUNT(columns));
     for (size_t i = 0; i < e->column_count; i++)
         KZ_BUG_ON(e->columns[i].type != KZ_TYPE_NULL && e->columns[i].type != columns[i].type);
@@ -109,8 +110,8 @@ static void read_token(struct kz_str token)
     KZ_BUG_ON(kz_auth_open(fs, "/", &auth, &err) != KZ_OK);
     KZ_BUG_ON(kz_auth_create(auth, &spec, 1, secret, NULL, &err) != KZ_OK);
     /* Nobody guesses an HMAC. */
-    KZ_BUG_ON(kz_auth_user(auth, &identity, (struct kz_user_key){'u', KZ_STR("u")}, token, 0, &err) !=
-            KZ_FORBIDDEN);
+    KZ_BUG_ON(kz_auth_user(auth, &identity, (struct kz_user_key){'u', KZ_STR("u")}, token, 0,
+                      &err) != KZ_FORBIDDEN);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
