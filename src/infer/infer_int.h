@@ -27,9 +27,9 @@ enum {
     SLICE_ROWS = 16, /* rows whose features are computed between two looks at the replicas */
     SLICE_US = 300,
 };
-/* Work the fast lane gives one request, and the most that the slow lane does. */
-#define FAST_STEPS UINT64_C(2000000)
-#define SLOW_STEPS UINT64_C(400000000)
+/* Steps of SQL (about 15 ns each) that the fast lane gives one request, and the slow one. */
+#define FAST_STEPS UINT64_C(500000)
+#define SLOW_STEPS UINT64_C(100000000)
 
 /* A request on its way through infer. The pipeline knows its job and its result. */
 struct row {

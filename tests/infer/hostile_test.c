@@ -108,15 +108,20 @@ static void write_text(const char *name, const char *text, int mode)
 
 static char python[128];
 
-static void open_mode(const char *mode)
+static void open_mode(const char *mode, unsigned replicas_max)
 {
+    struct kz_model_def *def;
+
     rig_init(&rig);
     snprintf(python, sizeof(python), "%s/python", rig.dir);
     write_text("python", script, 0700);
     write_text("mode", mode, 0600);
     rig.project.limits.python = python;
     rig.options.fence_after = 2;
-    rig_model(&rig, "", "x")->timeout_ms = 3000;
+    def = rig_model(&rig, "", "x");
+    def->timeout_ms = 3000;
+    def->replicas.max = replicas_max;
+    def->batch.size_max = 1;
     rig_open(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");
 }
@@ -136,7 +141,7 @@ static void test_before_it_is_ready(void **state)
     for (size_t i = 0; i < KZ_ARRAY_COUNT(modes); i++) {
         const char *code = strcmp(modes[i], "half a header") == 0 ? "crash" : "protocol";
 
-        open_mode(modes[i]);
+        open_mode(modes[i], 1);
         rig_until(&rig, 0, is_fenced);
         if (!strstr(rig_status(&rig, 0).reason, code))
             fail_msg("%s: %s", modes[i], rig_status(&rig, 0).reason);
@@ -154,7 +159,7 @@ static void test_answers(void **state)
 
     (void)state;
     for (size_t i = 0; i < KZ_ARRAY_COUNT(modes); i++) {
-        open_mode(modes[i]);
+        open_mode(modes[i], 1);
         rig_wait(&rig, 1);
         if (rig.results[0]->end != KZ_END_DEAD)
             fail_msg("%s: end %d", modes[i], rig.results[0]->end);
@@ -174,9 +179,7 @@ static bool tried_a_fork(const struct kz_infer_status *status)
 static void test_a_fork_that_never_was(void **state)
 {
     (void)state;
-    open_mode("good");
-    rig.models[0].replicas.max = 3;
-    rig.models[0].batch.size_max = 1;
+    open_mode("good", 3);
     rig_wait(&rig, 1);
     rig_assert_done(&rig, 0, 1);
     for (unsigned i = 1; i < 20; i++)

@@ -291,6 +291,11 @@ static void test_a_model_that_always_crashes_is_fenced(void **state)
     rig_close(&rig);
 }
 
+static bool is_busy(const struct kz_infer_status *status)
+{
+    return status->batches > 0;
+}
+
 static void test_deadlines_hold_while_a_model_is_away(void **state)
 {
     struct kz_infer_job *job;
@@ -300,6 +305,7 @@ static void test_deadlines_hold_while_a_model_is_away(void **state)
     rig_model(&rig, MODEL("        time.sleep(0.3)\n"), "x");
     rig_ready(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");
+    rig_until(&rig, 0, is_busy);
     rig_event(&rig, 1, "{\"x\": 2}");
     job = rig_job(&rig, 0, 1);
     job->deadline_ms = kz_clock_ms() - 1; /* before its features */
@@ -323,13 +329,12 @@ static void test_a_newer_request_overtakes_a_waiting_one(void **state)
     (void)state;
     open_model(MODEL("        time.sleep(0.2)\n"));
     rig_ask(&rig, 0, "{\"x\": 1}");
-    usleep(50000); /* it is inside the model by now, or the two below go along with it */
-    for (int i = 2; i <= 3; i++) {
-        rig_event(&rig, 1, i == 2 ? "{\"x\": 2}" : "{\"x\": 3}");
-        job = rig_job(&rig, 0, 1);
+    rig_until(&rig, 0, is_busy);
+    for (unsigned i = 1; i <= 2; i++) {
+        rig_event(&rig, i, i == 1 ? "{\"x\": 2}" : "{\"x\": 3}");
+        job = rig_job(&rig, 0, i);
         job->supersede_key = 99;
         kz_infer_submit(rig.infer, job);
-        usleep(20000);
     }
     rig_wait(&rig, 3);
     assert_int_equal(rig.results[1]->end, KZ_END_SUPERSEDED);
@@ -539,11 +544,6 @@ static void test_min_0_starts_with_the_first_job(void **state)
     rig_wait(&rig, 1);
     rig_assert_done(&rig, 0, 0.05);
     rig_close(&rig);
-}
-
-static bool is_busy(const struct kz_infer_status *status)
-{
-    return status->batches > 0;
 }
 
 static void test_closing_while_busy_leaves_no_process(void **state)

@@ -222,7 +222,7 @@ void kz_py_limit(pid_t pid, const struct kz_model_def *model, bool memory)
 
         (void)prlimit(pid, RLIMIT_DATA, &data, NULL);
     }
-    (void)setpriority(PRIO_PROCESS, (id_t)pid, 5);
+    (void)setpriority(PRIO_PROCESS, (id_t)pid, 2);
 }
 
 void kz_py_be_subreaper(void)
