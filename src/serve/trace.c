@@ -46,13 +46,13 @@ static void put_intake(struct trace *t)
     stage_begin(t, "received", t->event->at_ms);
     stage_end(t);
     stage_begin(t, "parsed", t->event->at_ms);
-    if (timed)
+    if (timed && timing.parse_us)
         kz_json_out_kv_u64(&t->out, "us", timing.parse_us);
     if (t->event->flags & KZ_EVENT_CLAMPED)
         kz_json_out_kv_bool(&t->out, "clamped", true);
     stage_end(t);
     stage_begin(t, "logged", t->event->at_ms);
-    if (timed)
+    if (timed && timing.log_us)
         kz_json_out_kv_u64(&t->out, "us", timing.log_us);
     kz_json_out_kv_u64(&t->out, "seq", t->event->seq);
     kz_json_out_kv_bool(&t->out, "durable", true);
