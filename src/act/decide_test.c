@@ -53,7 +53,7 @@ static void schedule_is_open_from_start_until_before_end(void **state)
             {1320, 360, TUE, 0, true},
             {1320, 360, TUE, 359, true},
             {1320, 360, TUE, 360, false},
-            {1320, 360, MON, 0, false},  /* Sunday's night is not scheduled */
+            {1320, 360, MON, 0, false}, /* Sunday's night is not scheduled */
             {1320, 360, FRI, 1400, true},
             {1320, 360, SAT, 100, true}, /* Friday's night goes on */
             {1320, 360, SAT, 1400, false},

@@ -66,7 +66,8 @@ void kz_webhook_attempt_free(struct kz_webhook_attempt *attempt)
     free(attempt);
 }
 
-/* ---- one post ------------------------------------------------------------------------------------- */
+/* ---- one post
+ * ------------------------------------------------------------------------------------- */
 
 static size_t discard(char *data, size_t size, size_t count, void *arg)
 {
@@ -176,8 +177,8 @@ static void judge(struct post *post, CURLcode code)
     /* An answer longer than we care to read is an answer. */
     if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && status)) {
         attempt->ok = status >= 200 && status <= 299;
-        attempt->final = status >= 400 && status <= 499 && status != 408 && status != 425 &&
-                status != 429;
+        attempt->final =
+                status >= 400 && status <= 499 && status != 408 && status != 425 && status != 429;
         if (attempt->ok)
             snprintf(detail, size, "%ld", status);
         else
@@ -208,7 +209,8 @@ static struct kz_webhook_attempt *end(struct kz_webhooks *w, struct post *post)
     return attempt;
 }
 
-/* ---- the posting thread --------------------------------------------------------------------------- */
+/* ---- the posting thread
+ * --------------------------------------------------------------------------- */
 
 static void take_submitted(struct kz_webhooks *w)
 {
@@ -262,7 +264,8 @@ static void run(void *arg)
     }
 }
 
-/* ---- the pipeline's side -------------------------------------------------------------------------- */
+/* ---- the pipeline's side
+ * -------------------------------------------------------------------------- */
 
 static void rings_free(struct kz_webhooks *w)
 {
@@ -276,8 +279,8 @@ static void rings_free(struct kz_webhooks *w)
     kz_ring_free(w->outcomes);
 }
 
-enum kz_code kz_webhooks_open(void (*wake)(void *arg), void *arg,
-        struct kz_webhooks **ret_webhooks, struct kz_err *err)
+enum kz_code kz_webhooks_open(
+        void (*wake)(void *arg), void *arg, struct kz_webhooks **ret_webhooks, struct kz_err *err)
 {
     struct kz_webhooks *w;
     enum kz_code rc;

@@ -24,7 +24,7 @@ struct rig {
     uv_timer_t tick; /* keeps a turn of the loop from lasting for ever */
     struct kz_http_server *server;
     struct kz_webhooks *webhooks;
-    int status;       /* what the server answers; 0: it keeps the request */
+    int status; /* what the server answers; 0: it keeps the request */
     size_t answer_bytes;
     struct kz_http_request *kept[KEPT_MAX];
     size_t kept_count;

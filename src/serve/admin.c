@@ -6,7 +6,8 @@
 
 #include "serve/serve_int.h"
 
-/* ---- verbs ---------------------------------------------------------------------------------------- */
+/* ---- verbs
+ * ---------------------------------------------------------------------------------------- */
 
 static void counted(struct kz_serve_call *call)
 {
@@ -76,7 +77,8 @@ void kz_serve_drop_requests(struct kz_serve_call *call)
     control(call, "drop-requests", model);
 }
 
-/* ---- dead letters --------------------------------------------------------------------------------- */
+/* ---- dead letters
+ * --------------------------------------------------------------------------------- */
 
 enum { DEAD_LETTERS_DEFAULT = 50, DEAD_LETTERS_MAX = 1000, PAYLOAD_LIST_MAX_BYTES = 2048 };
 
@@ -148,8 +150,8 @@ static size_t letters_some(struct letters *letters, size_t count)
     struct kz_query *query = serve->query;
     kz_lsn lsns[256];
     uint64_t seqs[256];
-    size_t found = query->ops->dead_letters(query, letters->next,
-            KZ_MIN(count, KZ_ARRAY_COUNT(lsns)), lsns, seqs);
+    size_t found = query->ops->dead_letters(
+            query, letters->next, KZ_MIN(count, KZ_ARRAY_COUNT(lsns)), lsns, seqs);
 
     for (size_t i = 0; i < found && letters->count < letters->limit; i++) {
         const struct kz_record *record = kz_serve_read(serve, lsns[i]);
@@ -173,8 +175,8 @@ void kz_serve_dead_letters(struct kz_serve_call *call)
     char next[24];
     size_t looked = 0, found;
 
-    if (kz_serve_number(call, "limit", DEAD_LETTERS_DEFAULT, DEAD_LETTERS_MAX, &letters.limit,
-                &err) ||
+    if (kz_serve_number(
+                call, "limit", DEAD_LETTERS_DEFAULT, DEAD_LETTERS_MAX, &letters.limit, &err) ||
             kz_serve_number(call, "before", 0, UINT64_MAX, &letters.next, &err) ||
             wanted_stage(call, &letters.stage, &err)) {
         kz_serve_fail(call, &err);
@@ -226,7 +228,8 @@ void kz_serve_dead_letter(struct kz_serve_call *call)
     kz_serve_reply(call, 200);
 }
 
-/* ---- copies --------------------------------------------------------------------------------------- */
+/* ---- copies
+ * --------------------------------------------------------------------------------------- */
 
 static void backed_up(void *arg, enum kz_code code, const struct kz_err *err)
 {

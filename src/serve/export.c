@@ -60,7 +60,8 @@ static const struct kz_record *next_record(struct kz_serve_export *export, kz_ls
         size_t at = export->at[chain];
 
         if (at < export->rows[chain].count &&
-                (best < 0 || export->rows[chain].lsns[at] < export->rows[best].lsns[export->at[best]]))
+                (best < 0 ||
+                        export->rows[chain].lsns[at] < export->rows[best].lsns[export->at[best]]))
             best = chain;
     }
     if (best < 0)
@@ -170,14 +171,14 @@ static void put_user(struct kz_serve_call *call, struct kz_buf *out)
     kz_buf_char(out, '\n');
 }
 
-static enum kz_code gather(struct kz_serve_call *call, struct kz_serve_export *export,
-        struct kz_err *err)
+static enum kz_code gather(
+        struct kz_serve_call *call, struct kz_serve_export *export, struct kz_err *err)
 {
     export->owner_count = call->source_counts[KZ_CHAIN_EVENTS];
     for (size_t i = 0; i < export->owner_count; i++)
         export->owners[i] = call->sources[KZ_CHAIN_EVENTS][i].owner;
-    KZ_TRY(kz_serve_scan(call, KZ_CHAIN_EVENTS, UINT64_MAX, 0, &export->rows[KZ_CHAIN_EVENTS],
-            err));
+    KZ_TRY(kz_serve_scan(
+            call, KZ_CHAIN_EVENTS, UINT64_MAX, 0, &export->rows[KZ_CHAIN_EVENTS], err));
     return kz_serve_scan(call, KZ_CHAIN_NOTES, UINT64_MAX, 0, &export->rows[KZ_CHAIN_NOTES], err);
 }
 

@@ -51,7 +51,8 @@ static const struct kz_record *fake_record(const struct fake *f, uint64_t seq)
     return (const struct kz_record *)(const void *)f->records[seq].data;
 }
 
-/* ---- records -------------------------------------------------------------------------------------- */
+/* ---- records
+ * -------------------------------------------------------------------------------------- */
 
 static struct kz_buf *fake_begin(struct fake *f)
 {
@@ -96,12 +97,16 @@ static const struct kz_record *fake_event(
     return fake_end(f, KZ_RECORD_EVENT);
 }
 
-#define FAKE_SPAN(w, type, member, text) kz_body_span(&(w), offsetof(struct type, member), kz_str(text))
+#define FAKE_SPAN(w, type, member, text)                                                           \
+    kz_body_span(&(w), offsetof(struct type, member), kz_str(text))
 
-static const struct kz_record *fake_request(struct fake *f, uint64_t event_seq, const char *event_id)
+static const struct kz_record *fake_request(
+        struct fake *f, uint64_t event_seq, const char *event_id)
 {
-    struct kz_request_body fixed = {
-            .now_ms = 1700000000000, .event = event_seq * 16, .event_seq = event_seq, .user_kind = 'u'};
+    struct kz_request_body fixed = {.now_ms = 1700000000000,
+            .event = event_seq * 16,
+            .event_seq = event_seq,
+            .user_kind = 'u'};
     struct kz_body_writer w = kz_body_begin(fake_begin(f), &fixed, sizeof(fixed));
 
     FAKE_SPAN(w, kz_request_body, model, "purchase");
@@ -111,8 +116,8 @@ static const struct kz_record *fake_request(struct fake *f, uint64_t event_seq, 
     return fake_end(f, KZ_RECORD_REQUEST);
 }
 
-static const struct kz_record *fake_result(struct fake *f, uint64_t request, const char *event_id,
-        double score, const char *error)
+static const struct kz_record *fake_result(
+        struct fake *f, uint64_t request, const char *event_id, double score, const char *error)
 {
     struct kz_value features[2] = {
             {.type = KZ_TYPE_FLOAT, .real = 2.5}, {.type = KZ_TYPE_TEXT, .text = KZ_STR("shoes")}};
@@ -219,7 +224,8 @@ static void fake_publish(struct fake *f, enum kz_news_kind kind, const struct kz
     }
 }
 
-/* ---- the reader ----------------------------------------------------------------------------------- */
+/* ---- the reader
+ * ----------------------------------------------------------------------------------- */
 
 static enum kz_code fake_scan(struct kz_history_reader *reader,
         const struct kz_history_query *query, struct kz_history_rows *ret_rows, struct kz_err *err)
@@ -275,7 +281,8 @@ static enum kz_code fake_get(struct kz_history_reader *reader, kz_lsn lsn, uint6
 static const struct kz_history_reader_ops fake_reader_ops = {
         .scan = fake_scan, .release = fake_rows_release, .get = fake_get};
 
-/* ---- the query ------------------------------------------------------------------------------------ */
+/* ---- the query
+ * ------------------------------------------------------------------------------------ */
 
 static bool fake_find(struct kz_query *q, struct kz_user_key key, uint32_t *ret_user)
 {
@@ -304,8 +311,7 @@ static size_t fake_sources(struct kz_query *q, uint32_t user, enum kz_chain chai
 {
     const struct kz_user *ada = fake_user(q, user);
 
-    out[0] = (struct kz_source){
-            ADA, chain == KZ_CHAIN_EVENTS ? ada->events_head : ada->notes_head};
+    out[0] = (struct kz_source){ADA, chain == KZ_CHAIN_EVENTS ? ada->events_head : ada->notes_head};
     return 1;
 }
 
@@ -537,7 +543,8 @@ static void fake_free(struct fake *f)
     free(f);
 }
 
-/* ---- keys: "Bearer write|read|admin"; the proof of a user is the token "proof" ---------------------- */
+/* ---- keys: "Bearer write|read|admin"; the proof of a user is the token "proof"
+ * ---------------------- */
 
 struct kz_auth {
     int unused;

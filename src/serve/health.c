@@ -59,7 +59,8 @@ void kz_serve_readyz(struct kz_serve_call *call)
     kz_serve_reply(call, is_ready ? 200 : 503);
 }
 
-/* ---- Open Inference Protocol ---------------------------------------------------------------------- */
+/* ---- Open Inference Protocol
+ * ---------------------------------------------------------------------- */
 
 void kz_serve_v2(struct kz_serve_call *call)
 {
@@ -164,7 +165,9 @@ void kz_serve_v2_infer(struct kz_serve_call *call)
 
     kz_fail(&err, KZ_UNSUPPORTED,
             "infer is not offered: a prediction is made of a user's history, not of tensors sent");
-    kz_hint(&err, "send an event to POST /v1/events?wait=" KZ_STR_FMT
-            ", or read GET /v1/users/{user}/predictions", KZ_STR_ARG(call->args[0]));
+    kz_hint(&err,
+            "send an event to POST /v1/events?wait=" KZ_STR_FMT
+            ", or read GET /v1/users/{user}/predictions",
+            KZ_STR_ARG(call->args[0]));
     kz_serve_fail(call, &err);
 }

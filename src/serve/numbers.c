@@ -12,7 +12,8 @@
 #include "serve/serve_int.h"
 #include "sys/clock.h"
 
-/* ---- rates ---------------------------------------------------------------------------------------- */
+/* ---- rates
+ * ---------------------------------------------------------------------------------------- */
 
 void kz_serve_sample(struct kz_serve *serve)
 {
@@ -81,7 +82,8 @@ double kz_serve_quantile(const struct kz_histogram *histogram, double q)
     return ldexp(1e-6, KZ_HISTOGRAM_BUCKETS - 1);
 }
 
-/* ---- the process and its disk --------------------------------------------------------------------- */
+/* ---- the process and its disk
+ * --------------------------------------------------------------------- */
 
 static uint64_t count_fds(void)
 {
@@ -146,7 +148,7 @@ void kz_serve_process(struct kz_serve_process *ret)
             .fds_open = count_fds(),
             .fds_max = limit.rlim_cur,
             .cpu_seconds = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-                    (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6,
+                           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6,
             .start_seconds = start_seconds(),
     };
 }
@@ -162,15 +164,16 @@ bool kz_serve_disk(const struct kz_serve *serve, uint64_t *ret_free, uint64_t *r
     return true;
 }
 
-/* ---- Prometheus ----------------------------------------------------------------------------------- */
+/* ---- Prometheus
+ * ----------------------------------------------------------------------------------- */
 
 static void head(struct kz_buf *out, const char *name, const char *type, const char *help)
 {
     kz_buf_printf(out, "# HELP kizashi_%s %s\n# TYPE kizashi_%s %s\n", name, help, name, type);
 }
 
-static void number(struct kz_buf *out, const char *name, bool gauge, const char *help,
-        uint64_t value)
+static void number(
+        struct kz_buf *out, const char *name, bool gauge, const char *help, uint64_t value)
 {
     head(out, name, gauge ? "gauge" : "counter", help);
     kz_buf_printf(out, "kizashi_%s %" PRIu64 "\n", name, value);
@@ -253,7 +256,7 @@ static void put_models(struct kz_buf *out, struct kz_query *query)
 
     for (unsigned m = 0; m < count; m++)
         query->ops->model(query, m, &models[m]);
-    /* All series of a metric stand together: the format demands it. */
+        /* All series of a metric stand together: the format demands it. */
 #define X(metric, gauge, help, member)                                                             \
     head(out, "model_" #metric, (gauge) ? "gauge" : "counter", help);                              \
     for (size_t m = 0; m < count; m++) {                                                           \
@@ -329,7 +332,8 @@ void kz_serve_metrics(struct kz_serve_call *call)
     kz_serve_reply_as(call, 200, "text/plain; version=0.0.4; charset=utf-8");
 }
 
-/* ---- for `top` and the dashboard ------------------------------------------------------------------ */
+/* ---- for `top` and the dashboard
+ * ------------------------------------------------------------------ */
 
 static void stage_json(struct kz_json_out *out, const char *name, const struct kz_histogram *now,
         const struct kz_histogram *ever)
@@ -359,8 +363,8 @@ void kz_serve_top(struct kz_serve_call *call)
     kz_json_out_object(&out);
 #define X(name, gauge, help)                                                                       \
     if (!(gauge))                                                                                  \
-        kz_json_out_kv_f64(&out, #name,                                                            \
-                rates.seconds > 0 ? (double)rates.counters.name / rates.seconds : 0);
+        kz_json_out_kv_f64(                                                                        \
+                &out, #name, rates.seconds > 0 ? (double)rates.counters.name / rates.seconds : 0);
     KZ_PIPELINE_COUNTERS(X)
 #undef X
     kz_json_out_kv_f64(&out, "http_requests_total",

@@ -34,7 +34,6 @@ void kz_serve_page(struct kz_serve_call *call)
 
     kz_serve_answered(call);
     kz_http_respond(call->req, 200, "text/html; charset=utf-8",
-            kz_str_n(kz_serve_index_html,
-                    (size_t)(kz_serve_index_html_end - kz_serve_index_html)),
+            kz_str_n(kz_serve_index_html, (size_t)(kz_serve_index_html_end - kz_serve_index_html)),
             headers, KZ_ARRAY_COUNT(headers));
 }

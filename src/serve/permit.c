@@ -16,8 +16,8 @@ static struct kz_str token_of(struct kz_http_request *req)
     return token;
 }
 
-enum kz_code kz_serve_permit(struct kz_serve_call *call, enum kz_serve_permission permission,
-        struct kz_err *err)
+enum kz_code kz_serve_permit(
+        struct kz_serve_call *call, enum kz_serve_permission permission, struct kz_err *err)
 {
     static const enum kz_auth_need needs[] = {
             [KZ_SERVE_USER] = KZ_NEED_TAG,
@@ -30,8 +30,8 @@ enum kz_code kz_serve_permit(struct kz_serve_call *call, enum kz_serve_permissio
     memcpy(call->who, "local", sizeof("local"));
     if (permission == KZ_SERVE_OPEN || !auth)
         return KZ_OK;
-    KZ_TRY(kz_auth_check(auth, call->req, needs[permission], KZ_AUTH_QUERY_KEY, KZ_STR_NULL,
-            &identity, err));
+    KZ_TRY(kz_auth_check(
+            auth, call->req, needs[permission], KZ_AUTH_QUERY_KEY, KZ_STR_NULL, &identity, err));
     snprintf(call->who, sizeof(call->who), "%s", identity.who);
     call->is_write_key = identity.key && identity.key->kind == KZ_KEY_WRITE;
     if (permission == KZ_SERVE_USER)

@@ -4,9 +4,18 @@
 
 /* The most asked first: the table is searched in order. */
 const struct kz_serve_route kz_serve_routes[] = {
-#define GET(path, permission, run, help) {path, KZ_HTTP_GET, KZ_SERVE_##permission, run, help}
-#define POST(path, permission, run, help) {path, KZ_HTTP_POST, KZ_SERVE_##permission, run, help}
-#define DELETE(path, permission, run, help) {path, KZ_HTTP_DELETE, KZ_SERVE_##permission, run, help}
+#define GET(path, permission, run, help)                                                           \
+    {                                                                                              \
+        path, KZ_HTTP_GET, KZ_SERVE_##permission, run, help                                        \
+    }
+#define POST(path, permission, run, help)                                                          \
+    {                                                                                              \
+        path, KZ_HTTP_POST, KZ_SERVE_##permission, run, help                                       \
+    }
+#define DELETE(path, permission, run, help)                                                        \
+    {                                                                                              \
+        path, KZ_HTTP_DELETE, KZ_SERVE_##permission, run, help                                     \
+    }
         GET("/v1/users/{user}/predictions", READ, kz_serve_predictions,
                 "latest valid prediction of each model; ?model="),
         GET("/v1/users/{user}/actions", USER, kz_serve_actions,
@@ -96,9 +105,9 @@ void kz_serve_index(struct kz_serve_call *call)
 
         kz_json_out_object(&out);
         kz_json_out_kv_cstr(&out, "method",
-                route->method == KZ_HTTP_GET            ? "GET"
-                        : route->method == KZ_HTTP_POST ? "POST"
-                                                        : "DELETE");
+                route->method == KZ_HTTP_GET    ? "GET"
+                : route->method == KZ_HTTP_POST ? "POST"
+                                                : "DELETE");
         kz_json_out_kv_cstr(&out, "path", route->path);
         kz_json_out_kv_cstr(&out, "needs", permission_names[route->permission]);
         kz_json_out_kv_cstr(&out, "what", route->help);

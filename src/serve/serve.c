@@ -6,7 +6,8 @@
 
 #include "sys/clock.h"
 
-/* ---- life --------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------------
+ */
 
 struct kz_serve_options kz_serve_options_default(void)
 {
@@ -41,8 +42,8 @@ void kz_serve_timer_free(uv_timer_t **timer)
     *timer = NULL;
 }
 
-struct kz_serve *kz_serve_new(struct kz_query *query, struct kz_auth *auth,
-        const struct kz_serve_options *options)
+struct kz_serve *kz_serve_new(
+        struct kz_query *query, struct kz_auth *auth, const struct kz_serve_options *options)
 {
     struct kz_serve *serve = kz_calloc(1, sizeof(*serve));
 
@@ -94,7 +95,8 @@ size_t kz_serve_open(const struct kz_serve *serve)
     return serve->open;
 }
 
-/* ---- answers ------------------------------------------------------------------------------------ */
+/* ---- answers ------------------------------------------------------------------------------------
+ */
 
 struct kz_json_out kz_serve_json(struct kz_serve_call *call)
 {
@@ -114,8 +116,7 @@ void kz_serve_reply_as(struct kz_serve_call *call, int status, const char *type)
     size_t count = kz_serve_headers(call, headers);
 
     kz_serve_answered(call);
-    kz_http_respond(
-            call->req, status, type, kz_buf_view(&call->serve->body), headers, count);
+    kz_http_respond(call->req, status, type, kz_buf_view(&call->serve->body), headers, count);
 }
 
 void kz_serve_reply(struct kz_serve_call *call, int status)
@@ -140,8 +141,8 @@ static void durable(void *arg, enum kz_code code, const struct kz_err *err)
         kz_serve_fail(call, err);
 }
 
-void kz_serve_when_durable(struct kz_serve_call *call, kz_lsn lsn,
-        void (*then)(struct kz_serve_call *call))
+void kz_serve_when_durable(
+        struct kz_serve_call *call, kz_lsn lsn, void (*then)(struct kz_serve_call *call))
 {
     struct kz_query *query = call->serve->query;
 
@@ -152,7 +153,8 @@ void kz_serve_when_durable(struct kz_serve_call *call, kz_lsn lsn,
         query->ops->when_durable(query, lsn, durable, call);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------ */
+/* ---- reading ------------------------------------------------------------------------------------
+ */
 
 bool kz_serve_find(struct kz_serve_call *call)
 {
@@ -202,7 +204,7 @@ bool kz_serve_flag(struct kz_serve_call *call, const char *name)
     struct kz_str text;
 
     return kz_http_query_get(call->req, name, &text) && !kz_str_is(text, "0") &&
-            !kz_str_is(text, "false");
+           !kz_str_is(text, "false");
 }
 
 const struct kz_record *kz_serve_read(struct kz_serve *serve, kz_lsn lsn)
@@ -255,7 +257,8 @@ void kz_serve_release(struct kz_serve_call *call, struct kz_history_rows *rows)
     reader->ops->release(reader, rows);
 }
 
-/* ---- routing ------------------------------------------------------------------------------------ */
+/* ---- routing ------------------------------------------------------------------------------------
+ */
 
 /* Takes the next segment off a path; false at its end. */
 static bool segment(struct kz_str *path, struct kz_str *ret)
@@ -265,8 +268,7 @@ static bool segment(struct kz_str *path, struct kz_str *ret)
     if (!path->size || path->ptr[0] != '/')
         return false;
     slash = memchr(path->ptr + 1, '/', path->size - 1);
-    *ret = kz_str_n(path->ptr + 1,
-            slash ? (size_t)(slash - path->ptr) - 1 : path->size - 1);
+    *ret = kz_str_n(path->ptr + 1, slash ? (size_t)(slash - path->ptr) - 1 : path->size - 1);
     path->ptr += ret->size + 1;
     path->size -= ret->size + 1;
     return true;
@@ -322,8 +324,8 @@ static enum kz_code user_key(struct kz_serve_call *call, struct kz_err *err)
     return KZ_OK;
 }
 
-static enum kz_code unescape(struct kz_serve_call *call, struct kz_str s, struct kz_str *ret,
-        struct kz_err *err)
+static enum kz_code unescape(
+        struct kz_serve_call *call, struct kz_str s, struct kz_str *ret, struct kz_err *err)
 {
     *ret = s;
     if (!memchr(s.ptr, '%', s.size))
@@ -334,8 +336,8 @@ static enum kz_code unescape(struct kz_serve_call *call, struct kz_str s, struct
     return KZ_OK;
 }
 
-static enum kz_code fill_in(struct kz_serve_call *call, const struct match *match,
-        struct kz_err *err)
+static enum kz_code fill_in(
+        struct kz_serve_call *call, const struct match *match, struct kz_err *err)
 {
     call->arg_count = match->arg_count;
     for (size_t i = 0; i < match->arg_count; i++)
@@ -403,10 +405,9 @@ bool kz_serve_handle(struct kz_serve *serve, struct kz_http_request *req)
         }
         if (*allow)
             strcat(allow, ", ");
-        strcat(allow,
-                route->method == KZ_HTTP_GET            ? "GET, HEAD"
-                        : route->method == KZ_HTTP_POST ? "POST"
-                                                        : "DELETE");
+        strcat(allow, route->method == KZ_HTTP_GET    ? "GET, HEAD"
+                      : route->method == KZ_HTTP_POST ? "POST"
+                                                      : "DELETE");
     }
     if (!*allow)
         return false;
@@ -428,7 +429,7 @@ static unsigned nearness(const char *route, struct kz_str path)
         if (kz_str_eq(want, have)) {
             score += 4;
         } else if (want.size && have.size && want.ptr[0] == have.ptr[0] &&
-                (want.size > have.size ? want.size - have.size : have.size - want.size) <= 2) {
+                   (want.size > have.size ? want.size - have.size : have.size - want.size) <= 2) {
             score += 2; /* a slip of the pen: /v1/user, /metric */
         } else {
             break;

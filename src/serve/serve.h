@@ -7,7 +7,8 @@
  * Threads  one, the loop's and the pipeline's.
  * Life     new, watch, handle*, drain, (the loop runs until kz_serve_open() is 0), free, and one
  *          more turn of the loop, in which its timers close.
- * Fails    a request is always answered: errors as {"error":{"code","message","hint"?,"request_id"}}.
+ * Fails    a request is always answered: errors as
+ * {"error":{"code","message","hint"?,"request_id"}}.
  */
 #pragma once
 
@@ -34,8 +35,8 @@ struct kz_serve_options {
 struct kz_serve_options kz_serve_options_default(void);
 
 /* `auth` NULL: everything is open to whoever reaches the listener (tests). */
-struct kz_serve *kz_serve_new(struct kz_query *query, struct kz_auth *auth,
-        const struct kz_serve_options *options);
+struct kz_serve *kz_serve_new(
+        struct kz_query *query, struct kz_auth *auth, const struct kz_serve_options *options);
 void kz_serve_free(struct kz_serve *serve);
 KZ_DEFINE_FREEP(struct kz_serve, kz_serve_free)
 

@@ -101,8 +101,8 @@ void kz_serve_reply_as(struct kz_serve_call *call, int status, const char *type)
 /* Sends the error; ends the call. */
 void kz_serve_fail(struct kz_serve_call *call, const struct kz_err *err);
 /* Calls `then` once `lsn` is durable, or answers with the error. */
-void kz_serve_when_durable(struct kz_serve_call *call, kz_lsn lsn,
-        void (*then)(struct kz_serve_call *call));
+void kz_serve_when_durable(
+        struct kz_serve_call *call, kz_lsn lsn, void (*then)(struct kz_serve_call *call));
 /* Counts a request as under way; kz_serve_reply() and kz_serve_fail() end it. */
 void kz_serve_answered(struct kz_serve_call *call);
 
@@ -129,8 +129,8 @@ void kz_serve_timer_free(uv_timer_t **timer);
 /* ---- permit.c ---- */
 
 /* Whether the request may do that; fills in who and is_write_key. */
-enum kz_code kz_serve_permit(struct kz_serve_call *call, enum kz_serve_permission permission,
-        struct kz_err *err);
+enum kz_code kz_serve_permit(
+        struct kz_serve_call *call, enum kz_serve_permission permission, struct kz_err *err);
 /* The headers every answer has: no caching, and CORS where it is for a page of another origin. */
 enum { KZ_SERVE_HEADERS_MAX = 6 };
 size_t kz_serve_headers(struct kz_serve_call *call, struct kz_http_header headers[]);
@@ -148,8 +148,8 @@ void kz_serve_erase(struct kz_serve_call *call);
 void kz_serve_erasure(struct kz_serve_call *call);
 /* As in GET .../actions. */
 void kz_serve_action_json(struct kz_json_out *out, const struct kz_record *record);
-void kz_serve_event_json(struct kz_serve *serve, struct kz_json_out *out,
-        const struct kz_record *record);
+void kz_serve_event_json(
+        struct kz_serve *serve, struct kz_json_out *out, const struct kz_record *record);
 
 /* ---- trace.c, export.c, stream.c ---- */
 
@@ -166,7 +166,7 @@ void kz_serve_streams_end(struct kz_serve *serve);
 
 void kz_serve_sample(struct kz_serve *serve);
 struct kz_serve_rates {
-    double seconds; /* what they are over; 0: nothing yet */
+    double seconds;                       /* what they are over; 0: nothing yet */
     struct kz_pipeline_counters counters; /* differences */
     struct kz_pipeline_histograms histograms;
     uint64_t http_requests, http_refused;

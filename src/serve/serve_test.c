@@ -1,6 +1,7 @@
 /* Serve over real HTTP, with a stand-in for the pipeline.
  *
- * `test_serve_serve_test serve PORT` runs that server with made-up traffic, to look at the dashboard.
+ * `test_serve_serve_test serve PORT` runs that server with made-up traffic, to look at the
+ * dashboard.
  */
 /* clang-format off */
 #include <stdarg.h>
@@ -243,7 +244,8 @@ static void assert_json(struct rig *rig)
         fail_msg("%s: " KZ_STR_FMT, err.message, KZ_STR_ARG(rig->answer.body));
 }
 
-/* ---- one user ------------------------------------------------------------------------------------- */
+/* ---- one user
+ * ------------------------------------------------------------------------------------- */
 
 static const char prediction[] =
         "{\"user_id\":\"ada\",\"predictions\":[{\"user_id\":\"ada\",\"model\":\"purchase\","
@@ -307,7 +309,7 @@ static void events_newest_first_in_pages(void **state)
     assert_int_equal(ask(rig, "GET", "/v1/users/ada/events"), 200);
     assert_json(rig);
     assert_true(memmem(rig->answer.body.ptr, rig->answer.body.size, "\"e1\"", 4) >
-            memmem(rig->answer.body.ptr, rig->answer.body.size, "\"e2\"", 4));
+                memmem(rig->answer.body.ptr, rig->answer.body.size, "\"e2\"", 4));
     ASSERT_HAS(rig, "\"props\":{\"price\":2.5}");
     assert_false(has(rig, "\"next\""));
     assert_int_equal(ask(rig, "GET", "/v1/users/ada/events?limit=1"), 200);
@@ -396,13 +398,13 @@ static void erasure_is_accepted_and_followed(void **state)
     assert_int_equal(ask(rig, "DELETE", "/v1/users/ada"), 202);
     assert_body(rig, "{\"erasure_id\":\"77\"}\n");
     assert_int_equal(ask(rig, "GET", "/v1/erasures/77"), 200);
-    assert_body(rig,
-            "{\"erasure_id\":\"77\",\"state\":\"running\",\"asked_at\":1700000000000}\n");
+    assert_body(rig, "{\"erasure_id\":\"77\",\"state\":\"running\",\"asked_at\":1700000000000}\n");
     assert_int_equal(ask(rig, "GET", "/v1/erasures/78"), 404);
     assert_int_equal(ask(rig, "DELETE", "/v1/users/eve"), 404);
 }
 
-/* ---- streams -------------------------------------------------------------------------------------- */
+/* ---- streams
+ * -------------------------------------------------------------------------------------- */
 
 static void publish(struct rig *rig)
 {
@@ -415,8 +417,7 @@ static void expect_line(struct rig *rig, const char *expected)
     struct kz_str line;
     struct kz_err err;
 
-    assert_int_equal(
-            kz_http_client_read_line(rig->client, TIMEOUT_MS, &line, &err), KZ_OK);
+    assert_int_equal(kz_http_client_read_line(rig->client, TIMEOUT_MS, &line, &err), KZ_OK);
     if (line.size < strlen(expected) || memcmp(line.ptr, expected, strlen(expected)) != 0)
         fail_msg("\"" KZ_STR_FMT "\" does not begin with \"%s\"", KZ_STR_ARG(line), expected);
 }
@@ -463,8 +464,8 @@ static void streams_are_bounded(void **state)
     snprintf(url, sizeof(url), "http://127.0.0.1:%u", kz_http_server_port(rig->server));
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(kz_http_client_new(url, &others[i], &err), KZ_OK);
-        assert_int_equal(kz_http_client_stream(
-                                 others[i], "/v1/stream", NULL, 0, TIMEOUT_MS, &status, &err),
+        assert_int_equal(
+                kz_http_client_stream(others[i], "/v1/stream", NULL, 0, TIMEOUT_MS, &status, &err),
                 KZ_OK);
         assert_int_equal(status, 200);
     }
@@ -523,7 +524,8 @@ static void keys_open_what_they_should(void **state)
     }
 }
 
-/* ---- operators ------------------------------------------------------------------------------------ */
+/* ---- operators
+ * ------------------------------------------------------------------------------------ */
 
 static void verbs_reach_the_pipeline_with_a_name(void **state)
 {
@@ -592,7 +594,8 @@ static void status_names_the_worst_first(void **state)
 
     assert_int_equal(ask(rig, "GET", "/v1/admin/status"), 200);
     assert_json(rig);
-    ASSERT_HAS(rig, "{\"ok\":true,\"problems\":[{\"severity\":\"notice\",\"what\":\"1 dead letter is kept");
+    ASSERT_HAS(rig,
+            "{\"ok\":true,\"problems\":[{\"severity\":\"notice\",\"what\":\"1 dead letter is kept");
     assert_int_equal(ask(rig, "GET", "/readyz"), 200);
     assert_body(rig, "{\"ready\":true,\"reasons\":[],\"degraded\":[]}\n");
     on_loop(rig, break_things);
@@ -634,7 +637,8 @@ static void metrics_are_prometheus_text(void **state)
     ASSERT_HAS(rig, "\"stages\":{\"commit\":{");
 }
 
-/* ---- paths ---------------------------------------------------------------------------------------- */
+/* ---- paths
+ * ---------------------------------------------------------------------------------------- */
 
 static void unknown_paths_and_wrong_methods(void **state)
 {
@@ -687,7 +691,8 @@ static void the_page_allows_nothing_from_elsewhere(void **state)
     assert_true(kz_str_starts(policy, "default-src 'none'"));
 }
 
-/* ---- to look at ----------------------------------------------------------------------------------- */
+/* ---- to look at
+ * ----------------------------------------------------------------------------------- */
 
 static void traffic(uv_timer_t *timer)
 {

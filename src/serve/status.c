@@ -1,4 +1,5 @@
-/* serve/status.c -- what is wrong, worst first, each with its cause and its remedy; then numbers. */
+/* serve/status.c -- what is wrong, worst first, each with its cause and its remedy; then numbers.
+ */
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -61,7 +62,8 @@ static void check_intake(struct report *r)
         SAY(p->remedy, "send more slowly, give the models more replicas, or drop pending requests: "
                        "kizashi requests drop");
     else
-        SAY(p->remedy, "look at the disk (dmesg, SMART), then restart: nothing acknowledged is lost");
+        SAY(p->remedy,
+                "look at the disk (dmesg, SMART), then restart: nothing acknowledged is lost");
 }
 
 static void check_disk(struct report *r)
@@ -78,8 +80,8 @@ static void check_disk(struct report *r)
     SAY(p->remedy, "free space, or lower events.retention.size in kizashi.yaml");
 }
 
-static void check_model(struct report *r, const struct kz_model_def *def,
-        const struct kz_model_status *m)
+static void check_model(
+        struct report *r, const struct kz_model_def *def, const struct kz_model_status *m)
 {
     struct problem *p;
 
@@ -87,8 +89,9 @@ static void check_model(struct report *r, const struct kz_model_def *def,
         p = add(r, ERROR);
         SAY(p->what, "model %s is fenced", m->name);
         SAY(p->why, "%s", *m->reason ? m->reason : "it kept failing");
-        SAY(p->remedy, "mend it, then kizashi models unfence %s; %" PRIu64
-                       " requests wait meanwhile (kizashi deadletters list shows what failed)",
+        SAY(p->remedy,
+                "mend it, then kizashi models unfence %s; %" PRIu64
+                " requests wait meanwhile (kizashi deadletters list shows what failed)",
                 m->name, m->pending);
     } else if (m->paused) {
         p = add(r, NOTICE);
@@ -180,8 +183,9 @@ static void check_recent(struct report *r)
     if (recent->events_clamped_total * 10 > recent->events_accepted_total + 10) {
         p = add(r, NOTICE);
         SAY(p->what, "clients' clocks are wrong");
-        SAY(p->why, "%" PRIu64 " of %" PRIu64
-                    " events of the last ten seconds were outside events.clock",
+        SAY(p->why,
+                "%" PRIu64 " of %" PRIu64
+                " events of the last ten seconds were outside events.clock",
                 recent->events_clamped_total, recent->events_accepted_total);
         SAY(p->remedy, "for history from before use kizashi import; else raise "
                        "events.clock.max_behind");
@@ -231,7 +235,8 @@ static void check_upkeep(struct report *r)
     }
 }
 
-/* ---- as JSON -------------------------------------------------------------------------------------- */
+/* ---- as JSON
+ * -------------------------------------------------------------------------------------- */
 
 static void put_problems(struct kz_json_out *out, const struct report *r)
 {
@@ -269,10 +274,10 @@ static void put_models(struct kz_json_out *out, struct kz_query *query)
         kz_json_out_kv_cstr(out, "version", s.version);
         kz_json_out_kv_cstr(out, "runtime", s.runtime);
         kz_json_out_kv_cstr(out, "state",
-                s.fenced               ? "fenced"
-                        : s.paused     ? "paused"
-                        : s.replicas_ready ? "ready"
-                                           : "starting");
+                s.fenced           ? "fenced"
+                : s.paused         ? "paused"
+                : s.replicas_ready ? "ready"
+                                   : "starting");
         if (*s.reason)
             kz_json_out_kv_cstr(out, "reason", s.reason);
         kz_json_out_kv_u64(out, "replicas_ready", s.replicas_ready);
@@ -307,10 +312,10 @@ static void put_log(struct kz_json_out *out, const struct report *r)
     kz_json_out_kv_u64(out, "disk_bytes", all->log_disk_bytes);
     kz_json_out_kv_u64(out, "commits", all->log_commits_total);
     kz_json_out_kv_u64(out, "syncs", all->log_syncs_total);
-    kz_json_out_kv_f64(out, "commit_p50_us",
-            kz_serve_quantile(&r->rates.histograms.commit, 0.5) * 1e6);
-    kz_json_out_kv_f64(out, "commit_p99_us",
-            kz_serve_quantile(&r->rates.histograms.commit, 0.99) * 1e6);
+    kz_json_out_kv_f64(
+            out, "commit_p50_us", kz_serve_quantile(&r->rates.histograms.commit, 0.5) * 1e6);
+    kz_json_out_kv_f64(
+            out, "commit_p99_us", kz_serve_quantile(&r->rates.histograms.commit, 0.99) * 1e6);
     kz_json_out_object_end(out);
     kz_json_out_key(out, "checkpoints");
     kz_json_out_object(out);
@@ -330,9 +335,9 @@ static void put_overview(struct kz_json_out *out, const struct report *r)
     kz_json_out_kv_cstr(out, "build", serve->options.build);
     kz_json_out_kv_cstr(out, "project", serve->query->project->name);
     kz_json_out_kv_i64(out, "started_at", serve->started_ms);
-    kz_json_out_kv_f64(out, "uptime_seconds",
-            (double)(kz_mono_us() - serve->started_us) / 1e6);
-    kz_json_out_kv_f64(out, "events_per_second", per_second(r, r->rates.counters.events_accepted_total));
+    kz_json_out_kv_f64(out, "uptime_seconds", (double)(kz_mono_us() - serve->started_us) / 1e6);
+    kz_json_out_kv_f64(
+            out, "events_per_second", per_second(r, r->rates.counters.events_accepted_total));
     kz_json_out_kv_f64(
             out, "predictions_per_second", per_second(r, r->rates.counters.requests_done_total));
     kz_json_out_kv_u64(out, "events", all->events_accepted_total);

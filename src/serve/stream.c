@@ -1,5 +1,5 @@
-/* serve/stream.c -- Server-Sent Events (HTML standard, section 9.2): predictions and actions as they
- * become durable.
+/* serve/stream.c -- Server-Sent Events (HTML standard, section 9.2): predictions and actions as
+ * they become durable.
  *
  * Bounded: streams_max of them, and what a slow reader has not taken by http.h's
  * stream_queue_max_bytes: then the stream is cut and the reader comes back with Last-Event-ID. A
@@ -65,8 +65,9 @@ static void frame(struct kz_buf *buf, enum kz_news_kind kind, const struct kz_re
 
     if (kind == KZ_NEWS_PREDICTION && kz_prediction_decode(record, &prediction, NULL) != KZ_OK)
         return;
-    kz_buf_printf(buf, "event: %s\nid: %llu\ndata: ",
-            kind == KZ_NEWS_PREDICTION ? "prediction" : "action", (unsigned long long)record->seq);
+    kz_buf_printf(buf,
+            "event: %s\nid: %llu\ndata: ", kind == KZ_NEWS_PREDICTION ? "prediction" : "action",
+            (unsigned long long)record->seq);
     if (kind == KZ_NEWS_PREDICTION)
         kz_prediction_json(&prediction, &out);
     else
@@ -93,7 +94,8 @@ static void on_news(struct kz_subscription *subscription, const struct kz_news *
     }
 }
 
-/* ---- life ----------------------------------------------------------------------------------------- */
+/* ---- life
+ * ----------------------------------------------------------------------------------------- */
 
 static enum kz_code may_begin(struct kz_serve *serve, struct kz_err *err)
 {
@@ -127,8 +129,8 @@ static struct kz_serve_stream *begin(struct kz_serve_call *call)
     kz_serve_answered(call);
     /* nginx would hold events back. */
     headers[header_count++] = (struct kz_http_header){KZ_STR("X-Accel-Buffering"), KZ_STR("no")};
-    kz_http_stream_begin(call->req, 200, "text/event-stream", headers, header_count, closed,
-            stream);
+    kz_http_stream_begin(
+            call->req, 200, "text/event-stream", headers, header_count, closed, stream);
     put(stream, KZ_STR("retry: 2000\n\n"));
     return stream;
 }

@@ -35,7 +35,8 @@ static const void *body_of(const struct kz_record *record)
     return record + 1;
 }
 
-/* ---- stages --------------------------------------------------------------------------------------- */
+/* ---- stages
+ * --------------------------------------------------------------------------------------- */
 
 static void put_intake(struct trace *t)
 {
@@ -123,8 +124,7 @@ static void put_features(struct trace *t, const struct kz_record *record)
     enum { FEATURES_MAX = 2000 };
     const struct kz_result_body *body = body_of(record);
     struct kz_str bytes = span(record, body->features);
-    struct kz_value *values = kz_arena_alloc(
-            &t->call->req->arena, FEATURES_MAX * sizeof(*values));
+    struct kz_value *values = kz_arena_alloc(&t->call->req->arena, FEATURES_MAX * sizeof(*values));
     const char *const *names = NULL;
     size_t count = 0, name_count;
 
@@ -155,8 +155,8 @@ static void put_dead_letter(struct trace *t, const struct kz_record *result)
     const struct kz_result_body *body = body_of(result);
     kz_lsn lsns[NEAR];
     uint64_t seqs[NEAR];
-    size_t found = serve->query->ops->dead_letters(
-            serve->query, result->seq + NEAR / 2, NEAR, lsns, seqs);
+    size_t found =
+            serve->query->ops->dead_letters(serve->query, result->seq + NEAR / 2, NEAR, lsns, seqs);
 
     for (size_t i = 0; i < found && seqs[i] + NEAR > result->seq; i++) {
         const struct kz_record *record = kz_serve_read(serve, lsns[i]);
@@ -171,8 +171,7 @@ static void put_dead_letter(struct trace *t, const struct kz_record *result)
             continue;
         snprintf(id, sizeof(id), "%llu", (unsigned long long)seqs[i]);
         kz_json_out_kv_cstr(&t->out, "dead_letter", id);
-        kz_json_out_kv_cstr(
-                &t->out, "failed_stage", kz_stage_name((enum kz_stage)letter->stage));
+        kz_json_out_kv_cstr(&t->out, "failed_stage", kz_stage_name((enum kz_stage)letter->stage));
         kz_json_out_kv_str(&t->out, "code", span(record, letter->code));
         kz_json_out_kv_str(&t->out, "reason", span(record, letter->reason));
         return;
@@ -239,8 +238,7 @@ static void put_decision(struct trace *t, size_t at)
     stage_begin(t, "decision", record->at_ms);
     kz_json_out_kv_str(&t->out, "action", span(record, body->action_name));
     kz_json_out_kv_cstr(&t->out, "action_id", id);
-    kz_json_out_kv_cstr(
-            &t->out, "decision", kz_decision_name((enum kz_decision)body->decision));
+    kz_json_out_kv_cstr(&t->out, "decision", kz_decision_name((enum kz_decision)body->decision));
     kz_json_out_kv_i64(&t->out, "expires_at", body->expires_at_ms);
     stage_end(t);
     for (size_t i = at + 1; i < t->notes.count; i++) {
@@ -296,12 +294,13 @@ static void put_notes(struct trace *t)
                 ((const struct kz_trigger_body *)body_of(record))->event == t->event_lsn)
             put_trigger(t, record);
         else if (record->type == KZ_RECORD_REQUEST &&
-                ((const struct kz_request_body *)body_of(record))->event_seq == t->event->seq)
+                 ((const struct kz_request_body *)body_of(record))->event_seq == t->event->seq)
             put_request(t, i);
     }
 }
 
-/* ---- finding -------------------------------------------------------------------------------------- */
+/* ---- finding
+ * -------------------------------------------------------------------------------------- */
 
 static bool find_event(struct trace *t, struct kz_str event_id)
 {

@@ -52,7 +52,8 @@ static bool lsns_alloc(struct kz_serve_call *call, enum kz_slot_kind kind)
     return false;
 }
 
-/* ---- predictions ---------------------------------------------------------------------------------- */
+/* ---- predictions
+ * ---------------------------------------------------------------------------------- */
 
 static void predictions_durable(struct kz_serve_call *call)
 {
@@ -103,7 +104,8 @@ void kz_serve_predictions(struct kz_serve_call *call)
     kz_serve_when_durable(call, newest, predictions_durable);
 }
 
-/* ---- events --------------------------------------------------------------------------------------- */
+/* ---- events
+ * --------------------------------------------------------------------------------------- */
 
 static void value_json(struct kz_json_out *out, const struct kz_value *value)
 {
@@ -126,8 +128,8 @@ static void value_json(struct kz_json_out *out, const struct kz_value *value)
     }
 }
 
-void kz_serve_event_json(struct kz_serve *serve, struct kz_json_out *out,
-        const struct kz_record *record)
+void kz_serve_event_json(
+        struct kz_serve *serve, struct kz_json_out *out, const struct kz_record *record)
 {
     const struct kz_project *project = serve->query->project;
     struct kz_event event;
@@ -169,8 +171,8 @@ void kz_serve_event_json(struct kz_serve *serve, struct kz_json_out *out,
 
 /* `before`: a seq, or the cursor SEQ-ADDRESS that the page before gave as "next", which needs no
  * search. */
-static enum kz_code parse_before(struct kz_serve_call *call, uint64_t *ret_seq, kz_lsn *ret_as_of,
-        struct kz_err *err)
+static enum kz_code parse_before(
+        struct kz_serve_call *call, uint64_t *ret_seq, kz_lsn *ret_as_of, struct kz_err *err)
 {
     struct kz_str text, seq, address = KZ_STR("0");
     const char *dash;
@@ -254,7 +256,8 @@ void kz_serve_events(struct kz_serve_call *call)
         kz_serve_when_durable(call, kz_serve_head(call, KZ_CHAIN_EVENTS), events_durable);
 }
 
-/* ---- actions -------------------------------------------------------------------------------------- */
+/* ---- actions
+ * -------------------------------------------------------------------------------------- */
 
 static void decision_members(struct kz_json_out *out, const struct kz_record *record)
 {
@@ -277,7 +280,7 @@ static void decision_members(struct kz_json_out *out, const struct kz_record *re
 static bool is_decision(const struct kz_record *record)
 {
     return record && record->type == KZ_RECORD_DECISION &&
-            record->size >= sizeof(*record) + sizeof(struct kz_decision_body);
+           record->size >= sizeof(*record) + sizeof(struct kz_decision_body);
 }
 
 void kz_serve_action_json(struct kz_json_out *out, const struct kz_record *record)
@@ -313,8 +316,8 @@ static const char *delivery_name(unsigned state)
 }
 
 /* The state of a decision's delivery: that of the newest DELIVERY record about it. */
-static const struct kz_record *delivery_of(const struct kz_history_rows *rows, size_t from,
-        uint64_t decision)
+static const struct kz_record *delivery_of(
+        const struct kz_history_rows *rows, size_t from, uint64_t decision)
 {
     for (size_t i = rows->count; i-- > from;) {
         const struct kz_record *record = rows->records[i];
@@ -338,8 +341,8 @@ static void decision_json(struct kz_json_out *out, const struct kz_history_rows 
     if (body->decision == KZ_DECISION_DELIVER) {
         delivery = delivery_of(rows, at + 1, record->seq);
         kz_json_out_kv_cstr(out, "delivery",
-                delivery_name(delivery ? ((const struct kz_delivery_body *)(delivery + 1))->state
-                                       : 0));
+                delivery_name(
+                        delivery ? ((const struct kz_delivery_body *)(delivery + 1))->state : 0));
         if (delivery)
             kz_json_out_kv_i64(out, "delivered_at", delivery->at_ms);
     }
@@ -441,7 +444,8 @@ void kz_serve_acknowledge(struct kz_serve_call *call)
     }
 }
 
-/* ---- erasure -------------------------------------------------------------------------------------- */
+/* ---- erasure
+ * -------------------------------------------------------------------------------------- */
 
 static void erasing(struct kz_serve_call *call)
 {
