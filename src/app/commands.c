@@ -10,6 +10,7 @@ extern const struct kz_command kz_command_deadletters_drop;
 extern const struct kz_command kz_command_deadletters_list;
 extern const struct kz_command kz_command_deadletters_retry;
 extern const struct kz_command kz_command_deadletters_show;
+extern const struct kz_command kz_command_features;
 extern const struct kz_command kz_command_import;
 extern const struct kz_command kz_command_init;
 extern const struct kz_command kz_command_keys_create;
@@ -21,6 +22,7 @@ extern const struct kz_command kz_command_models_unfence;
 extern const struct kz_command kz_command_replay;
 extern const struct kz_command kz_command_requests_drop;
 extern const struct kz_command kz_command_send;
+extern const struct kz_command kz_command_sql;
 extern const struct kz_command kz_command_status;
 extern const struct kz_command kz_command_test;
 extern const struct kz_command kz_command_top;
@@ -37,6 +39,8 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_send,
             &kz_command_replay,
             &kz_command_import,
+            &kz_command_sql,
+            &kz_command_features,
             &kz_command_status,
             &kz_command_top,
             &kz_command_models_pause,
