@@ -10,7 +10,9 @@ extern const struct kz_command kz_command_deadletters_drop;
 extern const struct kz_command kz_command_deadletters_list;
 extern const struct kz_command kz_command_deadletters_retry;
 extern const struct kz_command kz_command_deadletters_show;
+extern const struct kz_command kz_command_dump;
 extern const struct kz_command kz_command_features;
+extern const struct kz_command kz_command_fsck;
 extern const struct kz_command kz_command_import;
 extern const struct kz_command kz_command_init;
 extern const struct kz_command kz_command_keys_create;
@@ -21,6 +23,7 @@ extern const struct kz_command kz_command_models_resume;
 extern const struct kz_command kz_command_models_unfence;
 extern const struct kz_command kz_command_replay;
 extern const struct kz_command kz_command_requests_drop;
+extern const struct kz_command kz_command_restore;
 extern const struct kz_command kz_command_send;
 extern const struct kz_command kz_command_sql;
 extern const struct kz_command kz_command_status;
@@ -57,6 +60,9 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_keys_list,
             &kz_command_keys_revoke,
             &kz_command_backup,
+            &kz_command_restore,
+            &kz_command_fsck,
+            &kz_command_dump,
             &kz_command_version,
             NULL,
     };
