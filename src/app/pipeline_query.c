@@ -212,6 +212,16 @@ static enum kz_code action_verb(struct kz_pipeline *p, const char *verb, struct 
     return KZ_OK;
 }
 
+/* The marker that `kizashi restore` left: while it is there every start begins with actions paused. */
+static void forget_restore(struct kz_pipeline *p)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/restored", p->options.data_dir);
+    if (kz_fs_exists(p->options.fs, path))
+        KZ_IGNORE(p->options.fs->ops->unlink(p->options.fs, path, NULL)); /* else paused again */
+}
+
 static enum kz_code control(struct kz_query *query, const char *verb, struct kz_str object,
         const char *who, uint64_t *ret_count, struct kz_err *err)
 {
@@ -231,6 +241,8 @@ static enum kz_code control(struct kz_query *query, const char *verb, struct kz_
     if (!strstr(verb, "deadletter"))
         KZ_TRY(put_control(p, kz_str(verb), object, who, err));
     KZ_TRY(kz_pl_commit(p, err));
+    if (strcmp(verb, "resume-action") == 0 && kz_str_is(object, "*"))
+        forget_restore(p);
     kz_diag_info("operator", "verb=%s object=\"" KZ_STR_FMT "\" by=%s count=%llu", verb,
             KZ_STR_ARG(object), who, (unsigned long long)*ret_count);
     return KZ_OK;
