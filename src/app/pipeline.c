@@ -72,7 +72,7 @@ enum kz_code kz_pl_put(struct kz_pipeline *p, const struct kz_log_entry *entry, 
     if (rc != KZ_OK)
         return stop(p, rc, err);
     p->seq = seq;
-    p->unsynced_bytes += record->size;
+    p->staged_bytes += record->size;
     if (!p->turn.seq_first) {
         p->turn.seq_first = seq;
         p->turn.staged_us = kz_mono_us();
@@ -142,10 +142,16 @@ struct due *kz_pl_due(struct kz_pipeline *p, enum due_kind kind)
     return due;
 }
 
-static void date_dues(struct due_queue *q, kz_lsn end)
+static void date_dues(struct kz_pipeline *p, kz_lsn end)
 {
-    for (size_t i = q->count - q->uncommitted; i < q->count; i++)
-        q->items[(q->head + i) & (q->capacity - 1)].lsn = end;
+    struct due_queue *q = &p->due;
+
+    for (size_t i = q->count - q->uncommitted; i < q->count; i++) {
+        struct due *due = &q->items[(q->head + i) & (q->capacity - 1)];
+
+        due->lsn = end;
+        due->staged_bytes = p->staged_bytes;
+    }
     q->uncommitted = 0;
 }
 
@@ -176,7 +182,7 @@ enum kz_code kz_pl_commit(struct kz_pipeline *p, struct kz_err *err)
         remember_timings(p, 0);
         p->turn.seq_first = 0;
     }
-    date_dues(&p->due, kz_log_end(p->log));
+    date_dues(p, kz_log_end(p->log));
     return KZ_OK;
 }
 
@@ -216,10 +222,11 @@ static void release(struct kz_pipeline *p)
 
         q->head = (q->head + 1) & (q->capacity - 1);
         q->count--;
+        p->released_bytes = due.staged_bytes;
         release_one(p, &due);
     }
     if (q->count == 0)
-        p->unsynced_bytes = 0;
+        p->released_bytes = p->staged_bytes;
 }
 
 /* The log has stopped: nobody who waits is told that all is well. */

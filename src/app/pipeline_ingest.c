@@ -380,7 +380,7 @@ enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err)
     if (kz_views_stats(p->views).pending_requests >= p->project->limits.pending_max)
         return kz_fail(err, KZ_OVERLOADED, "%u requests are pending, the most there may be",
                 p->project->limits.pending_max);
-    if (p->unsynced_bytes > UNSYNCED_MAX_BYTES)
+    if (p->staged_bytes - p->released_bytes > UNSYNCED_MAX_BYTES)
         return kz_fail(err, KZ_OVERLOADED, "the disk does not keep up");
     return KZ_OK;
 }

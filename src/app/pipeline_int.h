@@ -26,6 +26,7 @@ enum {
 enum due_kind { DUE_SUBMISSION, DUE_CALL, DUE_RESULT, DUE_DECISION };
 struct due {
     kz_lsn lsn; /* of the frame's end; UINT64_MAX until it is committed */
+    uint64_t staged_bytes; /* the pipeline's, when it was committed */
     enum due_kind kind;
     union {
         struct kz_submission *submission;
@@ -149,7 +150,7 @@ struct kz_pipeline {
     int64_t now_ms;     /* our clock, of this turn */
     int64_t virtual_ms; /* where options.virtual_clock */
     uint64_t seq;       /* the last one given */
-    uint64_t unsynced_bytes;
+    uint64_t staged_bytes, released_bytes; /* ever; the difference is not known to be on disk */
     bool failed;        /* the log has stopped; `failure` says why */
     struct kz_err failure;
     bool closing;
