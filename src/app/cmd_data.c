@@ -343,7 +343,7 @@ static void see_name(void *arg, const char *name)
 {
     struct restore *r = arg;
 
-    if (strcmp(name, "lock") != 0)
+    if (strcmp(name, "lock") != 0 && strcmp(name, "reserve") != 0)
         kz_buf_put(&r->names, name, strlen(name) + 1);
 }
 

@@ -353,6 +353,19 @@ static enum kz_code wait_for(struct kz_offline *offline, struct batch *batch, st
     }
 }
 
+/* Where intake is full, until what is under way is on disk. */
+static enum kz_code wait_for_room(struct kz_offline *offline, struct kz_err *err)
+{
+    struct kz_intake *intake = kz_pipeline_intake(offline->pipeline);
+    enum kz_code rc = intake->ops->ready(intake, err);
+
+    for (unsigned i = 0; i < BATCHES && rc == KZ_OVERLOADED; i++) {
+        KZ_TRY(wait_for(offline, &offline->batches[i], err));
+        rc = intake->ops->ready(intake, err);
+    }
+    return rc;
+}
+
 static enum kz_code send(struct kz_offline *offline, struct batch *batch, struct kz_err *err)
 {
     struct kz_intake *intake = kz_pipeline_intake(offline->pipeline);
@@ -363,6 +376,7 @@ static enum kz_code send(struct kz_offline *offline, struct batch *batch, struct
     };
     struct kz_shaped shaped;
 
+    KZ_TRY(wait_for_room(offline, err));
     KZ_TRY(kz_shape_events(offline->shaper, &input, &shaped, err));
     for (size_t i = 0; i < shaped.item_count; i++)
         shaped.items[i]->event.flags |= offline->options.event_flags;
