@@ -110,7 +110,7 @@ struct kz_replica_start { /* borrowed for the call, but for model and project */
     const struct kz_batch_column *columns; /* in the query's order; none for raw-history models */
     size_t column_count;
     const char *version;
-    struct kz_replica *like; /* an idle replica of the same columns to fork from, or NULL */
+    struct kz_replica *like; /* a ready replica of the same columns to fork from, or NULL */
     const struct kz_replica_events *events;
     void *arg;
 };

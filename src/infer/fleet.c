@@ -157,6 +157,8 @@ static void on_ready(void *arg, struct kz_replica *runtime)
 
     KZ_BUG_ON(!r || r->state != REPLICA_STARTING);
     kz_fleet_set(r, REPLICA_IDLE);
+    if (r->forked)
+        model->forks_refused = 0;
     if (atomic_load(&model->fenced)) {
         lift_fence(model);
         model->failures = KZ_MAX(model->failures, 1u) - 1;
@@ -173,7 +175,7 @@ static void on_lost(void *arg, struct kz_replica *runtime, const char *code, str
     KZ_BUG_ON(!r || r->rows.first);
     kz_fleet_remove(r);
     if (refused)
-        model->no_fork = true;
+        model->forks_refused++;
     else
         kz_fleet_failed(model, code, message);
 }
@@ -219,9 +221,23 @@ static void add(struct model *model, struct replica *r)
     model->dirty = true;
 }
 
+/* One to fork from; a busy one does so behind its batch. */
+static struct replica *find_warm(struct model *model)
+{
+    struct replica *idle = kz_fleet_idle(model);
+
+    for (size_t i = 0; !idle && i < model->replica_count; i++) {
+        struct replica *r = model->replicas[i];
+
+        if (r->state == REPLICA_BUSY && r->generation == model->generation)
+            return r;
+    }
+    return idle;
+}
+
 static void start_one(struct model *model)
 {
-    struct replica *like = model->no_fork ? NULL : kz_fleet_idle(model);
+    struct replica *like = model->forks_refused < FORKS_REFUSED_MAX ? find_warm(model) : NULL;
     struct replica *r = kz_calloc(1, sizeof(*r));
     struct kz_replica_start start = {
             .model = model->def,

@@ -19,6 +19,7 @@ enum {
     BACKOFF_MAX_MS = 60000,
     SCALE_UP_WAIT_US = 10000, /* a row has waited so long with every replica busy: one more */
     SCALE_DOWN_IDLE_MS = 30000,
+    FORKS_REFUSED_MAX = 3,
     BATCH_BYTES_MAX = 16 << 20,
     ROW_BYTES_MAX = 48 << 20,
     SUPERSEDE_BUCKETS = 1 << 10,
@@ -97,7 +98,7 @@ struct model {
     size_t replica_count, replica_capacity;
     unsigned failures; /* replicas lost in a row without a batch done between */
     bool wanted;       /* replicas up to min are kept */
-    bool no_fork;      /* a fork was refused */
+    unsigned forks_refused; /* in a row; then replicas are spawned */
     int64_t next_try_ms;
     bool dirty; /* `shared` is to be brought up to date */
     struct kz_infer_status now;

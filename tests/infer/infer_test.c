@@ -507,16 +507,35 @@ static bool has_three(const struct kz_infer_status *status)
     return status->replicas_ready == 3;
 }
 
-/* Forked from the first where it has one thread: they share its group, so the second test is that
- * killing one leaves the others. */
-static void test_scales_up_and_replaces(void **state)
+static size_t file_size(const char *path, const char *name)
+{
+    char full[200];
+    struct stat st;
+
+    snprintf(full, sizeof(full), "%s/%s", path, name);
+    return stat(full, &st) == 0 ? (size_t)st.st_size : 0;
+}
+
+/* More replicas are forked from the first, which has one thread: load() ran once. They began in its
+ * process group, so this also shows that the end of one leaves the others. */
+static void test_scales_up_by_forks_and_replaces_one(void **state)
 {
     char props[64];
 
     (void)state;
     rig_init(&rig);
-    rig_model(&rig, MODEL("        time.sleep(0.05)\n        if 7 in xs:\n            os._exit(1)\n"), "x")
-            ->replicas.max = 3;
+    rig_model(&rig,
+            "class M(kizashi.Model):\n"
+            "    def load(self, ctx):\n"
+            "        open(os.path.join(ctx.path, '.loads'), 'a').write('x')\n"
+            "    def predict(self, batch):\n"
+            "        xs = [float(row[0]) for row in batch.features]\n"
+            "        time.sleep(0.05)\n"
+            "        if 47 in xs:\n"
+            "            os._exit(1)\n"
+            "        return [x / 100 for x in xs]\n",
+            "x");
+    rig.models[0].replicas.max = 3;
     rig.models[0].batch.size_max = 1;
     rig_ready(&rig);
     for (unsigned i = 0; i < 60; i++) {
@@ -524,11 +543,13 @@ static void test_scales_up_and_replaces(void **state)
         rig_ask(&rig, i, props);
     }
     rig_until(&rig, 0, has_three);
+    assert_int_equal(file_size(rig.models[0].path, ".loads"), 1);
+    assert_int_equal(rig_children(), 3);
     rig_wait(&rig, 60);
     for (size_t i = 0; i < 60; i++)
-        if (i != 7)
+        if (i != 47)
             rig_assert_done(&rig, i, (double)i / 100);
-    rig_assert_dead(&rig, 7, "crash", "");
+    rig_assert_dead(&rig, 47, "crash", "");
     assert_int_equal(rig_status(&rig, 0).restarts, 2); /* the row once more on a fresh replica */
     rig_close(&rig);
 }
@@ -634,7 +655,7 @@ int main(void)
             cmocka_unit_test(test_a_column_that_turns_out_to_be_text),
             cmocka_unit_test(test_failing_features_are_dead_letters),
             cmocka_unit_test(test_a_long_history_goes_to_the_slow_lane),
-            cmocka_unit_test(test_scales_up_and_replaces),
+            cmocka_unit_test(test_scales_up_by_forks_and_replaces_one),
             cmocka_unit_test(test_min_0_starts_with_the_first_job),
             cmocka_unit_test(test_closing_while_busy_leaves_no_process),
             cmocka_unit_test(test_pause_ends_room_only),

@@ -39,7 +39,7 @@ enum {
     ENDING_MS = 250,        /* an ended channel's process has this long to end by itself */
     GRACE_MS = 500,         /* after SHUTDOWN */
     REAP_EVERY_MS = 2,
-    GROUP_REMOVE_TRIES = 200,
+    TIDY_TRIES = 500,       /* for what it left behind */
     READ_BYTES = 64 << 10,
     READS_A_TURN = 64,
 };
@@ -61,7 +61,8 @@ struct kz_replica {
     void *arg;
     uv_loop_t *loop;
 
-    pid_t pid; /* 0: reaped, or a fork that has not said HELLO */
+    pid_t pid;   /* 0: reaped, or a fork that has not said HELLO */
+    pid_t group; /* its process group, 0 for none of its own */
     bool forked, can_fork;
     bool was_busy; /* ENDING: a batch was inside */
     int fd;        /* -1: closed */
@@ -69,8 +70,8 @@ struct kz_replica {
     uv_timer_t timer;
     unsigned handles; /* still to be closed before the struct is freed */
     struct outlet *outlet;
-    struct cgroup group;
-    unsigned group_tries;
+    struct cgroup cgroup;
+    unsigned tidy_tries;
 
     struct kz_buf load; /* the LOAD frame, until HELLO */
     struct kz_buf in, out;
@@ -208,7 +209,7 @@ static void describe_end(struct kz_replica *r, bool known, int status, struct kz
 
 static void end(struct kz_replica *r, bool known, int status)
 {
-    bool oom = kz_py_cgroup_was_oom(&r->group), was_busy = r->was_busy;
+    bool oom = kz_py_cgroup_was_oom(&r->cgroup), was_busy = r->was_busy;
     const char *code = oom ? "oom" : r->forked && !r->pid && !known ? "refused" : "crash";
     struct kz_buf message = {0};
 
@@ -251,7 +252,8 @@ static void on_gone(struct kz_replica *r)
         return;
     }
     r->pid = 0;
-    if (!kz_py_cgroup_remove(&r->group) && ++r->group_tries < GROUP_REMOVE_TRIES)
+    if ((!kz_py_reap_group(r->group) || !kz_py_cgroup_remove(&r->cgroup)) &&
+            ++r->tidy_tries < TIDY_TRIES)
         set_timer(r, REAP_EVERY_MS);
     else
         release(r);
@@ -320,8 +322,9 @@ static bool adopt(struct kz_replica *r, struct kz_err *err)
         kz_fail(err, KZ_INVALID, "a forked replica's process is not a child of ours");
         return false;
     }
-    (void)setpgid(r->pid, r->pid); /* else it is killed alone */
-    (void)kz_py_cgroup_enter(&r->group, r->model, r->pid);
+    if (setpgid(r->pid, r->pid) == 0) /* else it is killed alone */
+        r->group = r->pid;
+    (void)kz_py_cgroup_enter(&r->cgroup, r->model, r->pid);
     return true;
 }
 
@@ -566,8 +569,8 @@ static enum kz_code start_process(struct kz_replica *r, const struct kz_replica_
     if (!python.found)
         return kz_fail(err, KZ_CONFIG, "no Python for models: %s", python.problem);
     KZ_TRY(kz_py_spawn(&python, start->project, &s, err));
-    kz_py_limit(s.pid, r->model, !kz_py_cgroup_enter(&r->group, r->model, s.pid));
-    r->pid = s.pid;
+    kz_py_limit(s.pid, r->model, !kz_py_cgroup_enter(&r->cgroup, r->model, s.pid));
+    r->pid = r->group = s.pid;
     r->fd = s.channel;
     rc = kz_py_outlet_new(r->loop, s.output, r->events, r->arg, &r->outlet, err);
     if (rc != KZ_OK)
@@ -608,7 +611,7 @@ static enum kz_code start_fork(struct kz_replica *r, struct kz_replica *like, st
     n = sendmsg(like->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     close(pair[1]);
     kz_buf_done(&frame);
-    if (n != WIRE_HEADER_BYTES) { /* its socket is empty while it is idle, so it is ending */
+    if (n != WIRE_HEADER_BYTES) { /* all that went before is with it, so it is ending, or full */
         close(pair[0]);
         return kz_fail(err, KZ_UNAVAILABLE, "could not ask a replica to fork");
     }
@@ -626,7 +629,7 @@ static void give_up(struct kz_replica *r)
     kz_py_kill(r->pid);
     while (r->pid && !kz_py_reap(r->pid, &known, &status))
         usleep(1000); /* at start-up only, out of descriptors or epoll's memory */
-    (void)kz_py_cgroup_remove(&r->group);
+    (void)kz_py_cgroup_remove(&r->cgroup);
     if (r->outlet)
         kz_py_outlet_unref(r->outlet);
     if (r->fd >= 0)
@@ -649,7 +652,8 @@ static enum kz_code python_start(const struct kz_replica_start *start,
             .loop = start->loop,
             .fd = -1};
     kz_py_be_subreaper();
-    if (like && like->state == IDLE && like->can_fork && !like->fork_id)
+    if (like && (like->state == IDLE || like->state == BUSY) && !like->out.size && like->can_fork &&
+            !like->fork_id)
         rc = start_fork(r, like, err);
     else
         rc = start_process(r, start, err);

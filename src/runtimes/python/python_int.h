@@ -140,4 +140,6 @@ void kz_py_be_subreaper(void);
 void kz_py_kill(pid_t pid);
 /* False while it has not ended; else whether the status is known. */
 bool kz_py_reap(pid_t pid, bool *ret_known, int *ret_status);
+/* What its process had started, after the kill; false while some of it has not ended. */
+bool kz_py_reap_group(pid_t group);
 bool kz_py_is_child(pid_t pid);

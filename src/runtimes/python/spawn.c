@@ -257,10 +257,17 @@ bool kz_py_reap(pid_t pid, bool *ret_known, int *ret_status)
     if (info.si_pid == 0)
         return false;
     /* It has ended but keeps its number until it is waited for, so its group is still the right
-     * one. What it left behind becomes ours when it is gone, being in the same group. */
+     * one. What it started and left behind has become ours. */
     (void)kill(-pid, SIGKILL);
     *ret_known = waitpid(pid, ret_status, 0) == pid;
-    while (waitpid(-pid, NULL, WNOHANG) > 0)
-        ;
     return true;
+}
+
+bool kz_py_reap_group(pid_t group)
+{
+    pid_t got = 0;
+
+    while (group > 0 && (got = waitpid(-group, NULL, WNOHANG)) > 0)
+        ;
+    return got < 0 || group <= 0;
 }
