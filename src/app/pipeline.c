@@ -155,17 +155,30 @@ static void date_dues(struct kz_pipeline *p, kz_lsn end)
     q->uncommitted = 0;
 }
 
-static void remember_timings(struct kz_pipeline *p, uint32_t log_us)
+/* Events staged in this turn, for traces: when they came; how long until they were durable is
+ * filled in when that is known. */
+static void remember_timings(struct kz_pipeline *p)
 {
-    if (!p->turn.seq_first)
-        return;
-    for (uint64_t seq = p->turn.seq_first; seq <= p->seq && seq < p->turn.seq_first + TIMINGS_MAX;
-            seq++) {
+    uint64_t first = KZ_MAX(p->turn.seq_first, p->seq > TIMINGS_MAX ? p->seq - TIMINGS_MAX + 1 : 1);
+
+    for (uint64_t seq = first; seq <= p->seq; seq++) {
         size_t at = seq & (TIMINGS_MAX - 1);
 
         p->timings[at].seq = seq;
-        p->timings[at].timing =
-                (struct kz_event_timing){.received_us = p->turn.staged_us, .log_us = log_us};
+        p->timings[at].timing = (struct kz_event_timing){.received_us = p->turn.staged_us};
+    }
+}
+
+static void remember_durable(struct kz_pipeline *p, const struct kz_submission *s)
+{
+    uint32_t us = (uint32_t)(kz_mono_us() - s->started_us);
+
+    for (size_t i = 0; i < s->item_count; i++) {
+        uint64_t seq = s->items[i]->seq;
+        size_t at = seq & (TIMINGS_MAX - 1);
+
+        if (seq && p->timings[at].seq == seq)
+            p->timings[at].timing.log_us = us;
     }
 }
 
@@ -179,7 +192,8 @@ enum kz_code kz_pl_commit(struct kz_pipeline *p, struct kz_err *err)
         rc = kz_log_commit(p->log, err);
         if (rc != KZ_OK)
             return stop(p, rc, err);
-        remember_timings(p, 0);
+        if (p->turn.seq_first)
+            remember_timings(p);
         p->turn.seq_first = 0;
     }
     date_dues(p, kz_log_end(p->log));
@@ -194,6 +208,7 @@ static void release_one(struct kz_pipeline *p, const struct due *due)
 
         kz_pl_observe(&p->histograms.commit, kz_mono_us() - s->started_us);
         s->durable_at = due->lsn;
+        remember_durable(p, s);
         if (s->wait_models)
             kz_pl_finish_waiting(p, s);
         else

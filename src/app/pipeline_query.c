@@ -300,6 +300,7 @@ static void counters(struct kz_query *query, struct kz_pipeline_counters *ret)
 
     kz_log_stats(p->log, &log);
     *ret = p->counters;
+    ret->seq = p->seq;
     ret->timers_set = p->timers.count;
     ret->requests_pending = views.pending_requests;
     ret->dead_letters = views.dead_letters;

@@ -112,6 +112,9 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
         u->backup_done(u->backup_arg, u->code, &u->err);
         u->backup_done = NULL;
     }
+    /* The one at the end takes its place. */
+    if (u->checkpoint_child)
+        kill(u->checkpoint_child, SIGKILL);
     reap_child(p, true);
     pthread_mutex_destroy(&u->lock);
     pthread_cond_destroy(&u->wake);
@@ -167,7 +170,8 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
     kz_log_stats(p->log, &stats);
     u->checkpoint_log_bytes = stats.bytes;
     u->checkpoint_tried_ms = kz_mono_ms();
-    if (!forked) {
+    /* A simulated disk has locks that another thread may hold at the fork. */
+    if (!forked || p->options.fs != kz_fs_posix()) {
         KZ_TRY(kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
                 p->project->name, NULL, err));
         checkpoint_written(p, position);

@@ -65,6 +65,7 @@ struct kz_model_status {
 
 /* X(name, is a gauge, help): counters of the pipeline, all of them in /metrics as kizashi_<name>. */
 #define KZ_PIPELINE_COUNTERS(X)                                                                    \
+    X(seq, true, "the last record's place in the order of arrival")                                \
     X(events_accepted_total, false, "events accepted")                                             \
     X(events_duplicate_total, false, "events that were there already")                             \
     X(events_rejected_total, false, "events rejected with a reason")                               \
