@@ -522,7 +522,10 @@ static size_t compare_row(const struct kz_test_features *want, const struct kz_o
             kz_buf_printf(out, "%s is ", value->column);
             put_value(out, got->values[c]);
             kz_buf_cstr(out, ", expected ");
-            put_value(out, value->value);
+            if (value->value.type == KZ_TYPE_FLOAT)
+                kz_buf_printf(out, "%.15g", value->value.real);
+            else
+                put_value(out, value->value);
         } else {
             kz_buf_printf(out, "there is no column %s", value->column);
         }
