@@ -518,7 +518,8 @@ enum kz_code kz_log_drop_oldest(struct kz_log *log, struct kz_err *err)
 /* ---- find_key ---------------------------------------------------------------------------------
  */
 
-static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key, uint64_t owner,
+/* Whoever's: an id that was linked on and on has events with owners that nobody remembers. */
+static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key,
         bool (*match)(void *arg, const struct kz_record *record), void *arg)
 {
     uint32_t cursor = 0;
@@ -530,8 +531,7 @@ static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key
                                                  : kz_segment_record(seg, offset);
 
         KZ_BUG_ON(!record);
-        if (record->key == key && (!owner || record->owner == owner) &&
-                (!match || match(arg, record)))
+        if (record->key == key && (!match || match(arg, record)))
             return true;
     }
     return false;
@@ -553,7 +553,7 @@ enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint64_t owner, i
             KZ_TRY(kz_sealed_find_key(seg->sealed, key, owner, match, arg, &found, err));
         } else if (seg == log->current ||
                    atomic_load_explicit(&seg->at_last_ms, memory_order_relaxed) >= since_ms) {
-            found = find_in_raw(log, seg, key, owner, match, arg);
+            found = find_in_raw(log, seg, key, match, arg);
         }
     }
     *ret_found = found;
