@@ -264,7 +264,8 @@ static void stop(struct up *up)
     }
     kz_serve_free(up->serve);
     kz_pipeline_close(up->pipeline);
-    kz_http_server_free(up->server);
+    if (up->server)
+        kz_http_server_free(up->server);
     kz_collect_free(up->collect);
     kz_auth_close(up->auth);
     close_handles(up);
