@@ -5,6 +5,7 @@
 extern const struct kz_command kz_command_actions_pause;
 extern const struct kz_command kz_command_actions_resume;
 extern const struct kz_command kz_command_backup;
+extern const struct kz_command kz_command_bench;
 extern const struct kz_command kz_command_check;
 extern const struct kz_command kz_command_deadletters_drop;
 extern const struct kz_command kz_command_deadletters_list;
@@ -63,6 +64,7 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_restore,
             &kz_command_fsck,
             &kz_command_dump,
+            &kz_command_bench,
             &kz_command_version,
             NULL,
     };
