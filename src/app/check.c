@@ -61,14 +61,33 @@ static void check_model(struct checking *c, const struct kz_model_def *model)
     bool known = false;
 
     for (const struct kz_runtime_ops *const *r = kz_runtimes(); *r; r++)
-        known |= strcmp((*r)->name, model->runtime) == 0;
-    if (!known) {
+        known |= model->runtime && strcmp((*r)->name, model->runtime) == 0;
+    if (!known && model->runtime) {
         (void)kz_place_fail(&err, model->place,
                 "runtime \"%s\" is not in this build; it has \"python\"", model->runtime);
         problem(c, &err);
     }
     compile(c, KZ_SQL_FEATURES, model->features_sql, model->features_place);
     compile(c, KZ_SQL_PREDICTION, model->after_when, model->place);
+}
+
+bool kz_check_can_sql(const struct kz_project *project)
+{
+    for (size_t i = 0; i < project->events.column_count; i++)
+        if (!project->events.columns[i].name || !project->events.columns[i].path)
+            return false;
+    /* A table that is missing would make every query that names it an error, too. */
+    for (size_t i = 0; i < project->table_count; i++) {
+        const struct kz_table_def *table = &project->tables[i];
+
+        if (!table->sql && (!table->file || access(table->file, R_OK) != 0))
+            return false;
+    }
+    for (size_t m = 0; m < project->model_count; m++)
+        for (size_t t = 0; t < project->models[m].trigger_count; t++)
+            if (!project->models[m].triggers[t])
+                return false;
+    return true;
 }
 
 size_t kz_check_sql(const struct kz_project *project, kz_config_report *report, void *arg)
@@ -92,9 +111,11 @@ size_t kz_check_sql(const struct kz_project *project, kz_config_report *report, 
 
         compile(&c, KZ_SQL_PREDICTION, action->when, action->when_place);
         compile(&c, KZ_SQL_HAVING, action->having, action->having_place);
-        check_zone(&c, action->schedule.tz, action->place);
+        if (action->schedule.tz)
+            check_zone(&c, action->schedule.tz, action->place);
         for (size_t k = 0; k < action->cap_count; k++)
-            check_zone(&c, action->caps[k].tz, action->place);
+            if (action->caps[k].tz)
+                check_zone(&c, action->caps[k].tz, action->place);
     }
     return c.problems;
 }
@@ -175,9 +196,10 @@ struct kz_config *kz_check_load(const char *dir, const char *env, struct kz_err 
     KZ_AUTO(kz_config_freep) struct kz_config *config = NULL;
     size_t problems;
 
-    if (kz_config_load(dir, env, print_problem, NULL, &config, err) != KZ_OK)
+    if (kz_config_read(dir, env, print_problem, NULL, &config, &problems, err) != KZ_OK)
         return NULL;
-    problems = kz_check_sql(kz_config_project(config), print_problem, NULL);
+    if (!problems || kz_check_can_sql(kz_config_project(config)))
+        problems += kz_check_sql(kz_config_project(config), print_problem, NULL);
     if (!problems)
         return kz_take(&config);
     (void)kz_fail(err, KZ_CONFIG, "%zu error%s in the project \"%s\"", problems,

@@ -225,6 +225,7 @@ static int run_check(const struct kz_args *args)
     struct findings f = {.json = kz_args_flag(args, "json"), .out = kz_json_out(&buf)};
     KZ_AUTO(kz_config_freep) struct kz_config *config = NULL;
     const struct kz_project *project = NULL;
+    size_t problems = 0;
     bool load = !kz_args_flag(args, "no-models");
     int64_t timeout_ms = kz_args_duration_ms(args, "timeout");
     struct kz_err err;
@@ -234,11 +235,13 @@ static int run_check(const struct kz_args *args)
     kz_json_out_object(&f.out);
     kz_json_out_key(&f.out, "errors");
     kz_json_out_array(&f.out);
-    rc = kz_config_load(args->arguments[0], kz_args_get(args, "env"), found, &f, &config, &err);
+    rc = kz_config_read(
+            args->arguments[0], kz_args_get(args, "env"), found, &f, &config, &problems, &err);
     if (rc == KZ_OK) {
         project = kz_config_project(config);
-        (void)kz_check_sql(project, found, &f); /* counted in `f` */
-        if (load)
+        if (!problems || kz_check_can_sql(project))
+            (void)kz_check_sql(project, found, &f); /* counted in `f` */
+        if (load && !f.count)
             (void)kz_check_models(project, kz_runtimes(), timeout_ms, found, &f);
     } else if (!f.count) {
         found(&f, &err); /* no project at all */
@@ -246,7 +249,7 @@ static int run_check(const struct kz_args *args)
             fprintf(stderr, "  %s\n", err.hint);
     }
     kz_json_out_array_end(&f.out);
-    if (project)
+    if (project && !f.count)
         put_names(&f.out, project);
     kz_json_out_kv_bool(&f.out, "ok", !f.count);
     kz_json_out_object_end(&f.out);

@@ -914,6 +914,20 @@ static enum kz_code read_tree(struct kz_config *config, const char *dir, const c
 enum kz_code kz_config_load(const char *dir, const char *env, kz_config_report *report, void *arg,
         struct kz_config **ret_config, struct kz_err *err)
 {
+    KZ_AUTO(kz_config_freep) struct kz_config *config = NULL;
+    size_t problems;
+
+    KZ_TRY(kz_config_read(dir, env, report, arg, &config, &problems, err));
+    if (problems)
+        return kz_fail(err, KZ_CONFIG, "%zu error%s in the project \"%s\"", problems,
+                problems == 1 ? "" : "s", dir);
+    *ret_config = kz_take(&config);
+    return KZ_OK;
+}
+
+enum kz_code kz_config_read(const char *dir, const char *env, kz_config_report *report, void *arg,
+        struct kz_config **ret_config, size_t *ret_problems, struct kz_err *err)
+{
     KZ_AUTO(kz_config_freep) struct kz_config *config = kz_calloc(1, sizeof(*config));
     struct reader reader = {.report = report, .arg = arg};
     const struct kz_yaml *root = NULL;
@@ -935,9 +949,7 @@ enum kz_code kz_config_load(const char *dir, const char *env, kz_config_report *
         report(arg, err);
     KZ_TRY(rc);
     read_project(&reader, root, &config->project);
-    if (reader.problems)
-        return kz_fail(err, KZ_CONFIG, "%zu error%s in the project \"%s\"", reader.problems,
-                reader.problems == 1 ? "" : "s", dir);
+    *ret_problems = reader.problems;
     *ret_config = kz_take(&config);
     return KZ_OK;
 }
