@@ -26,6 +26,7 @@ enum { CAP_PER_USER_MAX = 320 }; /* times kept of a user (KZ_VIEWS_TIMES_MAX) */
 struct reader {
     struct kz_arena *arena;
     const char *dir;
+    const char *given; /* the same as it was given, for messages */
     kz_config_report *report;
     void *arg;
     size_t problems;
@@ -519,7 +520,8 @@ static void read_features(struct reader *reader, struct fields *f, struct kz_mod
     /* Messages about the SQL name its own file. */
     const char *shown = model->features_path;
     if (strncmp(shown, reader->dir, strlen(reader->dir)) == 0 && shown[strlen(reader->dir)] == '/')
-        shown += strlen(reader->dir) + 1;
+        shown = kz_arena_printf(
+                reader->arena, "%s%s", reader->given, shown + strlen(reader->dir));
     model->features_place = (struct kz_place){shown, 1, 1};
 }
 
@@ -942,6 +944,7 @@ enum kz_code kz_config_read(const char *dir, const char *env, kz_config_report *
     config->project.dir = kz_arena_cstr(&config->arena, kz_str(real));
     free(real);
     reader.dir = config->project.dir;
+    reader.given = kz_arena_cstr(&config->arena, kz_str(dir));
     rc = read_tree(config, dir, env, &root, err);
     if (rc == KZ_NOT_FOUND)
         return kz_hint(err, "`kizashi init DIR` makes a project");
