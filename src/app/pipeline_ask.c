@@ -528,6 +528,16 @@ static void describe_features(struct kz_str row, struct kz_buf *out)
     kz_buf_cstr(out, "]");
 }
 
+/* How many values an encoded row holds (its first two bytes, see kz_row_encode()). */
+static uint16_t row_count(const struct kz_buf *row)
+{
+    uint16_t count = 0;
+
+    if (row->size >= sizeof(count))
+        memcpy(&count, row->data, sizeof(count));
+    return count;
+}
+
 static void observe(struct kz_pipeline *p, const struct kz_infer_result *r)
 {
     kz_pl_observe(&p->histograms.queue, r->queue_us);
@@ -560,6 +570,7 @@ static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
                     .as_of_ms = job->params.now_ms,
                     .computed_at_ms = p->now_ms,
                     .expires_at_ms = p->now_ms + def->valid_for_ms,
+                    .feature_count = row_count(&r->features),
                     .features_hash = r->features_hash,
                     .version_hash = r->version_hash,
                     .attempt_count = r->attempt_count,

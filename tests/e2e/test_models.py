@@ -80,7 +80,7 @@ def test_only_the_row_at_fault_is_dead_lettered(start):
 def test_a_model_that_does_not_load_is_fenced_and_says_so(start, tmp_path):
     server = start(model="import kizashi\nimport no_such_module_anywhere\n")
     server.send(view(1))
-    status = server.wait(lambda: next((m for m in server.get("/v1/admin/status").json()["models"] if m["fenced"]), None), 60,
+    status = server.wait(lambda: next((m for m in server.get("/v1/admin/status").json()["models"] if m["state"] == "fenced"), None), 60,
                          "the fence")
     assert "no_such_module_anywhere" in status["reason"]
     ready = server.get("/readyz")

@@ -28,7 +28,7 @@ def test_debounce_asks_at_once_and_once_at_the_end(start):
     server.wait(lambda: len(requests(server)) == 2, 5, "the end of the window")
     first, last = requests(server)
     assert (first["event_id"], last["event_id"]) == ("view0", "view3")
-    assert 650 <= last["now"] - first["now"] <= 760
+    assert 650 <= last["now_ms"] - first["now_ms"] <= 760
     server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 4.0, 5)
 
 
