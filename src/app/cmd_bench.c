@@ -41,6 +41,7 @@ struct bench {
     struct kz_bench_report report;
     unsigned run;
     double cost_start_us; /* CPU of an event on little data */
+    double empty_start_ms; /* start on no data: the model's worker, mostly */
 };
 
 /* What a load did, and what it cost the server over the counted time. */
@@ -149,6 +150,18 @@ static bool holds(const struct sustain *s, const struct measured *m, double rate
     return s->load.kind != KZ_BENCH_INTAKE || m->pending <= requests_s + 200;
 }
 
+static void say_rung(const struct kz_bench_load *load, const struct measured *m, bool held)
+{
+    char cpu[160] = "";
+
+    say_cpu(cpu, sizeof(cpu), m, m->load.seconds);
+    fprintf(stderr, "    %.0f a second: %.0f answered, p99 %.2f ms, %.0f pending, %" PRIu64
+                    " unanswered, %" PRIu64 " refused, %" PRIu64 " failed; %s: %s\n",
+            load->rate * load->batch, (double)m->load.ok / m->load.seconds * load->batch,
+            ms_of(kz_hist_at(&m->load.latency, 0.99)), m->pending, m->load.unanswered,
+            m->load.refused, m->load.failed + m->load.broken, cpu, held ? "holds" : "no");
+}
+
 /* First the capacity in a closed loop, then open loops down from it until one holds. */
 static enum kz_code sustain(struct bench *b, struct sustain *s, struct kz_err *err)
 {
@@ -167,11 +180,7 @@ static enum kz_code sustain(struct bench *b, struct sustain *s, struct kz_err *e
         load.warm_s = 2;
         load.seconds = b->seconds;
         KZ_TRY(measure(b, load, &m, err));
-        fprintf(stderr, "    %.0f a second: %.0f answered, p99 %.2f ms, %.0f pending, %" PRIu64
-                        " unanswered, %" PRIu64 " refused, %" PRIu64 " failed: %s\n",
-                load.rate * load.batch, (double)m.load.ok / m.load.seconds * load.batch,
-                ms_of(kz_hist_at(&m.load.latency, 0.99)), m.pending, m.load.unanswered,
-                m.load.refused, m.load.failed + m.load.broken, holds(s, &m, load.rate) ? "holds" : "no");
+        say_rung(&load, &m, holds(s, &m, load.rate));
         s->at = m;
         if (holds(s, &m, load.rate)) {
             s->rate = load.rate;
@@ -189,9 +198,16 @@ static void told_memory(struct bench *b, const char *id, const char *what, const
 {
     double mb = (double)used->anonymous_bytes / 1e6;
     struct kz_bench_row *row = kz_bench_row(&b->report, id, what, target, "MB", mb);
+    struct kz_buf text = {0};
+    struct kz_err err;
 
     SAY(row->measured, "%.0f MB", mb);
-    SAY(row->details, "besides %.0f MB of files mapped, and %.0f MB of model workers",
+    if (kz_bench_metrics(&b->server, &text, &err) == KZ_OK)
+        SAY(row->details, "of it views %.0f MB; ",
+                kz_bench_metric(&text, "kizashi_views_bytes") / 1e6);
+    kz_buf_done(&text);
+    snprintf(row->details + strlen(row->details), sizeof(row->details) - strlen(row->details),
+            "besides %.0f MB of files mapped, and %.0f MB of model workers",
             (double)used->mapped_bytes / 1e6, (double)used->workers_bytes / 1e6);
     kz_bench_at_most(row, target_mb);
     kz_bench_say(row);
@@ -497,8 +513,10 @@ static enum kz_code restart(struct bench *b, int signal, const char *id, const c
     SAY(target, "%.1f s", target_s);
     row = kz_bench_row(&b->report, id, what, target, "s", ready_ms / 1e3);
     SAY(row->measured, "%.2f s", ready_ms / 1e3);
-    SAY(row->details, "until /readyz answers, with %zu events stored and more; the end took %.2f s",
-            b->users.history_count, stop_ms / 1e3);
+    SAY(row->details,
+            "until /readyz answers, with %zu events stored and more; %.2f s with none, which is the "
+            "model's worker; the end took %.2f s",
+            b->users.history_count, b->empty_start_ms / 1e3, stop_ms / 1e3);
     kz_bench_at_most(row, target_s);
     kz_bench_say(row);
     return KZ_OK;
@@ -573,13 +591,11 @@ static void clear_place(struct bench *b)
 
 static enum kz_code bench(struct bench *b, struct kz_err *err)
 {
-    double ready_ms;
-
     KZ_TRY(make_place(b, err));
     KZ_TRY(kz_bench_machine(&b->report, b->server.dir, err));
     fprintf(stderr, "%s\n", b->report.machine);
     KZ_TRY(kz_bench_project(b->server.dir, err));
-    KZ_TRY(kz_bench_server_start(&b->server, &ready_ms, err));
+    KZ_TRY(kz_bench_server_start(&b->server, &b->empty_start_ms, err));
     idle_memory(b);
     KZ_TRY(cost_start(b, err));
     KZ_TRY(store_history(b, err));
