@@ -268,6 +268,9 @@ uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key ke
 
 /* pipeline_query.c */
 extern const struct kz_query_ops kz_pl_query_ops;
+/* Stages an operator's word. */
+KZ_MUST_USE enum kz_code kz_pl_control(struct kz_pipeline *p, struct kz_str verb,
+        struct kz_str object, const char *who, struct kz_err *err);
 /* The news of a record that became durable. */
 void kz_pl_publish(struct kz_pipeline *p, enum kz_news_kind kind, const struct kz_record *record);
 

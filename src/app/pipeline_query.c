@@ -111,7 +111,7 @@ static unsigned model_named(const struct kz_pipeline *p, struct kz_str name)
     return UINT_MAX;
 }
 
-static enum kz_code put_control(struct kz_pipeline *p, struct kz_str verb, struct kz_str object,
+enum kz_code kz_pl_control(struct kz_pipeline *p, struct kz_str verb, struct kz_str object,
         const char *who, struct kz_err *err)
 {
     struct kz_control_body fixed = {0};
@@ -169,7 +169,7 @@ static enum kz_code dead_letter_verb(struct kz_pipeline *p, const char *verb, st
         if (rc != KZ_OK && !all)
             return rc;
         if (rc == KZ_OK) {
-            KZ_TRY(put_control(p, kz_str(verb), kz_str(seq), who, err));
+            KZ_TRY(kz_pl_control(p, kz_str(verb), kz_str(seq), who, err));
             (*ret_count)++;
         }
     }
@@ -239,7 +239,7 @@ static enum kz_code control(struct kz_query *query, const char *verb, struct kz_
     else
         return kz_fail(err, KZ_INVALID, "unknown verb \"%s\"", verb);
     if (!strstr(verb, "deadletter"))
-        KZ_TRY(put_control(p, kz_str(verb), object, who, err));
+        KZ_TRY(kz_pl_control(p, kz_str(verb), object, who, err));
     KZ_TRY(kz_pl_commit(p, err));
     if (strcmp(verb, "resume-action") == 0 && kz_str_is(object, "*"))
         forget_restore(p);

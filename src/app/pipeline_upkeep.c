@@ -331,7 +331,10 @@ enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const c
     entry.at_ms = p->now_ms;
     if (!place.index)
         return kz_fail(err, KZ_NOT_FOUND, "nothing is known of this user");
-    KZ_TRY(kz_pl_group(p, 0, err));
+    /* The word begins a segment of its own, so that all there is of the user lies in complete ones,
+     * which can be sealed without them. */
+    KZ_TRY(kz_pl_commit(p, err));
+    kz_log_roll(p->log);
     kz_buf_put(&body, &fixed, sizeof(fixed));
     kz_views_erase_owners(p->views, place.index, &body);
     fixed.owner_count = (uint32_t)((body.size - sizeof(fixed)) / sizeof(uint64_t));
@@ -341,7 +344,6 @@ enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const c
     kz_buf_done(&body);
     KZ_TRY(rc);
     KZ_TRY(kz_pl_commit(p, err));
-    kz_log_roll(p->log);
     p->upkeep.erasing = true;
     p->upkeep.erasure_checkpoints = 0;
     kz_diag_info("erasure asked for", "erasure=%llu by=%s", (unsigned long long)seq, who);
@@ -370,12 +372,14 @@ static enum kz_code collect_owner(void *arg, kz_lsn lsn, const struct kz_record 
     struct upkeep *u = arg;
 
     (void)lsn;
-    if (record->owner)
+    /* Whoever has their first record or their last CARRY here. The others' state begins in a segment
+     * that is still there, or was carried since, with all that came until then. */
+    if (record->owner && (record->type == KZ_RECORD_CARRY || !record->prev))
         kz_buf_u64(&u->owners, record->owner);
     return KZ_OK;
 }
 
-/* The distinct owners with anything in the segments to be dropped. */
+/* The distinct owners whose state would go with the segments to be dropped. */
 static void owners_work(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
@@ -445,7 +449,10 @@ static bool carry_slice(struct kz_pipeline *p)
 
             if (!user)
                 continue;
-            kz_views_carry(p->views, user, &body);
+            if (kz_views_can_forget(p->views, user, u->drop_below))
+                kz_views_forget(p->views, user, &body);
+            else
+                kz_views_carry(p->views, user, &body);
             entry.owner = owners[u->carry_index];
             entry.prev = kz_pl_head(p, user, KZ_CHAIN_NOTES);
         }
@@ -546,7 +553,6 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     if (!u->erasing && collect_erased(p, &u->erased) > 0) {
         u->erasing = true;
         u->erasure_checkpoints = 0;
-        kz_log_roll(p->log);
     }
     if (u->erasing) {
         if (u->erasure_checkpoints < 2)
@@ -568,13 +574,16 @@ enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
     struct upkeep *u = &p->upkeep;
 
     p->now_ms = kz_pl_now(p);
-    /* Twice, so that both checkpoints lie behind what is to be sealed or erased. */
+    KZ_TRY(kz_pl_commit(p, err));
+    /* A segment ends when the next frame begins: a word of ours does. Then twice a checkpoint, so
+     * that both lie behind what is to be sealed or erased. */
     kz_log_roll(p->log);
+    KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
     KZ_TRY(kz_pl_checkpoint(p, false, err));
     KZ_TRY(kz_pl_checkpoint(p, false, err));
     collect_erased(p, &u->erased);
     u->erasing = true;
-    u->seal_below = kz_log_end(p->log);
+    u->seal_below = u->checkpoint_before;
     seal_work(p);
     if (u->code != KZ_OK) {
         *err = u->err;

@@ -36,7 +36,7 @@ class Client(threading.Thread):
         self.number, self.random = number, random.Random(seed)
         self.acknowledged, self.unsure, self.sent = set(), [], 0
         self.port, self.run_it, self.idle = None, threading.Event(), threading.Event()
-        self.finish = False
+        self.finish, self.drain = False, False
         self.wrong = []
 
     def batch(self):
@@ -57,12 +57,15 @@ class Client(threading.Thread):
             self.idle.clear()
             try:
                 self.talk()
+                time.sleep(0.01)
             except (OSError, http.client.HTTPException):
                 self.run_it.clear()
 
     def talk(self):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while self.run_it.is_set() and not self.finish:
+            if self.drain and not self.unsure:
+                return
             events = self.unsure or self.batch()
             self.unsure = events
             connection.request("POST", "/v1/events", "\n".join(map(json.dumps, events)))
@@ -144,7 +147,7 @@ def main():
             print(f"round {number}: {verify(data, clients, False)}", flush=True)
     with harness.Server(project, data) as server:
         for client in clients:  # what is still unsure is sent once more
-            client.port = server.port
+            client.port, client.drain = server.port, True
             client.run_it.set()
         server.wait(lambda: not any(client.unsure for client in clients), what="the last acknowledgement")
         for client in clients:
