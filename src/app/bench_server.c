@@ -169,10 +169,15 @@ void kz_bench_settle(const struct kz_bench_server *server, int64_t timeout_ms)
     struct kz_err err;
 
     while (kz_mono_ms() < until_ms) {
-        if (kz_bench_metrics(server, &text, &err) == KZ_OK &&
+        struct kz_bench_usage before, after;
+
+        kz_bench_usage(server->pid, &before);
+        nap(500000);
+        kz_bench_usage(server->pid, &after);
+        if (after.server_cpu_s - before.server_cpu_s < 0.1 &&
+                kz_bench_metrics(server, &text, &err) == KZ_OK &&
                 kz_bench_metric(&text, "kizashi_requests_pending") == 0)
             break;
-        nap(100000);
     }
     kz_buf_done(&text);
 }

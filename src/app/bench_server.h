@@ -41,7 +41,7 @@ double kz_bench_metric(const struct kz_buf *text, const char *name);
 /* GET; the body in `ret_text`. */
 KZ_MUST_USE enum kz_code kz_bench_get(const struct kz_bench_server *server, const char *path,
         struct kz_buf *ret_text, struct kz_err *err);
-/* Until no request is pending; at most that long. */
+/* Until no request is pending and the server rests (nothing is being sealed); at most that long. */
 void kz_bench_settle(const struct kz_bench_server *server, int64_t timeout_ms);
 
 /* nginx with `return 200`, where it is installed (KZ_NOT_FOUND). Stopped like a server. */

@@ -162,31 +162,50 @@ static void say_rung(const struct kz_bench_load *load, const struct measured *m,
             m->load.refused, m->load.failed + m->load.broken, cpu, held ? "holds" : "no");
 }
 
-/* First the capacity in a closed loop, then open loops down from it until one holds. */
-static enum kz_code sustain(struct bench *b, struct sustain *s, struct kz_err *err)
+static enum kz_code try_rate(
+        struct bench *b, struct sustain *s, double rate, bool *ret_held, struct kz_err *err)
 {
-    static const double fractions[] = {1.05, 0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15};
     struct kz_bench_load load = s->load;
     struct measured m;
 
-    load.rate = 0;
+    kz_bench_settle(&b->server, SETTLE_MS);
+    load.rate = rate;
+    load.warm_s = 2;
+    load.seconds = b->seconds;
+    KZ_TRY(measure(b, load, &m, err));
+    *ret_held = holds(s, &m, rate);
+    say_rung(&load, &m, *ret_held);
+    if (*ret_held || s->rate == 0)
+        s->at = m;
+    if (*ret_held)
+        s->rate = rate;
+    return KZ_OK;
+}
+
+/* The capacity in a closed loop, then open loops: from the target (or what the capacity permits)
+ * up as long as it holds, else down until it does. `target` is in requests a second. */
+static enum kz_code sustain(struct bench *b, struct sustain *s, double target, struct kz_err *err)
+{
+    enum { TRIES = 9 };
+    const double up = 1.15, down = 0.8;
+    struct kz_bench_load load = s->load;
+    struct measured m;
+    bool held;
+    double rate;
+
+    kz_bench_settle(&b->server, SETTLE_MS);
     load.warm_s = 1;
     load.seconds = b->quick ? 3 : 6;
     KZ_TRY(measure(b, load, &m, err));
     s->capacity = (double)m.load.ok / m.load.seconds;
-    for (size_t i = 0; i < KZ_ARRAY_COUNT(fractions); i++) {
-        kz_bench_settle(&b->server, SETTLE_MS);
-        load.rate = s->capacity * fractions[i];
-        load.warm_s = 2;
-        load.seconds = b->seconds;
-        KZ_TRY(measure(b, load, &m, err));
-        say_rung(&load, &m, holds(s, &m, load.rate));
-        s->at = m;
-        if (holds(s, &m, load.rate)) {
-            s->rate = load.rate;
-            break;
-        }
-    }
+    rate = KZ_MIN(target * 1.02, s->capacity * 0.95);
+    KZ_TRY(try_rate(b, s, rate, &held, err));
+    if (held)
+        for (int i = 0; i < TRIES && held && rate * up <= s->capacity; i++)
+            KZ_TRY(try_rate(b, s, rate *= up, &held, err));
+    else
+        for (int i = 0; i < TRIES && !held; i++)
+            KZ_TRY(try_rate(b, s, rate *= down, &held, err));
     kz_bench_settle(&b->server, SETTLE_MS);
     return KZ_OK;
 }
@@ -339,7 +358,7 @@ static enum kz_code intake(struct bench *b, struct kz_err *err)
 
     if (!wanted(b, "intake"))
         return KZ_OK;
-    KZ_TRY(sustain(b, &s, err));
+    KZ_TRY(sustain(b, &s, 134000.0 / BATCH, err));
     told_sustained(b, "intake", "durable intake, NDJSON of 100", "134,000/s", 134000, &s);
     return KZ_OK;
 }
@@ -352,7 +371,7 @@ static enum kz_code single(struct bench *b, struct kz_err *err)
 
     if (!wanted(b, "single"))
         return KZ_OK;
-    KZ_TRY(sustain(b, &s, err));
+    KZ_TRY(sustain(b, &s, 50000, err));
     told_sustained(
             b, "single", "durable intake, single POST, 128 connections", "50,000/s", 50000, &s);
     return KZ_OK;
@@ -486,7 +505,7 @@ static enum kz_code get(struct bench *b, struct kz_err *err)
 
     if (!wanted(b, "get"))
         return KZ_OK;
-    KZ_TRY(sustain(b, &s, err));
+    KZ_TRY(sustain(b, &s, 50000, err));
     told_sustained(b, "get", "GET a prediction, 128 connections, p99 1 ms", "50,000/s", 50000, &s);
     row = &b->report.rows[b->report.row_count - 1];
     if (s.at.load.without_prediction) {
