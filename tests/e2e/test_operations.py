@@ -121,6 +121,7 @@ def test_an_erased_user_is_gone_from_everything(server):
     assert len(server.get("/v1/users/stays/events").json()["events"]) == 1
     old = view(3, "gone", ts=int(time.time() * 1000) - 3600000)
     assert server.post("/v1/events", [old]).json()["accepted"] == 0  # a redelivery does not bring it back
+    assert server.stop() == 0
     harness.run("fsck", "--data", server.data, check=0)
 
 
