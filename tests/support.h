@@ -147,5 +147,5 @@ static const struct kz_project support_project = {
         .model_count = 1,
         .actions = support_actions,
         .action_count = 1,
-        .limits = {.segment_size_bytes = 1 << 20, .pending_max = 1000000, .dead_letters_max = 1000},
+        .limits = {.segment_size_bytes = 1 << 20, .checkpoint_bytes = 256 << 20, .pending_max = 1000000, .dead_letters_max = 1000},
 };

@@ -811,6 +811,7 @@ static void read_limits(struct reader *reader, const struct kz_yaml *map, struct
     struct fields f = fields(reader, map, "\"limits\"");
 
     project->limits.segment_size_bytes = bytes(&f, "segment_size", 256ull << 20);
+    project->limits.checkpoint_bytes = bytes(&f, "checkpoint", 256ull << 20);
     project->limits.reserve_bytes = bytes(&f, "reserve", 64ull << 20);
     project->limits.pending_max = (uint32_t)integer(&f, "pending", 1000000, 1, 100000000);
     project->limits.python = text(&f, "python", NULL);

@@ -385,6 +385,7 @@ struct ending {
     kz_lsn request_lsn;
     struct kz_str model, user_id, event_id, output, features, version, error;
     char user_kind;
+    int64_t started_us;
     struct kz_result_body fixed; /* what else is known; filled in by put_result() */
 };
 
@@ -422,6 +423,7 @@ static enum kz_code put_result(struct kz_pipeline *p, struct ending *e, kz_lsn *
     due->news.record = *ret_lsn;
     due->news.owner = user->owner;
     due->news.request = e->request;
+    due->news.started_us = e->started_us;
     return KZ_OK;
 }
 
@@ -559,6 +561,7 @@ static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
             .user_id = job->params.user_id,
             .event_id = job->params.event_id,
             .user_kind = job->user_kind,
+            .started_us = r->end == KZ_END_DONE ? job->queued_us : 0,
             .output = kz_buf_view(&r->output),
             .features = kz_buf_view(&r->features),
             .version = kz_str(r->version),
@@ -761,6 +764,8 @@ void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due)
     const struct kz_record *record;
     const struct kz_result_body *body;
 
+    if (due->news.started_us)
+        kz_pl_observe(&p->histograms.total, kz_mono_us() - due->news.started_us);
     while (*at && (*at)->request != due->news.request)
         at = &(*at)->next;
     if (!*at && !p->subscriptions)
@@ -779,7 +784,6 @@ void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due)
         if (body->end == KZ_END_DONE) {
             s->results = kz_realloc(s->results, (s->result_count + 1) * sizeof(*s->results));
             s->results[s->result_count++] = due->news.record;
-            kz_pl_observe(&p->histograms.total, kz_mono_us() - s->started_us);
         } else {
             add_pending(s, w->model, end_reason((enum kz_request_end)body->end));
         }

@@ -37,7 +37,8 @@ struct due {
         struct {
             kz_lsn record;
             uint64_t owner;
-            uint64_t request; /* RESULT: to find waiters */
+            uint64_t request; /* RESULT: to find waiters; DECISION: its seq */
+            int64_t started_us; /* RESULT of a model: when its request was made; 0 none */
         } news;
     };
 };

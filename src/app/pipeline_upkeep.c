@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,7 +26,6 @@
 #include "sys/clock.h"
 
 enum {
-    CHECKPOINT_LOG_BYTES = 256 << 20, /* of log since the last, at least */
     CHECKPOINT_EVERY_MS = 300000,     /* where there was anything at all */
     CARRY_SLICE = 2000,               /* users a tick */
 };
@@ -163,6 +163,7 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
     struct upkeep *u = &p->upkeep;
     struct kz_log_stats stats;
     kz_lsn position;
+    pid_t parent = getpid();
 
     KZ_TRY(kz_pl_commit(p, err));
     KZ_TRY(kz_log_wait(p->log, err));
@@ -185,7 +186,13 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
     }
     if (u->checkpoint_child == 0) {
         struct kz_err inner;
-        enum kz_code rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
+        enum kz_code rc;
+
+        /* The child holds our locks and sockets as well: it must not outlive us. */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent)
+            _exit(1);
+        rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
                 p->project->name, NULL, &inner);
 
         if (rc != KZ_OK)
@@ -209,7 +216,7 @@ static void maybe_checkpoint(struct kz_pipeline *p)
         return;
     kz_log_stats(p->log, &stats);
     grown = stats.bytes - u->checkpoint_log_bytes;
-    due = grown > KZ_MAX((uint64_t)CHECKPOINT_LOG_BYTES, 2 * views.bytes) ||
+    due = grown > KZ_MAX(p->project->limits.checkpoint_bytes, 2 * views.bytes) ||
             (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) ||
             (u->erasing && u->erasure_checkpoints < 2);
     if (due && kz_pl_checkpoint(p, true, &err) != KZ_OK) {

@@ -120,7 +120,7 @@ struct kz_pipeline_counters {
     X(features, "features computed")                                                               \
     X(wait, "features ready to replica taken")                                                     \
     X(model, "inside the model")                                                                   \
-    X(total, "event received to prediction readable")
+    X(total, "request made to prediction readable")
 enum { KZ_HISTOGRAM_BUCKETS = 26 };
 struct kz_histogram {
     uint64_t buckets[KZ_HISTOGRAM_BUCKETS]; /* [i]: <= 2^i us; the last holds the rest too */

@@ -127,7 +127,7 @@ def main():
     options = parser.parse_args()
     dice = random.Random(options.seed)
     directory = pathlib.Path(options.dir or tempfile.mkdtemp(prefix="kizashi-crash-"))
-    project = harness.write_project(directory / "shop", yaml=harness.YAML + "limits: {segment_size: 16Mi}\n")
+    project = harness.write_project(directory / "shop", yaml=harness.YAML + "limits: {segment_size: 16Mi, checkpoint: 2Mi}\n")
     data = directory / "data"
     clients = [Client(number, options.seed * 100 + number) for number in range(CLIENTS)]
     for client in clients:
