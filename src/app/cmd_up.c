@@ -36,6 +36,7 @@ struct up {
     struct kz_http_server *server;
     int64_t keys_read_ms;
     bool stopping;
+    char data[PATH_MAX]; /* serve borrows it */
 };
 
 static void wake_up(void *arg)
@@ -222,15 +223,14 @@ static void start_loop(struct up *up)
 static enum kz_code start(struct up *up, const struct kz_args *args, struct kz_err *err)
 {
     const char *dir = args->arguments[0], *address = kz_args_get(args, "listen");
-    char data[PATH_MAX];
     struct kz_err late;
 
     up->config = kz_check_load(dir, kz_args_get(args, "env"), err);
     if (!up->config)
         return err->code;
-    kz_command_data(args, dir, data, sizeof(data));
-    KZ_TRY(open_pipeline(up, data, err));
-    KZ_TRY(listen_on(up, address, data, err));
+    kz_command_data(args, dir, up->data, sizeof(up->data));
+    KZ_TRY(open_pipeline(up, up->data, err));
+    KZ_TRY(listen_on(up, address, up->data, err));
     if (kz_pipeline_infer(up->pipeline) &&
             kz_infer_wait_ready(kz_pipeline_infer(up->pipeline), 20000, model_problem, up, &late) !=
                     KZ_OK)
