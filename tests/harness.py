@@ -12,6 +12,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("KIZASHI", str(ROOT / "build" / "kizashi"))
+# Under a sanitizer, or on a busy machine, everything may take that many times longer.
+SLOW = float(os.environ.get("KZ_SLOW", "1"))
+REPORTS = re.compile(r"^.*(?:ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ).*", re.M)
 
 
 class Answer:
@@ -39,7 +42,7 @@ class Server:
             command += ["--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(command + self.args, stdout=subprocess.PIPE, stderr=self.log,
                                         env={**os.environ, **(self.env or {})})
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOW
         os.set_blocking(self.process.stdout.fileno(), False)
         text = b""
         while time.monotonic() < deadline:
@@ -59,7 +62,7 @@ class Server:
         return pathlib.Path(self.log.name).read_text(errors="replace") if self.log else ""
 
     def request(self, method, path, body=None, headers=None, timeout=30):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * SLOW)
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
         try:
@@ -67,6 +70,8 @@ class Server:
             response = connection.getresponse()
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()},
                           response.read())
+        except ConnectionError as error:
+            raise AssertionError(f"{method} {path}: {error!r}; log: {self.read_log()[-5000:]}") from error
         finally:
             connection.close()
 
@@ -84,7 +89,7 @@ class Server:
 
     def wait(self, condition, timeout=20, what="the condition"):
         """Waits until condition() is true and returns its value."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOW
         while True:
             value = condition()
             if value:
@@ -96,7 +101,7 @@ class Server:
     def stop(self, timeout=15):
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout)
+        code = self.process.wait(timeout * SLOW)
         self._close()
         return code
 
@@ -112,6 +117,9 @@ class Server:
             self.process.stdout.close()
         with contextlib.suppress(Exception):
             self.log.close()
+        report = REPORTS.search(self.read_log())
+        if report:
+            raise AssertionError(f"a sanitizer reports: {self.read_log()[report.start():][:8000]}")
 
     def __enter__(self):
         return self.start()
@@ -122,8 +130,10 @@ class Server:
 
 def run(*args, check=None, stdin=None, timeout=300, env=None):
     """Runs a kizashi command; with check, the exit code has to be that."""
-    result = subprocess.run([BINARY, *map(str, args)], input=stdin, capture_output=True, timeout=timeout,
+    result = subprocess.run([BINARY, *map(str, args)], input=stdin, capture_output=True, timeout=timeout * SLOW,
                             env={**os.environ, **(env or {})}, check=False)
+    report = REPORTS.search(result.stderr.decode(errors="replace"))
+    assert not report, result.stderr.decode(errors="replace")[report.start():][:8000]
     if check is not None:
         assert result.returncode == check, (args, result.returncode, result.stdout[-3000:], result.stderr[-3000:])
     return result
