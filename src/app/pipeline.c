@@ -41,6 +41,15 @@ kz_lsn kz_pl_head(struct kz_pipeline *p, uint32_t user, enum kz_chain chain)
     return chain == KZ_CHAIN_EVENTS ? known->events_head : known->notes_head;
 }
 
+enum kz_code kz_pl_get(struct kz_pipeline *p, uint32_t user, enum kz_chain chain, kz_lsn lsn,
+        struct kz_buf *out, struct kz_err *err)
+{
+    struct kz_source sources[KZ_SOURCES_MAX];
+    size_t count = kz_views_sources(p->views, user, chain, UINT64_MAX, sources);
+
+    return kz_history_get_of(p->reader, lsn, sources, count, out, err);
+}
+
 static enum kz_code stop(struct kz_pipeline *p, enum kz_code code, const struct kz_err *err)
 {
     if (!p->failed) {
@@ -261,7 +270,7 @@ static void release_failed(struct kz_pipeline *p)
                     *at = due.submission->next;
                     break;
                 }
-            due.submission->done(due.submission, KZ_IO, &p->failure);
+            kz_pl_submission_done(due.submission, KZ_IO, &p->failure);
         } else if (due.kind == DUE_CALL) {
             due.call.then(due.call.arg, KZ_IO, &p->failure);
         }

@@ -92,13 +92,22 @@ static void add_untriggered(struct kz_pipeline *p, struct kz_submission *s)
     }
 }
 
+void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
+        const struct kz_err *err)
+{
+    KZ_AUTO(kz_freep) void *results = submission->results;
+    KZ_AUTO(kz_freep) void *pending = submission->pending;
+
+    submission->done(submission, code, err);
+}
+
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission)
 {
     if (!submission->durable_at || submission->wait_open)
         return;
     waiting_remove(p, submission);
     add_untriggered(p, submission);
-    submission->done(submission, KZ_OK, NULL);
+    kz_pl_submission_done(submission, KZ_OK, NULL);
 }
 
 void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submission)
@@ -321,7 +330,7 @@ enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t req
     struct kz_str bytes;
     enum kz_code rc;
 
-    if (!lsn || p->reader->ops->get(p->reader, lsn, 0, &found, err) != KZ_OK) {
+    if (!lsn || kz_pl_get(p, user, KZ_CHAIN_NOTES, lsn, &found, err) != KZ_OK) {
         kz_buf_done(&found);
         return kz_fail(err, KZ_NOT_FOUND, "the request %llu is not kept any more",
                 (unsigned long long)request);
@@ -455,7 +464,7 @@ static enum kz_code ask_after(struct kz_pipeline *p, uint32_t user, const struct
         struct model *model, struct kz_err *err)
 {
     struct kz_buf found = {0};
-    enum kz_code rc = p->reader->ops->get(p->reader, job->request_lsn, 0, &found, err);
+    enum kz_code rc = p->reader->ops->get(p->reader, job->request_lsn, job->owner, &found, err);
 
     if (rc == KZ_OK) {
         const struct kz_record *record = (const void *)found.data;
@@ -741,7 +750,7 @@ uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model)
         uint32_t user = kz_views_state_user(p->views, list[i].owner);
 
         kz_buf_clear(&p->record);
-        if (!user || p->reader->ops->get(p->reader, list[i].lsn, 0, &p->record, NULL) != KZ_OK)
+        if (!user || p->reader->ops->get(p->reader, list[i].lsn, list[i].owner, &p->record, NULL) != KZ_OK)
             continue;
         end_pending(p, user, list[i].request, list[i].lsn,
                 (const struct kz_record *)(void *)p->record.data, KZ_END_DROPPED);

@@ -196,6 +196,9 @@ void kz_pl_set_timer(struct kz_pipeline *p, enum timer_kind kind, int64_t at_ms,
         uint64_t name);
 void kz_pl_observe(struct kz_histogram *histogram, int64_t us);
 kz_lsn kz_pl_head(struct kz_pipeline *p, uint32_t user, enum kz_chain chain);
+/* A record of the user by address, on whichever of their runs; copied into `out`. */
+KZ_MUST_USE enum kz_code kz_pl_get(struct kz_pipeline *p, uint32_t user, enum kz_chain chain,
+        kz_lsn lsn, struct kz_buf *out, struct kz_err *err);
 /* A dead letter of this turn; the payload is cut at DEAD_PAYLOAD_MAX_BYTES. */
 KZ_MUST_USE enum kz_code kz_pl_dead_letter(struct kz_pipeline *p, enum kz_stage stage,
         uint64_t ref, uint64_t owner, const char *code, struct kz_str reason, const char *model,
@@ -237,6 +240,9 @@ void kz_pl_refill(struct kz_pipeline *p);
 void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_entry entry);
 /* Ends every pending request of a model (UINT_MAX: of all); gives how many. */
 uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model);
+/* Tells who submitted, and frees what was gathered for them. */
+void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
+        const struct kz_err *err);
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission);
 void kz_pl_waiters_timeout(struct kz_pipeline *p);
 void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due);

@@ -42,7 +42,7 @@ struct kz_submission {
     void (*done)(struct kz_submission *submission, enum kz_code code, const struct kz_err *err);
     void *user;
 
-    /* Set when done, where models were waited for. */
+    /* Set when done, where models were waited for; gone when done has returned. */
     kz_lsn *results; /* RESULT records, to be read as predictions */
     size_t result_count;
     struct kz_wait_pending *pending;
