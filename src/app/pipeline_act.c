@@ -77,7 +77,7 @@ static size_t latest(struct kz_pipeline *p, uint32_t user, unsigned fresh,
             kz_buf_clear(&outputs[m]);
             if (record)
                 kz_buf_put(&outputs[m], record, record->size);
-            else if (p->reader->ops->get(p->reader, slot->prediction.result, 0, &outputs[m],
+            else if (kz_pl_get(p, user, KZ_CHAIN_NOTES, slot->prediction.result, &outputs[m],
                              NULL) != KZ_OK)
                 continue;
             record = (const struct kz_record *)(void *)outputs[m].data;
@@ -410,10 +410,10 @@ static void attempt(struct kz_pipeline *p, uint32_t user, const struct kz_slot *
             slot->delivery.decision);
 }
 
-static bool read_decision(struct kz_pipeline *p, kz_lsn lsn, uint64_t owner)
+static bool read_decision(struct kz_pipeline *p, uint32_t user, kz_lsn lsn)
 {
     kz_buf_clear(&p->record);
-    return p->reader->ops->get(p->reader, lsn, owner, &p->record, NULL) == KZ_OK;
+    return kz_pl_get(p, user, KZ_CHAIN_NOTES, lsn, &p->record, NULL) == KZ_OK;
 }
 
 void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due)
@@ -422,7 +422,7 @@ void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due)
     const struct kz_slot *slot = user ? kz_views_delivery(p->views, user, due->news.request) : NULL;
     const struct kz_record *record;
 
-    if (!slot || !read_decision(p, due->news.record, due->news.owner))
+    if (!slot || !read_decision(p, user, due->news.record))
         return;
     record = (const struct kz_record *)(void *)p->record.data;
     if (slot->delivery.kind == KZ_DELIVER_WEBHOOK)
@@ -448,7 +448,7 @@ void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer)
     }
     if (timer->kind == TIMER_RETRY && slot->delivery.kind == KZ_DELIVER_WEBHOOK &&
             p->now_ms >= slot->delivery.retry_at_ms &&
-            read_decision(p, slot->delivery.decision_lsn, 0))
+            read_decision(p, user, slot->delivery.decision_lsn))
         attempt(p, user, slot, (const struct kz_record *)(void *)p->record.data);
 }
 
@@ -522,7 +522,7 @@ enum kz_code kz_pl_acknowledge(struct kz_query *query, uint32_t user, uint64_t d
     if (!slot || slot->delivery.kind != KZ_DELIVER_WEB)
         return kz_fail(err, KZ_NOT_FOUND, "no delivery %llu waits for this user",
                 (unsigned long long)decision);
-    if (read_decision(p, slot->delivery.decision_lsn, 0))
+    if (read_decision(p, user, slot->delivery.decision_lsn))
         action = action_by_name(p,
                 ((const struct kz_decision_body *)(void *)(p->record.data +
                          sizeof(struct kz_record)))

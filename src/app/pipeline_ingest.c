@@ -235,11 +235,10 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
     if (kz_pl_group(p, 0, &err) != KZ_OK || put_ops(p, rule, owner, user, &step, &err) != KZ_OK)
         return;
     p->counters.timers_fired_total++;
-    /* The trigger event may lie on a chain that was merged since; any owner. */
     const struct kz_record *staged = kz_log_get_staged(p->log, step.ask_event);
     if (staged) {
         kz_buf_put(&found, staged, staged->size);
-    } else if (p->reader->ops->get(p->reader, step.ask_event, 0, &found, &err) != KZ_OK) {
+    } else if (kz_pl_get(p, user, KZ_CHAIN_EVENTS, step.ask_event, &found, &err) != KZ_OK) {
         kz_buf_done(&found);
         return; /* erased or past retention: nothing to ask about */
     }

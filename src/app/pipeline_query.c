@@ -261,8 +261,8 @@ static enum kz_code erasure(struct kz_query *query, uint64_t id, bool *ret_done,
     return KZ_OK;
 }
 
-static size_t dead_letters(struct kz_query *query, uint64_t before, size_t count, kz_lsn *lsns,
-        uint64_t *seqs)
+static size_t dead_letters(struct kz_query *query, uint64_t before, size_t count,
+        struct kz_letter_place *places)
 {
     struct kz_pipeline *p = kz_pl_of_query(query);
     size_t found = 0;
@@ -272,8 +272,7 @@ static size_t dead_letters(struct kz_query *query, uint64_t before, size_t count
 
         if (before && letter->seq >= before)
             continue;
-        lsns[found] = letter->lsn;
-        seqs[found++] = letter->seq;
+        places[found++] = (struct kz_letter_place){letter->seq, letter->lsn, letter->owner};
     }
     return found;
 }

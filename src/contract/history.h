@@ -54,3 +54,16 @@ struct kz_history_reader_ops {
     enum kz_code (*get)(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
             struct kz_buf *out, struct kz_err *err);
 };
+
+/* A user's record by address, whichever of their runs it lies on: in a sealed segment a record is
+ * found by its owner, and without one the whole segment has to be searched. */
+static inline enum kz_code kz_history_get_of(struct kz_history_reader *reader, kz_lsn lsn,
+        const struct kz_source *sources, size_t source_count, struct kz_buf *out,
+        struct kz_err *err)
+{
+    enum kz_code rc = KZ_NOT_FOUND;
+
+    for (size_t i = 0; i < source_count && rc == KZ_NOT_FOUND; i++)
+        rc = reader->ops->get(reader, lsn, sources[i].owner, out, err);
+    return source_count ? rc : kz_fail(err, KZ_NOT_FOUND, "nobody has records");
+}

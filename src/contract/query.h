@@ -133,6 +133,13 @@ struct kz_pipeline_histograms {
 #undef X
 };
 
+/* Where a dead letter lies. */
+struct kz_letter_place {
+    uint64_t seq; /* its id */
+    kz_lsn lsn;
+    uint64_t owner; /* whose it is, or 0 */
+};
+
 struct kz_query {
     const struct kz_query_ops *ops;
     const struct kz_project *project;
@@ -172,9 +179,9 @@ struct kz_query_ops {
             uint64_t *ret_erasure, struct kz_err *err);
     enum kz_code (*erasure)(struct kz_query *q, uint64_t erasure, bool *ret_done, int64_t *ret_asked_ms,
             int64_t *ret_done_ms, struct kz_err *err);
-    /* Dead letters, newest first: seqs and addresses from `before` (0: the newest) at most `count`. */
-    size_t (*dead_letters)(struct kz_query *q, uint64_t before, size_t count, kz_lsn *lsns,
-            uint64_t *seqs);
+    /* Dead letters, newest first, from `before` (0: the newest) at most `count`. */
+    size_t (*dead_letters)(struct kz_query *q, uint64_t before, size_t count,
+            struct kz_letter_place *places);
 
     void (*counters)(struct kz_query *q, struct kz_pipeline_counters *ret);
     const struct kz_pipeline_histograms *(*histograms)(struct kz_query *q);

@@ -148,16 +148,15 @@ static size_t letters_some(struct letters *letters, size_t count)
 {
     struct kz_serve *serve = letters->call->serve;
     struct kz_query *query = serve->query;
-    kz_lsn lsns[256];
-    uint64_t seqs[256];
+    struct kz_letter_place places[256];
     size_t found = query->ops->dead_letters(
-            query, letters->next, KZ_MIN(count, KZ_ARRAY_COUNT(lsns)), lsns, seqs);
+            query, letters->next, KZ_MIN(count, KZ_ARRAY_COUNT(places)), places);
 
     for (size_t i = 0; i < found && letters->count < letters->limit; i++) {
-        const struct kz_record *record = kz_serve_read(serve, lsns[i]);
+        const struct kz_record *record = kz_serve_read(serve, places[i].lsn, places[i].owner);
         const struct kz_deadletter_body *body = letter_body(record);
 
-        letters->next = seqs[i];
+        letters->next = places[i].seq;
         if (!body || (letters->stage >= 0 && body->stage != letters->stage))
             continue;
         letter_json(&letters->out, record, body, false);
@@ -208,12 +207,12 @@ void kz_serve_dead_letter(struct kz_serve_call *call)
     const struct kz_record *record = NULL;
     struct kz_json_out out;
     struct kz_err err = {0};
-    uint64_t id, seq;
-    kz_lsn lsn;
+    struct kz_letter_place place;
+    uint64_t id;
 
     if (kz_serve_parse_u64(call->args[0], &id) && id < UINT64_MAX &&
-            query->ops->dead_letters(query, id + 1, 1, &lsn, &seq) == 1 && seq == id) {
-        record = kz_serve_read(call->serve, lsn);
+            query->ops->dead_letters(query, id + 1, 1, &place) == 1 && place.seq == id) {
+        record = kz_serve_read(call->serve, place.lsn, place.owner);
         body = letter_body(record);
     }
     if (!body) {

@@ -82,18 +82,17 @@ static bool owns(const struct kz_serve_export *export, uint64_t owner)
 static bool put_letters(struct kz_serve_export *export, struct kz_buf *out)
 {
     struct kz_serve *serve = export->serve;
-    kz_lsn lsns[64];
-    uint64_t seqs[64];
+    struct kz_letter_place places[64];
     size_t found = serve->query->ops->dead_letters(
-            serve->query, export->before, KZ_ARRAY_COUNT(lsns), lsns, seqs);
+            serve->query, export->before, KZ_ARRAY_COUNT(places), places);
 
     for (size_t i = 0; i < found; i++) {
-        const struct kz_record *record = kz_serve_read(serve, lsns[i]);
+        const struct kz_record *record = kz_serve_read(serve, places[i].lsn, places[i].owner);
 
-        export->before = seqs[i];
+        export->before = places[i].seq;
         if (!record || !owns(export, record->owner))
             continue;
-        kz_record_dump(record, lsns[i], out);
+        kz_record_dump(record, places[i].lsn, out);
         if (!out->size || out->data[out->size - 1] != '\n')
             kz_buf_char(out, '\n');
     }

@@ -431,7 +431,7 @@ static enum kz_code fake_erasure(struct kz_query *q, uint64_t erasure, bool *ret
 }
 
 static size_t fake_dead_letters(
-        struct kz_query *q, uint64_t before, size_t count, kz_lsn *lsns, uint64_t *seqs)
+        struct kz_query *q, uint64_t before, size_t count, struct kz_letter_place *places)
 {
     struct fake *f = fake_of(q);
     size_t found = 0;
@@ -439,8 +439,7 @@ static size_t fake_dead_letters(
     for (size_t i = f->letter_count; i-- > 0 && found < count;) {
         if (before && f->letters[i] >= before)
             continue;
-        seqs[found] = f->letters[i];
-        lsns[found++] = f->letters[i] * 16;
+        places[found++] = (struct kz_letter_place){f->letters[i], f->letters[i] * 16, 0};
     }
     return found;
 }

@@ -207,11 +207,21 @@ bool kz_serve_flag(struct kz_serve_call *call, const char *name)
            !kz_str_is(text, "false");
 }
 
-const struct kz_record *kz_serve_read(struct kz_serve *serve, kz_lsn lsn)
+const struct kz_record *kz_serve_read(struct kz_serve *serve, kz_lsn lsn, uint64_t owner)
 {
     struct kz_history_reader *reader = serve->query->reader;
 
-    if (reader->ops->get(reader, lsn, 0, &serve->record, NULL) != KZ_OK)
+    if (reader->ops->get(reader, lsn, owner, &serve->record, NULL) != KZ_OK)
+        return NULL;
+    return (const struct kz_record *)(void *)serve->record.data;
+}
+
+const struct kz_record *kz_serve_read_own(struct kz_serve_call *call, kz_lsn lsn)
+{
+    struct kz_serve *serve = call->serve;
+
+    if (kz_history_get_of(serve->query->reader, lsn, call->sources[KZ_CHAIN_NOTES],
+                call->source_counts[KZ_CHAIN_NOTES], &serve->record, NULL) != KZ_OK)
         return NULL;
     return (const struct kz_record *)(void *)serve->record.data;
 }

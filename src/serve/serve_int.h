@@ -115,7 +115,9 @@ bool kz_serve_flag(struct kz_serve_call *call, const char *name);
 /* A whole text that is a number. */
 bool kz_serve_parse_u64(struct kz_str s, uint64_t *ret);
 /* The record at `lsn`, in serve->record until the next read; NULL where it is gone. */
-const struct kz_record *kz_serve_read(struct kz_serve *serve, kz_lsn lsn);
+const struct kz_record *kz_serve_read(struct kz_serve *serve, kz_lsn lsn, uint64_t owner);
+/* The same of a note of call->user; after kz_serve_head() of the notes. */
+const struct kz_record *kz_serve_read_own(struct kz_serve_call *call, kz_lsn lsn);
 /* The newest address on any of the user's runs of `chain`, which are kept in the call: once it is
  * durable, kz_serve_scan() reads them as they were, whatever has been staged behind them since. */
 kz_lsn kz_serve_head(struct kz_serve_call *call, enum kz_chain chain);

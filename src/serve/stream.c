@@ -162,7 +162,7 @@ static void begin_user(struct kz_serve_call *call)
     stream->subscription.owner = owner_now(stream);
     serve->query->ops->subscribe(serve->query, &stream->subscription);
     for (size_t i = 0; i < call->lsn_count; i++) {
-        const struct kz_record *record = kz_serve_read(serve, call->lsns[i]);
+        const struct kz_record *record = kz_serve_read_own(call, call->lsns[i]);
 
         kz_buf_clear(&serve->body);
         if (record && record->seq > after)

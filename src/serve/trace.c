@@ -153,13 +153,12 @@ static void put_dead_letter(struct trace *t, const struct kz_record *result)
     enum { NEAR = 64 };
     struct kz_serve *serve = t->call->serve;
     const struct kz_result_body *body = body_of(result);
-    kz_lsn lsns[NEAR];
-    uint64_t seqs[NEAR];
+    struct kz_letter_place places[NEAR];
     size_t found =
-            serve->query->ops->dead_letters(serve->query, result->seq + NEAR / 2, NEAR, lsns, seqs);
+            serve->query->ops->dead_letters(serve->query, result->seq + NEAR / 2, NEAR, places);
 
-    for (size_t i = 0; i < found && seqs[i] + NEAR > result->seq; i++) {
-        const struct kz_record *record = kz_serve_read(serve, lsns[i]);
+    for (size_t i = 0; i < found && places[i].seq + NEAR > result->seq; i++) {
+        const struct kz_record *record = kz_serve_read(serve, places[i].lsn, places[i].owner);
         const struct kz_deadletter_body *letter;
         char id[24];
 
@@ -169,7 +168,7 @@ static void put_dead_letter(struct trace *t, const struct kz_record *result)
         letter = body_of(record);
         if (letter->ref != body->request)
             continue;
-        snprintf(id, sizeof(id), "%llu", (unsigned long long)seqs[i]);
+        snprintf(id, sizeof(id), "%llu", (unsigned long long)places[i].seq);
         kz_json_out_kv_cstr(&t->out, "dead_letter", id);
         kz_json_out_kv_cstr(&t->out, "failed_stage", kz_stage_name((enum kz_stage)letter->stage));
         kz_json_out_kv_str(&t->out, "code", span(record, letter->code));

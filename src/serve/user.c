@@ -44,6 +44,7 @@ static bool lsns_alloc(struct kz_serve_call *call, enum kz_slot_kind kind)
 
     while ((slot = query->ops->slot(query, call->user, kind, slot)))
         count++;
+    (void)kz_serve_head(call, KZ_CHAIN_NOTES); /* whose records they are, for reading them */
     call->lsns = kz_arena_alloc(&call->req->arena, (count + 1) * sizeof(*call->lsns));
     if (call->lsns)
         return true;
@@ -60,7 +61,7 @@ static void predictions_durable(struct kz_serve_call *call)
     struct kz_json_out out = begin_list(call, "predictions");
 
     for (size_t i = 0; i < call->lsn_count; i++) {
-        const struct kz_record *record = kz_serve_read(call->serve, call->lsns[i]);
+        const struct kz_record *record = kz_serve_read_own(call, call->lsns[i]);
         struct kz_prediction prediction;
 
         /* Gone by retention or erasure since: then it is no prediction any more. */
@@ -297,7 +298,7 @@ static void actions_durable(struct kz_serve_call *call)
     struct kz_json_out out = begin_list(call, "actions");
 
     for (size_t i = 0; i < call->lsn_count; i++)
-        kz_serve_action_json(&out, kz_serve_read(call->serve, call->lsns[i]));
+        kz_serve_action_json(&out, kz_serve_read_own(call, call->lsns[i]));
     end_list(call, &out);
 }
 
