@@ -187,6 +187,7 @@ void kz_serve_stream(struct kz_serve_call *call)
     }
     call->lsns = kz_arena_must(&call->req->arena, WAITING_MAX * sizeof(*call->lsns));
     if (kz_serve_find(call)) {
+        (void)kz_serve_head(call, KZ_CHAIN_NOTES); /* whose records they are, for reading them */
         while (call->lsn_count < WAITING_MAX &&
                 (slot = query->ops->slot(query, call->user, KZ_SLOT_DELIVERY, slot))) {
             if (slot->delivery.kind != KZ_DELIVER_WEB || slot->delivery.expires_at_ms <= now_ms)
