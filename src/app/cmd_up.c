@@ -34,8 +34,8 @@ struct up {
     struct kz_collect *collect;
     struct kz_serve *serve;
     struct kz_http_server *server;
-    int64_t keys_read_ms;
-    bool stopping;
+    int64_t keys_read_ms, started_ms;
+    bool stopping, models_ready;
     char data[PATH_MAX]; /* serve borrows it */
 };
 
@@ -58,12 +58,33 @@ static void on_wake(uv_async_t *async)
     turn(async->data);
 }
 
+/* Events are taken from the start; requests wait in the log until their model is loaded. */
+static void watch_models(struct up *up)
+{
+    const struct kz_project *project = kz_config_project(up->config);
+    struct kz_infer *infer = kz_pipeline_infer(up->pipeline);
+    unsigned ready = 0;
+
+    for (unsigned m = 0; infer && m < project->model_count; m++) {
+        struct kz_infer_status status;
+
+        kz_infer_status(infer, m, &status);
+        ready += status.replicas_ready > 0 || project->models[m].replicas.min == 0;
+    }
+    if (infer && ready < project->model_count)
+        return;
+    up->models_ready = true;
+    kz_diag_info("models ready", "models=%u ms=%" PRId64, ready, kz_mono_ms() - up->started_ms);
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct up *up = timer->data;
     struct kz_err err;
 
     turn(up);
+    if (!up->models_ready)
+        watch_models(up);
     /* Keys made or revoked by a command meanwhile. */
     if (kz_mono_ms() - up->keys_read_ms < KEYS_EVERY_MS)
         return;
@@ -74,7 +95,9 @@ static void on_timer(uv_timer_t *timer)
 
 static void set_timer(struct up *up)
 {
-    uv_timer_start(&up->timer, on_timer, (uint64_t)kz_pipeline_next_ms(up->pipeline), 0);
+    uint64_t wait_ms = (uint64_t)kz_pipeline_next_ms(up->pipeline);
+
+    uv_timer_start(&up->timer, on_timer, up->models_ready ? wait_ms : KZ_MIN(wait_ms, 50ull), 0);
 }
 
 /* ---- HTTP -------------------------------------------------------------------------------------------- */
@@ -202,14 +225,6 @@ static enum kz_code listen_on(struct up *up, const char *address, const char *da
     return kz_http_server_listen(up->server, address, err);
 }
 
-static void model_problem(void *arg, unsigned model, const char *problem)
-{
-    struct up *up = arg;
-
-    kz_diag_warn("a model does not load", "model=%s problem=\"%s\"",
-            kz_config_project(up->config)->models[model].name, problem);
-}
-
 static void start_loop(struct up *up)
 {
     uv_loop_init(&up->loop);
@@ -223,7 +238,6 @@ static void start_loop(struct up *up)
 static enum kz_code start(struct up *up, const struct kz_args *args, struct kz_err *err)
 {
     const char *dir = args->arguments[0], *address = kz_args_get(args, "listen");
-    struct kz_err late;
 
     up->config = kz_check_load(dir, kz_args_get(args, "env"), err);
     if (!up->config)
@@ -231,10 +245,6 @@ static enum kz_code start(struct up *up, const struct kz_args *args, struct kz_e
     kz_command_data(args, dir, up->data, sizeof(up->data));
     KZ_TRY(open_pipeline(up, up->data, err));
     KZ_TRY(listen_on(up, address, up->data, err));
-    if (kz_pipeline_infer(up->pipeline) &&
-            kz_infer_wait_ready(kz_pipeline_infer(up->pipeline), 20000, model_problem, up, &late) !=
-                    KZ_OK)
-        kz_diag_warn("serving before every model is ready", "why=\"%s\"", late.message);
     return KZ_OK;
 }
 
@@ -283,6 +293,7 @@ static int run(const struct kz_args *args)
 
     kz_diag_set(kz_args_flag(args, "verbose") ? KZ_DIAG_DEBUG : KZ_DIAG_INFO,
             strcmp(kz_args_get(args, "log"), "json") == 0);
+    up.started_ms = kz_mono_ms();
     raise_limits();
     start_loop(&up);
     rc = start(&up, args, &err);
