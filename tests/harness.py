@@ -91,7 +91,10 @@ class Server:
         """Waits until condition() is true and returns its value."""
         deadline = time.monotonic() + timeout * SLOW
         while True:
-            value = condition()
+            try:
+                value = condition()
+            except (IndexError, KeyError):  # what it looks into is not there yet
+                value = None
             if value:
                 return value
             if time.monotonic() > deadline:

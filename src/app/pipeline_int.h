@@ -122,7 +122,7 @@ struct upkeep {
     kz_lsn checkpoint_pending; /* position of the one the child writes */
     uint64_t checkpoint_log_bytes; /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
-    unsigned erasure_checkpoints; /* checkpoints written since the last erasure was asked for */
+    kz_lsn erase_lsn; /* the newest word of an erasure: both checkpoints have to lie behind it */
     bool erasing;
     size_t carry_index; /* progress through `owners` */
     bool carrying;

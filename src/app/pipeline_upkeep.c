@@ -130,7 +130,6 @@ static void checkpoint_written(struct kz_pipeline *p, kz_lsn position)
 
     u->checkpoint_before = u->checkpoint_at;
     u->checkpoint_at = position;
-    u->erasure_checkpoints++;
     p->counters.checkpoints_total++;
 }
 
@@ -218,7 +217,7 @@ static void maybe_checkpoint(struct kz_pipeline *p)
     grown = stats.bytes - u->checkpoint_log_bytes;
     due = grown > KZ_MAX(p->project->limits.checkpoint_bytes, 2 * views.bytes) ||
             (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) ||
-            (u->erasing && u->erasure_checkpoints < 2);
+            (u->erasing && u->checkpoint_before <= u->erase_lsn);
     if (due && kz_pl_checkpoint(p, true, &err) != KZ_OK) {
         p->counters.checkpoints_failed_total++;
         kz_diag_warn("a checkpoint could not be started", "error=\"%s\"", err.message);
@@ -263,6 +262,7 @@ static size_t collect_erased(struct kz_pipeline *p, struct kz_buf *out)
         if (stone->done_at_ms)
             continue;
         open++;
+        p->upkeep.erase_lsn = KZ_MAX(p->upkeep.erase_lsn, stone->lsn);
         kz_buf_clear(&p->record);
         if (p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL) != KZ_OK)
             continue;
@@ -295,7 +295,8 @@ static void erasures_done(struct kz_pipeline *p)
                 .body = kz_str_n(&body, sizeof(body))};
         const struct kz_erase_body *asked;
 
-        if (stone.done_at_ms)
+        /* Not before everything from before the word has been gone through. */
+        if (stone.done_at_ms || stone.lsn >= u->seal_below)
             continue;
         kz_buf_clear(&p->record);
         if (p->reader->ops->get(p->reader, stone.lsn, 0, &p->record, NULL) == KZ_OK) {
@@ -331,6 +332,7 @@ enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const c
     struct kz_erase_body fixed = {.id_hash = kz_pl_tombstone_hash(p, key)};
     struct kz_buf body = {0};
     struct kz_log_entry entry = {.type = KZ_RECORD_ERASE, .reserved = true};
+    kz_lsn lsn;
     uint64_t seq;
     enum kz_code rc;
 
@@ -347,12 +349,12 @@ enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const c
     fixed.owner_count = (uint32_t)((body.size - sizeof(fixed)) / sizeof(uint64_t));
     memcpy(body.data, &fixed, sizeof(fixed));
     entry.body = kz_buf_view(&body);
-    rc = kz_pl_put(p, &entry, NULL, &seq, err);
+    rc = kz_pl_put(p, &entry, &lsn, &seq, err);
     kz_buf_done(&body);
     KZ_TRY(rc);
     KZ_TRY(kz_pl_commit(p, err));
     p->upkeep.erasing = true;
-    p->upkeep.erasure_checkpoints = 0;
+    p->upkeep.erase_lsn = lsn;
     kz_diag_info("erasure asked for", "erasure=%llu by=%s", (unsigned long long)seq, who);
     *ret_erasure = seq;
     return KZ_OK;
@@ -525,7 +527,6 @@ static void take_work(struct kz_pipeline *p)
         if (u->erasing) {
             erasures_done(p);
             u->erasing = collect_erased(p, &u->erased) > 0;
-            u->erasure_checkpoints = 0;
         }
     } else if (u->work == owners_work && u->code == KZ_OK) {
         u->carrying = true;
@@ -559,10 +560,9 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     /* A start with erasures that were not carried out goes on with them. */
     if (!u->erasing && collect_erased(p, &u->erased) > 0) {
         u->erasing = true;
-        u->erasure_checkpoints = 0;
     }
     if (u->erasing) {
-        if (u->erasure_checkpoints < 2)
+        if (u->checkpoint_before <= u->erase_lsn)
             return;
         collect_erased(p, &u->erased);
         u->seal_below = u->checkpoint_before;
