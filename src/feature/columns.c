@@ -1,6 +1,6 @@
 #include "feature/columns.h"
 
-#include "codec/json.h"
+#include "contract/column.h"
 
 const char *const kz_events_column_names[KZ_EVENTS_FIXED] = {
         "seq", "event_id", "user_id", "name", "ts", "client_ts", "received_at", "session", "props"};
@@ -47,9 +47,9 @@ static struct kz_json_value find(struct kz_str props, const char *path)
 {
     struct kz_json_value root = props_root(props), key, value;
     struct kz_json_walk walk = kz_json_walk(root);
-    struct kz_str name = kz_str(path + 2);
+    struct kz_str name = kz_column_simple_name(path);
 
-    if (strncmp(path, "$.", 2) != 0 || !name.size || strpbrk(name.ptr, ".[]\"'\\"))
+    if (!name.size)
         return kz_json_get_path(root, kz_str(path));
     while (kz_json_walk_member(&walk, &key, &value)) {
         if (key.escaped ? kz_json_is_str(key, name)
@@ -60,57 +60,13 @@ static struct kz_json_value find(struct kz_str props, const char *path)
     return (struct kz_json_value){.kind = KZ_JSON_NONE};
 }
 
-/* A string that holds a number or a truth value, as that; anything else as it is. */
-static struct kz_json_value unquote(struct kz_json_value value)
-{
-    struct kz_json_value inner;
-
-    if (value.kind == KZ_JSON_STRING && !value.escaped &&
-            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) ==
-                    KZ_OK)
-        return inner;
-    return value;
-}
-
-static struct kz_value text_of(struct kz_json_value json, struct kz_arena *arena)
-{
-    struct kz_value value = {.type = KZ_TYPE_NULL};
-
-    if (json.kind == KZ_JSON_INT || json.kind == KZ_JSON_FLOAT)
-        value = (struct kz_value){.type = KZ_TYPE_TEXT, .text = json.raw};
-    else if (json.kind == KZ_JSON_STRING && kz_json_str(json, arena, &value.text, NULL) == KZ_OK)
-        value.type = KZ_TYPE_TEXT;
-    return value;
-}
-
 struct kz_value kz_column_from_json(
         const char *path, enum kz_type type, struct kz_str props, struct kz_arena *arena)
 {
     struct kz_value value = {.type = KZ_TYPE_NULL};
-    struct kz_json_value json = find(props, path);
 
-    if (type == KZ_TYPE_TEXT)
-        return text_of(json, arena);
-    json = unquote(json);
-    switch (type) {
-    case KZ_TYPE_INT:
-        if (kz_json_i64(json, &value.integer, NULL) == KZ_OK)
-            value.type = KZ_TYPE_INT;
-        break;
-    case KZ_TYPE_FLOAT:
-        if (kz_json_f64(json, &value.real, NULL) == KZ_OK)
-            value.type = KZ_TYPE_FLOAT;
-        break;
-    case KZ_TYPE_BOOL:
-        if (json.kind == KZ_JSON_TRUE || json.kind == KZ_JSON_FALSE)
-            value = (struct kz_value){.type = KZ_TYPE_BOOL, .integer = json.kind == KZ_JSON_TRUE};
-        else if (kz_json_i64(json, &value.integer, NULL) == KZ_OK &&
-                 (value.integer == 0 || value.integer == 1))
-            value.type = KZ_TYPE_BOOL;
-        break;
-    default:
-        break;
-    }
+    /* What does not fit stays NULL: the event was accepted under the definitions of its time. */
+    KZ_IGNORE(kz_column_convert(find(props, path), type, arena, &value, NULL));
     return value;
 }
 

@@ -50,8 +50,6 @@ int kz_events_result(sqlite3_context *ctx, const struct kz_project *project,
         struct kz_events_row *row, int column, struct kz_str user_id, bool in_place,
         struct kz_arena *arena);
 
-/* What props hold for a column, by the rules of shape (src/shape/columns.c): numbers and truth
- * values also from strings that spell them, numbers as text where text is wanted. What shape would
- * reject is NULL here: the event was accepted, under definitions of its time. */
+/* What props hold for a column (contract/column.h); NULL where it does not fit. */
 struct kz_value kz_column_from_json(
         const char *path, enum kz_type type, struct kz_str props, struct kz_arena *arena);

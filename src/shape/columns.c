@@ -1,19 +1,8 @@
 /* Typed columns, taken from the members of props as they pass by. */
 #include <stdlib.h>
 
+#include "contract/column.h"
 #include "shape/shape_int.h"
-
-static struct kz_str simple_name(const char *path)
-{
-    size_t size = strcspn(path, ".[\"'");
-
-    /* "$" comes before the dot. */
-    if (size != 1 || path[0] != '$' || path[1] != '.')
-        return KZ_STR_NULL;
-    path += 2;
-    size = strlen(path);
-    return strcspn(path, ".[]\"'\\") == size ? kz_str_n(path, size) : KZ_STR_NULL;
-}
 
 struct kz_shaper *kz_shaper_new(const struct kz_project *project)
 {
@@ -24,7 +13,7 @@ struct kz_shaper *kz_shaper_new(const struct kz_project *project)
     shaper->column_count = project->events.column_count;
     for (size_t i = 0; i < shaper->column_count; i++) {
         shaper->columns[i].def = &project->events.columns[i];
-        shaper->columns[i].first = simple_name(project->events.columns[i].path);
+        shaper->columns[i].first = kz_column_simple_name(project->events.columns[i].path);
         shaper->deep_count += shaper->columns[i].first.size == 0;
     }
     return shaper;
@@ -37,97 +26,16 @@ void kz_shaper_free(struct kz_shaper *shaper)
 
 /* -- one value -------------------------------------------------------------------------------- */
 
-static const char *type_name(enum kz_type type)
-{
-    static const char *const names[] = {
-            [KZ_TYPE_NULL] = "null",
-            [KZ_TYPE_INT] = "an integer",
-            [KZ_TYPE_FLOAT] = "a number",
-            [KZ_TYPE_BOOL] = "true or false",
-            [KZ_TYPE_TEXT] = "a text",
-    };
-
-    return names[type];
-}
-
-/* A string that holds a number or a truth value, as that; anything else as it is. */
-static struct kz_json_value unquote(struct kz_json_value value)
-{
-    struct kz_json_value inner;
-
-    if (value.kind == KZ_JSON_STRING && !value.escaped &&
-            kz_json_parse(kz_str_n(value.raw.ptr + 1, value.raw.size - 2), 1, &inner, NULL) ==
-                    KZ_OK)
-        return inner;
-    return value;
-}
-
-static bool to_bool(struct kz_json_value value, struct kz_value *ret)
-{
-    int64_t integer;
-
-    if (value.kind == KZ_JSON_TRUE || value.kind == KZ_JSON_FALSE)
-        integer = value.kind == KZ_JSON_TRUE;
-    else if (kz_json_i64(value, &integer, NULL) != KZ_OK || (integer != 0 && integer != 1))
-        return false;
-    *ret = (struct kz_value){.type = KZ_TYPE_BOOL, .integer = integer};
-    return true;
-}
-
-/* Whether `value` can be a `type`; sets it then. */
-static bool convert(struct kz_json_value value, enum kz_type type, struct kz_value *ret)
-{
-    double real;
-    int64_t integer;
-
-    value = unquote(value);
-    switch (type) {
-    case KZ_TYPE_INT:
-        if (kz_json_i64(value, &integer, NULL) != KZ_OK)
-            return false;
-        *ret = (struct kz_value){.type = KZ_TYPE_INT, .integer = integer};
-        return true;
-    case KZ_TYPE_FLOAT:
-        if (kz_json_f64(value, &real, NULL) != KZ_OK)
-            return false;
-        *ret = (struct kz_value){.type = KZ_TYPE_FLOAT, .real = real};
-        return true;
-    case KZ_TYPE_BOOL:
-        return to_bool(value, ret);
-    case KZ_TYPE_TEXT:
-    case KZ_TYPE_NULL:
-        break;
-    }
-    return false;
-}
-
 static enum kz_code set_column(struct shaping *s, struct kz_intake_item *item, size_t index,
         struct kz_json_value value, struct kz_err *err)
 {
     const struct kz_column_def *def = s->shaper->columns[index].def;
-    struct kz_value *column = &item->columns[index];
+    enum kz_code rc = kz_column_convert(value, def->type, s->arena, &item->columns[index], err);
 
-    if (value.kind == KZ_JSON_NONE || value.kind == KZ_JSON_NULL)
-        return KZ_OK;
-    if (def->type == KZ_TYPE_TEXT) {
-        if (value.kind == KZ_JSON_STRING) {
-            struct kz_str text;
-
-            KZ_TRY(kz_json_str(value, s->arena, &text, err));
-            *column = (struct kz_value){.type = KZ_TYPE_TEXT, .text = text};
-            return KZ_OK;
-        }
-        if (value.kind == KZ_JSON_INT || value.kind == KZ_JSON_FLOAT) {
-            *column = (struct kz_value){.type = KZ_TYPE_TEXT, .text = value.raw};
-            return KZ_OK;
-        }
-    } else if ((value.kind == KZ_JSON_STRING && value.raw.size == 2) ||
-               convert(value, def->type, column)) {
-        /* An empty string is how forms and CSV say that there is no number. */
-        return KZ_OK;
-    }
+    if (rc != KZ_INVALID)
+        return rc;
     shape_reject(s, item, "bad_column", "column \"%s\" (props %s) must be %s, not %s " KZ_STR_FMT,
-            def->name, def->path, type_name(def->type), kz_json_kind_name(value.kind),
+            def->name, def->path, kz_type_name(def->type), kz_json_kind_name(value.kind),
             KZ_STR_ARG(shape_clip(value.raw)));
     return KZ_OK;
 }
