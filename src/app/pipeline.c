@@ -740,6 +740,8 @@ static void finish(struct kz_pipeline *p)
             KZ_IGNORE(stop(p, KZ_IO, &err)); /* kept in p->failure */
         else
             release(p);
+        if (!p->failed)
+            kz_pl_end_waiting(p);
     }
     kz_pl_upkeep_close(p);
     if (p->failed)

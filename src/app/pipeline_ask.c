@@ -128,20 +128,35 @@ void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submissio
     submission->wait_open = 0;
 }
 
+/* Waits no longer for what a submission has not got. Where it is not durable yet, its own release
+ * finishes it. */
+static void give_up_waiting(struct kz_pipeline *p, struct kz_submission *s, const char *reason)
+{
+    for (size_t b = 0; b < WAITER_BUCKETS; b++)
+        for (struct waiter *w = p->waiters[b]; w; w = w->next)
+            if (w->submission == s)
+                add_pending(s, w->model, reason);
+    kz_pl_forget_waiters(p, s);
+    kz_pl_finish_waiting(p, s);
+}
+
 void kz_pl_waiters_timeout(struct kz_pipeline *p)
 {
     int64_t now_us = kz_mono_us();
 
     for (struct kz_submission *s = p->waiting, *next; s; s = next) {
         next = s->next;
-        if (!s->wait_open || now_us < s->wait_until_us)
-            continue;
-        for (size_t b = 0; b < WAITER_BUCKETS; b++)
-            for (struct waiter *w = p->waiters[b]; w; w = w->next)
-                if (w->submission == s)
-                    add_pending(s, w->model, "timeout");
-        kz_pl_forget_waiters(p, s);
-        kz_pl_finish_waiting(p, s); /* not durable yet: its own release finishes it */
+        if (s->wait_open && now_us >= s->wait_until_us)
+            give_up_waiting(p, s, "timeout");
+    }
+}
+
+void kz_pl_end_waiting(struct kz_pipeline *p)
+{
+    for (struct kz_submission *s = p->waiting, *next; s; s = next) {
+        next = s->next;
+        if (s->wait_open)
+            give_up_waiting(p, s, "stopping");
     }
 }
 

@@ -28,7 +28,8 @@ struct kz_intake_item {
 /* What a caller of ?wait= is told. */
 struct kz_wait_pending {
     unsigned model;
-    const char *reason; /* "timeout", "dead_letter", "superseded", "expired", "dropped" */
+    const char *reason; /* "timeout", "dead_letter", "superseded", "expired", "dropped",
+                        * "not_triggered", "stopping" */
 };
 
 struct kz_submission {

@@ -1,5 +1,6 @@
 """Models: predictions, read-your-own-event, and every way a model can go wrong."""
 
+import threading
 import time
 
 import harness
@@ -156,3 +157,27 @@ def test_a_user_with_many_events_does_not_hold_up_the_others(start):
     assert told["predictions"][0]["score"] == 1.0
     assert time.monotonic() - began < 5
     server.wait(lambda: server.get("/v1/users/heavy/predictions").json()["predictions"], 60, "the heavy user's prediction")
+
+
+HANGER = """
+import kizashi, time
+
+
+class Hanger(kizashi.Model):
+    def predict(self, batch):
+        time.sleep(60)
+"""
+
+
+def test_stopping_answers_whoever_waits_for_a_model_that_hangs(start):
+    server = start(model=HANGER, yaml=harness.YAML.replace("timeout: 2s", "timeout: 50s"))
+    told = []
+    waiting = threading.Thread(target=lambda: told.append(
+        server.send(view(1), query="?wait=counter&timeout_ms=10000")))
+    waiting.start()
+    server.wait(lambda: harness.dump(server.data, "--type", "request"), 10, "the request")
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 10
+    waiting.join(5)
+    assert told[0]["accepted"] == 1 and told[0]["pending"][0]["reason"] in ("stopping", "timeout")
