@@ -21,7 +21,7 @@
 #include "sys/clock.h"
 #include "sys/http.h"
 
-enum { DRAIN_MS = 5000, LAST_ANSWERS_MS = 2000, KEYS_EVERY_MS = 900 };
+enum { GRACE_MS = 1000, DRAIN_MS = 5000, LAST_ANSWERS_MS = 2000, KEYS_EVERY_MS = 900 };
 
 struct up {
     uv_loop_t loop;
@@ -142,6 +142,15 @@ static void on_drained(void *arg, size_t unanswered)
     uv_stop(&up->loop);
 }
 
+/* Predictions that are nearly there had their time; whoever waits longer is told that we stop. */
+static void on_grace(uv_timer_t *timer)
+{
+    struct up *up = timer->data;
+
+    kz_pipeline_end_waiting(up->pipeline);
+    turn(up);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct up *up = signal->data;
@@ -152,7 +161,7 @@ static void on_signal(uv_signal_t *signal, int number)
     }
     up->stopping = true;
     kz_diag_info("stopping: no new connections, finishing what is acknowledged", "signal=%d", number);
-    uv_timer_stop(&up->timer);
+    uv_timer_start(&up->timer, on_grace, GRACE_MS, 0);
     kz_serve_drain(up->serve);
     kz_http_server_stop(up->server, DRAIN_MS, on_drained, up);
 }

@@ -741,7 +741,7 @@ static void finish(struct kz_pipeline *p)
         else
             release(p);
         if (!p->failed)
-            kz_pl_end_waiting(p);
+            kz_pipeline_end_waiting(p);
     }
     kz_pl_upkeep_close(p);
     if (p->failed)

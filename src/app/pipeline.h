@@ -61,6 +61,9 @@ void kz_pipeline_turn(struct kz_pipeline *pipeline);
 /* Milliseconds until a turn is due on its own (timer, retry, upkeep); at most 1000. */
 int kz_pipeline_next_ms(struct kz_pipeline *pipeline);
 
+/* When stopping: whoever still waits for a prediction is answered without it. */
+void kz_pipeline_end_waiting(struct kz_pipeline *pipeline);
+
 /* Virtual time. Moves our clock forward to `now_ms`, firing timers on the way, each with all its
  * consequences, before the next. */
 KZ_MUST_USE enum kz_code kz_pipeline_set_clock(struct kz_pipeline *pipeline, int64_t now_ms,

@@ -151,7 +151,7 @@ void kz_pl_waiters_timeout(struct kz_pipeline *p)
     }
 }
 
-void kz_pl_end_waiting(struct kz_pipeline *p)
+void kz_pipeline_end_waiting(struct kz_pipeline *p)
 {
     for (struct kz_submission *s = p->waiting, *next; s; s = next) {
         next = s->next;

@@ -245,8 +245,6 @@ void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
         const struct kz_err *err);
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission);
 void kz_pl_waiters_timeout(struct kz_pipeline *p);
-/* At the end: whoever still waits is told that we are stopping. */
-void kz_pl_end_waiting(struct kz_pipeline *p);
 void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due);
 void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submission);
 
