@@ -47,6 +47,7 @@ static void *upkeep_main(void *arg)
         u->work(p);
         pthread_mutex_lock(&u->lock);
         u->state = UPKEEP_DONE;
+        pthread_cond_broadcast(&u->wake);
     }
     pthread_mutex_unlock(&u->lock);
     return NULL;
@@ -576,10 +577,25 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     }
 }
 
+/* Nothing is under way on the thread when it returns: sealing and dropping go one at a time. */
+static void finish_work(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+
+    pthread_mutex_lock(&u->lock);
+    while (u->state == UPKEEP_RUNNING)
+        pthread_cond_wait(&u->wake, &u->lock);
+    pthread_mutex_unlock(&u->lock);
+    if (u->state == UPKEEP_DONE)
+        take_work(p);
+    u->carrying = false; /* begun again by whoever finds the segment too old again */
+}
+
 enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
 {
     struct upkeep *u = &p->upkeep;
 
+    finish_work(p);
     p->now_ms = kz_pl_now(p);
     KZ_TRY(kz_pl_commit(p, err));
     /* A segment ends when the next frame begins: a word of ours does. Then twice a checkpoint, so
