@@ -95,10 +95,12 @@ static void add_untriggered(struct kz_pipeline *p, struct kz_submission *s)
 void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
         const struct kz_err *err)
 {
-    KZ_AUTO(kz_freep) void *results = submission->results;
-    KZ_AUTO(kz_freep) void *pending = submission->pending;
+    kz_lsn *results = submission->results;
+    struct kz_wait_pending *pending = submission->pending;
 
     submission->done(submission, code, err);
+    free(results);
+    free(pending);
 }
 
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission)
