@@ -186,7 +186,8 @@ enum kz_code kz_csv_next(struct kz_csv *csv, struct kz_csv_row *ret_row, struct 
 
 void kz_csv_put(struct kz_buf *buf, struct kz_str field, char separator)
 {
-    bool quote = false;
+    /* What begins like a byte order mark would be skipped at the beginning of a file. */
+    bool quote = kz_str_starts(field, "\xef\xbb\xbf");
 
     for (size_t i = 0; i < field.size && !quote; i++)
         quote = field.ptr[i] == separator || field.ptr[i] == '"' || field.ptr[i] == '\n' ||
