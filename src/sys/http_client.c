@@ -550,9 +550,8 @@ enum kz_code kz_http_client_read_line(struct kz_http_client *client, uint32_t ti
         client->line_at = 0;
     }
     for (;;) {
-        const char *from = client->body.data + looked_at;
         size_t size = client->body.size - looked_at;
-        const char *newline = size > 0 ? memchr(from, '\n', size) : NULL;
+        const char *newline = size > 0 ? memchr(client->body.data + looked_at, '\n', size) : NULL;
 
         if (newline || (client->body_complete && client->body.size > 0)) {
             size_t line = newline ? (size_t)(newline - client->body.data) : client->body.size;
