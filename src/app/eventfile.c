@@ -230,14 +230,28 @@ static void put_cell(struct kz_json_out *out, struct kz_str cell)
         kz_json_out_str(out, cell);
 }
 
+/* The line of a row that cannot be read is passed over, so that the next call goes on behind it. */
+static void skip_line(struct kz_event_file *file)
+{
+    struct kz_csv *csv = &file->reader;
+    const char *newline = memchr(csv->rest.ptr, '\n', csv->rest.size);
+    size_t skip = newline ? (size_t)(newline - csv->rest.ptr) + 1 : csv->rest.size;
+
+    csv->rest = kz_str_n(csv->rest.ptr + skip, csv->rest.size - skip);
+    csv->line++;
+}
+
 static enum kz_code next_csv(struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
 {
     struct kz_csv_row row;
     struct kz_json_out out;
     bool has_id = false;
+    enum kz_code rc = kz_csv_next(&file->reader, &row, err);
 
-    KZ_TRY(kz_csv_next(&file->reader, &row, err));
+    if (rc != KZ_OK && rc != KZ_END)
+        skip_line(file);
     file->offset = file->data.size - kz_csv_rest(&file->reader).size;
+    KZ_TRY(rc);
     *ret = (struct kz_event_line){.line = row.line};
     if (row.count != file->column_count)
         return kz_fail(err, KZ_INVALID, "%s:%llu: %zu fields, the header has %zu", file->path,
@@ -289,15 +303,17 @@ static enum kz_code next_csv(struct kz_event_file *file, struct kz_event_line *r
 static enum kz_code next_json(struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
 {
     struct kz_str line = KZ_STR_NULL;
-    struct kz_json_value root, value;
+    struct kz_json_value root, value, key;
+    struct kz_json_walk walk;
     struct kz_err inner;
 
     while (!line.size) {
-        const char *start = file->data.ptr + file->offset, *end;
         size_t left = file->data.size - file->offset;
+        const char *start, *end;
 
         if (!left)
             return kz_fail(err, KZ_END, "no more events");
+        start = file->data.ptr + file->offset;
         end = memchr(start, '\n', left);
         line = kz_str_n(start, end ? (size_t)(end - start) : left);
         file->offset += line.size + (end != NULL);
@@ -306,9 +322,12 @@ static enum kz_code next_json(struct kz_event_file *file, struct kz_event_line *
             line.size--;
     }
     *ret = (struct kz_event_line){.line = file->line, .json = line};
-    if (kz_json_parse(line, 0, &root, &inner) != KZ_OK || root.kind != KZ_JSON_OBJECT)
+    if (kz_json_parse(line, 0, &root, &inner) != KZ_OK)
         return kz_fail(err, KZ_INVALID, "%s:%llu: %s", file->path, (unsigned long long)file->line,
-                root.kind == KZ_JSON_OBJECT ? inner.message : "not a JSON object");
+                inner.message);
+    if (root.kind != KZ_JSON_OBJECT)
+        return kz_fail(err, KZ_INVALID, "%s:%llu: not a JSON object", file->path,
+                (unsigned long long)file->line);
     kz_arena_reset(&file->arena);
     value = kz_json_get(root, "ts");
     if (value.kind == KZ_JSON_INT)
@@ -332,7 +351,8 @@ static enum kz_code next_json(struct kz_event_file *file, struct kz_event_line *
     put_made_id(&out, file, file->line);
     kz_json_out_object_end(&out);
     file->out.size--; /* the closing brace: the event's own members follow */
-    if (root.raw.size > 2)
+    walk = kz_json_walk(root);
+    if (kz_json_walk_member(&walk, &key, &value))
         kz_buf_char(&file->out, ',');
     kz_buf_put(&file->out, root.raw.ptr + 1, root.raw.size - 1);
     ret->json = kz_buf_view(&file->out);
