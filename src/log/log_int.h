@@ -102,6 +102,7 @@ struct kz_log {
     pthread_cond_t space_wanted, space_changed;
     bool space_stop;
     bool next_wanted;
+    bool next_urgent; /* the writer waits for it */
     uint32_t next_number;
     struct kz_segment *next; /* zeros, durable, not in the view yet */
     enum kz_code next_rc;    /* of the last attempt to make it */

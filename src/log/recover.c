@@ -390,7 +390,7 @@ static enum kz_code create_first(struct recovery *r, struct kz_err *err)
         kz_random_bytes(log->id, sizeof(log->id));
     log->seq_next = r->seq_next ? r->seq_next : 1;
     KZ_TRY(kz_segment_create(log->fs, log->dir, number, kz_space_segment_size(log, number),
-            KZ_SEGMENT_SIZE_MAX, &seg, err));
+            KZ_SEGMENT_SIZE_MAX, NULL, NULL, &seg, err));
     if (kz_log_begin_segment(log, seg, NULL, err) != KZ_OK) {
         kz_segment_unref(seg);
         return err->code;

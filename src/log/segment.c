@@ -72,7 +72,8 @@ enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, uint32_t num
 }
 
 enum kz_code kz_segment_create(struct kz_fs *fs, const char *dir, uint32_t number, uint64_t size,
-        uint64_t step_bytes, struct kz_segment **ret_seg, struct kz_err *err)
+        uint64_t step_bytes, void (*after_step)(void *arg, uint64_t done_bytes), void *arg,
+        struct kz_segment **ret_seg, struct kz_err *err)
 {
     KZ_AUTO(kz_freep) char *path = kz_segment_path(dir, number, false);
     KZ_AUTO(kz_segment_unrefp) struct kz_segment *seg = segment_new(fs, number, false);
@@ -83,6 +84,8 @@ enum kz_code kz_segment_create(struct kz_fs *fs, const char *dir, uint32_t numbe
         at = KZ_MIN(size, at + step_bytes);
         KZ_TRY(seg->file->ops->allocate(seg->file, at, err));
         KZ_TRY(seg->file->ops->sync(seg->file, err));
+        if (after_step)
+            after_step(arg, at);
     }
     KZ_TRY(kz_segment_map(seg, err));
     KZ_TRY(fs->ops->sync_dir(fs, dir, err));

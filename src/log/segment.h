@@ -101,7 +101,8 @@ KZ_MUST_USE enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, 
 /* Makes a file of zeros, durable with its name, `step_bytes` between syncs so that the disk stays
  * free for the writer's. After a failure a part of the file may be there. */
 KZ_MUST_USE enum kz_code kz_segment_create(struct kz_fs *fs, const char *dir, uint32_t number,
-        uint64_t size, uint64_t step_bytes, struct kz_segment **ret_seg, struct kz_err *err);
+        uint64_t size, uint64_t step_bytes, void (*after_step)(void *arg, uint64_t done_bytes),
+        void *arg, struct kz_segment **ret_seg, struct kz_err *err);
 /* Maps the file in its size of now; done by open and create. */
 KZ_MUST_USE enum kz_code kz_segment_map(struct kz_segment *seg, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_segment_open_sealed(struct kz_fs *fs, const char *dir, uint32_t number,

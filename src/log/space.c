@@ -16,7 +16,8 @@
 #include "sys/clock.h"
 
 enum {
-    STEP_BYTES = 4 << 20,           /* zeroed between two syncs */
+    STEP_BYTES = 2 << 20,           /* zeroed between two syncs; the log's own waits behind one */
+    PAUSE_MAX_MS = 20,              /* after a step */
     CHECK_MS = 200,                 /* while short of space */
     CHECK_IDLE_MS = 1000,           /* otherwise */
     SMALL_SEGMENT_BYTES = 16 << 20, /* the first of a log, and out of the reserve */
@@ -79,10 +80,46 @@ static uint64_t free_bytes(struct kz_log *log)
 /* ---- the next segment -------------------------------------------------------------------------
  */
 
+static void wait_until(struct kz_log *log, int ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += ms % 1000 * 1000000L;
+    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    (void)pthread_cond_timedwait(&log->space_wanted, &log->space_lock, &until); /* asked again */
+}
+
+/* The disk is the log's first: zeros keep a little ahead of it, so that the next segment is there
+ * when half of this one is used, and where the log is slower they still come at their own pace. */
+static void pace(void *arg, uint64_t done_bytes)
+{
+    struct kz_log *log = arg;
+    int64_t until_ms = kz_mono_ms() + PAUSE_MAX_MS;
+    double size, half;
+
+    if (log->options.sync_inline)
+        return;
+    pthread_mutex_lock(&log->space_lock);
+    size = (double)kz_space_segment_size(log, log->next_number);
+    half = (double)kz_space_segment_size(log, log->next_number - 1) / 2;
+    while (!log->space_stop && !log->next_urgent && kz_mono_ms() < until_ms) {
+        kz_lsn end = atomic_load_explicit(&log->end, memory_order_acquire);
+
+        if (KZ_LSN_SEGMENT(end) + 1 != log->next_number ||
+                (double)done_bytes / size < (double)KZ_LSN_OFFSET(end) / half)
+            break;
+        wait_until(log, 2);
+    }
+    pthread_mutex_unlock(&log->space_lock);
+}
+
 static enum kz_code make_segment(struct kz_log *log, uint32_t number, uint64_t size,
         struct kz_segment **ret_seg, struct kz_err *err)
 {
-    enum kz_code rc = kz_segment_create(log->fs, log->dir, number, size, STEP_BYTES, ret_seg, err);
+    enum kz_code rc =
+            kz_segment_create(log->fs, log->dir, number, size, STEP_BYTES, pace, log, ret_seg, err);
 
     if (rc != KZ_OK) {
         KZ_AUTO(kz_freep) char *path = kz_segment_path(log->dir, number, false);
@@ -281,8 +318,10 @@ enum kz_code kz_space_take(
         step(log);
         pthread_mutex_lock(&log->space_lock);
     }
+    log->next_urgent = true;
     while (!log->next && log->next_rc == KZ_OK && !log->options.sync_inline)
         pthread_cond_wait(&log->space_changed, &log->space_lock);
+    log->next_urgent = false;
     rc = log->next_rc;
     if (log->next) {
         KZ_BUG_ON(log->next->number != number);
