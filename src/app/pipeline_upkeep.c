@@ -24,6 +24,7 @@
 #include "base/hash.h"
 #include "codec/crypto.h"
 #include "sys/clock.h"
+#include "sys/thread.h"
 
 enum {
     CHECKPOINT_EVERY_MS = 300000,     /* where there was anything at all */
@@ -37,6 +38,9 @@ static void *upkeep_main(void *arg)
     struct kz_pipeline *p = arg;
     struct upkeep *u = &p->upkeep;
 
+    /* The name is a courtesy to whoever looks from outside. */
+    (void)pthread_setname_np(pthread_self(), "kz-upkeep");
+    kz_thread_background();
     pthread_mutex_lock(&u->lock);
     while (!u->stop) {
         if (u->state != UPKEEP_RUNNING) {
@@ -192,6 +196,7 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
+        kz_thread_background();
         rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
                 p->project->name, NULL, &inner);
 

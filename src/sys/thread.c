@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 struct start {
     void (*run)(void *arg);
@@ -50,6 +52,14 @@ void kz_thread_join(struct kz_thread *thread)
         return;
     KZ_BUG_ON(pthread_join(thread->id, NULL) != 0);
     thread->started = false;
+}
+
+void kz_thread_background(void)
+{
+    enum { NICE = 10 };
+
+    /* On Linux niceness is a thread's own. Where it may not be had the work goes on as it is. */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
 }
 
 unsigned kz_cpu_count(void)
