@@ -440,8 +440,8 @@ int kz_pipeline_next_ms(struct kz_pipeline *p)
 
     if (p->timers.count)
         wait_ms = KZ_MIN(wait_ms, p->timers.items[0].at_ms - kz_pl_now(p));
-    for (const struct kz_submission *s = p->waiting; s; s = s->next)
-        wait_ms = KZ_MIN(wait_ms, (s->wait_until_us - kz_mono_us() + 999) / 1000);
+    if (p->waiting)
+        wait_ms = KZ_MIN(wait_ms, (p->waiting_until_us - kz_mono_us() + 999) / 1000);
     return (int)KZ_MAX(wait_ms, (int64_t)0);
 }
 

@@ -144,13 +144,19 @@ static void give_up_waiting(struct kz_pipeline *p, struct kz_submission *s, cons
 
 void kz_pl_waiters_timeout(struct kz_pipeline *p)
 {
-    int64_t now_us = kz_mono_us();
+    int64_t now_us = kz_mono_us(), until_us = INT64_MAX;
 
+    if (!p->waiting || now_us < p->waiting_until_us)
+        return;
+    p->waiting_until_us = INT64_MAX; /* whoever comes meanwhile lowers it */
     for (struct kz_submission *s = p->waiting, *next; s; s = next) {
         next = s->next;
-        if (s->wait_open && now_us >= s->wait_until_us)
+        if (now_us < s->wait_until_us)
+            until_us = KZ_MIN(until_us, s->wait_until_us);
+        else if (s->wait_open)
             give_up_waiting(p, s, "timeout");
     }
+    p->waiting_until_us = KZ_MIN(p->waiting_until_us, until_us);
 }
 
 void kz_pipeline_end_waiting(struct kz_pipeline *p)

@@ -396,6 +396,31 @@ static enum kz_code keep_rejected(struct kz_pipeline *p, struct kz_intake_item *
             item->payload, err);
 }
 
+/* Users and keys lie all over memory, so that each look-up would be a cache miss; a batch's next
+ * ones are fetched while the one at hand is worked on: first the tables' entries, then what they
+ * lead to. */
+static void fetch_tables(struct kz_pipeline *p, const struct kz_event *event)
+{
+    struct kz_user_key key = key_as_sent(event);
+
+    kz_views_prefetch(p->views, kz_owner_hash(key, 0));
+    if (event->event_id.size)
+        kz_log_prefetch_key(p->log, kz_dedupe_key(key, event->event_id));
+}
+
+static void fetch_ahead(struct kz_pipeline *p, const struct kz_submission *s, size_t at)
+{
+    enum { TABLES_AHEAD = 6, USERS_AHEAD = 3 };
+
+    for (size_t i = 0; at == 0 && i < KZ_MIN(s->item_count, (size_t)TABLES_AHEAD); i++)
+        fetch_tables(p, &s->items[i]->event);
+    if (at + TABLES_AHEAD < s->item_count)
+        fetch_tables(p, &s->items[at + TABLES_AHEAD]->event);
+    if (at + USERS_AHEAD < s->item_count)
+        kz_views_prefetch_user(
+                p->views, kz_owner_hash(key_as_sent(&s->items[at + USERS_AHEAD]->event), 0));
+}
+
 void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
 {
     struct kz_pipeline *p = KZ_CONTAINER_OF(intake, struct kz_pipeline, intake);
@@ -415,6 +440,7 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     for (size_t i = 0; i < submission->item_count; i++) {
         struct kz_intake_item *item = submission->items[i];
 
+        fetch_ahead(p, submission, i);
         rc = item->state == KZ_INTAKE_REJECTED ? keep_rejected(p, item, &err)
                                                : kz_pl_event(p, item, p->options.ask, &err);
         /* What was staged before stands; the sender is told item by item what did not go in. */
@@ -434,6 +460,8 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     if (wait) {
         submission->wait_until_us =
                 submission->started_us + (int64_t)submission->wait_timeout_ms * 1000;
+        if (!p->waiting || submission->wait_until_us < p->waiting_until_us)
+            p->waiting_until_us = submission->wait_until_us;
         submission->next = p->waiting;
         p->waiting = submission;
     }

@@ -160,6 +160,7 @@ struct kz_pipeline {
     struct timers timers;
     struct waiter *waiters[WAITER_BUCKETS];
     struct kz_submission *waiting; /* submissions that wait for predictions, by `next` */
+    int64_t waiting_until_us;      /* no time-out of theirs is before it */
     struct kz_submission *current; /* being ingested */
     struct kz_subscription *subscriptions;
     struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */

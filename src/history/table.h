@@ -68,6 +68,26 @@ static inline uint32_t kz_table_find(const struct kz_table *table, uint64_t hash
     return entry ? entry->value : 0;
 }
 
+/* Begins to fetch where a value under `hash` would be. */
+static inline void kz_table_prefetch(const struct kz_table *table, uint64_t hash)
+{
+    if (table->now.capacity)
+        __builtin_prefetch(&table->now.entries[kz_table_tag(hash) & (table->now.capacity - 1)]);
+}
+
+/* The value that is probably meant, for prefetching what it stands for; 0 where none is at hand. */
+static inline uint32_t kz_table_guess(const struct kz_table *table, uint64_t hash)
+{
+    const struct kz_table_side *side = &table->now;
+    uint32_t tag = kz_table_tag(hash);
+    const struct kz_table_entry *entry;
+
+    if (!side->capacity)
+        return 0;
+    entry = &side->entries[tag & (side->capacity - 1)];
+    return entry->tag == tag && entry->value != (uint32_t)KZ_TABLE_REMOVED ? entry->value : 0;
+}
+
 void kz_table_done(struct kz_table *table);
 /* Room for `count` values at once (loading). */
 void kz_table_reserve(struct kz_table *table, uint32_t count);

@@ -74,6 +74,23 @@ uint32_t kz_views_find_owner(const struct kz_views *views, uint64_t owner)
     return owner ? kz_table_find(&views->by_owner, owner, has_owner, views, owner) : 0;
 }
 
+void kz_views_prefetch(const struct kz_views *views, uint64_t owner)
+{
+    kz_table_prefetch(&views->by_owner, owner);
+}
+
+void kz_views_prefetch_user(const struct kz_views *views, uint64_t owner)
+{
+    uint32_t user = kz_table_guess(&views->by_owner, owner);
+    const char *at;
+
+    if (!user)
+        return;
+    at = (const char *)kz_views_at(views, user);
+    __builtin_prefetch(at);
+    __builtin_prefetch(at + sizeof(struct kz_user) - 1);
+}
+
 struct kz_user_key kz_views_key(const struct kz_views *views, uint32_t user)
 {
     const struct kz_user *u = kz_views_user(views, user);

@@ -35,6 +35,12 @@ void kz_filter_add(void *bytes, size_t size, uint64_t key)
     }
 }
 
+void kz_filter_prefetch(const void *bytes, size_t size, uint64_t key)
+{
+    if (size >= KZ_FILTER_BLOCK_BYTES)
+        __builtin_prefetch((const char *)bytes + block_offset(size, kz_hash_mix(key, 0)));
+}
+
 bool kz_filter_has(const void *bytes, size_t size, uint64_t key)
 {
     uint64_t hash = kz_hash_mix(key, 0);

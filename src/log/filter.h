@@ -22,5 +22,7 @@ enum { KZ_FILTER_KEY_BITS = 26, KZ_FILTER_BLOCK_BYTES = 32 };
 size_t kz_filter_size(size_t key_count);
 /* `bytes` is zeroed by the caller before the first key; `size` from kz_filter_size(), not 0. */
 void kz_filter_add(void *bytes, size_t size, uint64_t key);
+/* Begins to fetch what kz_filter_has() will look at. */
+void kz_filter_prefetch(const void *bytes, size_t size, uint64_t key);
 /* False where `size` is 0. */
 bool kz_filter_has(const void *bytes, size_t size, uint64_t key);

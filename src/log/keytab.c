@@ -81,6 +81,12 @@ void kz_keytab_remove(struct kz_keytab *tab, uint64_t key, uint32_t offset)
     tab->count--;
 }
 
+void kz_keytab_prefetch(const struct kz_keytab *tab, uint64_t key)
+{
+    if (tab->slots)
+        __builtin_prefetch(&tab->slots[home(tab, (uint32_t)key)]);
+}
+
 uint32_t kz_keytab_next(const struct kz_keytab *tab, uint64_t key, uint32_t *cursor)
 {
     uint32_t tag = (uint32_t)key;

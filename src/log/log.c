@@ -376,8 +376,9 @@ enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err)
     atomic_store_explicit(&log->seq_last, log->seq_next - 1, memory_order_release);
     atomic_store_explicit(&seg->end, offset + size, memory_order_release);
     atomic_store_explicit(&log->end, KZ_LSN(seg->number, offset + size), memory_order_release);
-    /* Rolling must never wait for the disk, so the next segment is begun long before. */
-    if (log->next_asked != seg->number + 1 && offset + size > seg->file_size / 4) {
+    /* Rolling must never wait for the disk, so the next segment, which may be four times as large,
+     * is begun as soon as this one is used at all. */
+    if (log->next_asked != seg->number + 1 && offset + size > seg->file_size / 16) {
         log->next_asked = seg->number + 1;
         kz_space_want(log, seg->number + 1);
     }
@@ -535,6 +536,20 @@ static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key
             return true;
     }
     return false;
+}
+
+void kz_log_prefetch_key(struct kz_log *log, uint64_t key)
+{
+    const struct kz_log_view *view = writer_view(log);
+
+    for (size_t i = 0; i < view->count; i++) {
+        const struct kz_segment *seg = view->segments[i];
+
+        if (seg->is_sealed)
+            kz_sealed_prefetch_key(seg->sealed, key);
+        else
+            kz_keytab_prefetch(&seg->keys, key);
+    }
 }
 
 enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint64_t owner, int64_t since_ms,

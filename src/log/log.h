@@ -109,6 +109,10 @@ KZ_MUST_USE enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint6
         int64_t since_ms, bool (*match)(void *arg, const struct kz_record *record), void *arg,
         bool *ret_found, struct kz_err *err);
 
+/* Begins to fetch what kz_log_find_key() will look at: called some records ahead, it hides a cache
+ * miss a segment. Writer only. */
+void kz_log_prefetch_key(struct kz_log *log, uint64_t key);
+
 /* ---- upkeep (each can run while the log is written) ------------------------------------------ */
 
 /* Ends the current segment at the next commit. */

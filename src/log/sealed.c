@@ -641,6 +641,11 @@ enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t 
     return KZ_OK;
 }
 
+void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key)
+{
+    kz_filter_prefetch(sealed->data + sealed->header->keys_offset, sealed->header->keys_size, key);
+}
+
 enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, uint64_t owner,
         bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
         struct kz_err *err)

@@ -185,6 +185,8 @@ KZ_MUST_USE enum kz_code kz_sealed_has_owner(
  * it turns out to be somebody's the whole segment is searched. KZ_NOT_FOUND: not in here. */
 KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err);
+/* Begins to fetch what kz_sealed_find_key() will look at first. */
+void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key);
 /* Filter first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:
  * any), the newest first? `owner` 0: anybody's, in no order, and the whole segment is searched
  * where the filter does not rule it out. */
