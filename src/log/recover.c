@@ -264,9 +264,13 @@ static void look_behind(struct recovery *r, const struct kz_segment *seg, uint32
     kz_lsn claim = 0;
     uint64_t used = offset;
 
-    for (uint64_t at = offset; at + 8 <= seg->file_size; at += 8) {
+    for (uint64_t at = offset; at < seg->file_size; at += 8) {
         const struct kz_frame *frame;
 
+        if (at + 8 > seg->file_size) { /* the file was cut anywhere: too few bytes for a frame */
+            used = seg->file_size;
+            break;
+        }
         if (kz_load_u64(seg->map + at) == 0) {
             if (at - used >= KZ_LOG_UNSYNCED_MAX_BYTES)
                 break;
