@@ -118,8 +118,9 @@ void kz_log_prefetch_key(struct kz_log *log, uint64_t key);
 /* Ends the current segment at the next commit. */
 void kz_log_roll(struct kz_log *log);
 /* Seals complete segments wholly below `below` into user-sorted compressed ones, one call at most
- * `segments_max`; called from a background thread. Records whose owner `is_erased` says so are left
- * out, and already sealed segments that hold such owners are rewritten. */
+ * `segments_max`; called from a background thread. Records of owners in `erased` are left out, and
+ * already sealed segments below `below` that hold some are rewritten; behind it nothing is touched,
+ * so that who was erased and came back keeps what came since. */
 struct kz_log_seal {
     kz_lsn below;
     unsigned segments_max;

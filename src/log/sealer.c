@@ -190,6 +190,10 @@ static enum kz_code keep_up(struct kz_log *log, const struct kz_segment *seg,
     bool has = false;
 
     *ret_more = true;
+    if (!kz_log_is_complete(log, seg->number) || end_of_segment(seg) > seal->below) {
+        *ret_more = false; /* U1: nothing behind it either */
+        return KZ_OK;
+    }
     if (seg->is_sealed) {
         KZ_TRY(has_erased(seg, seal, &has, err));
         if (!has)
@@ -197,10 +201,6 @@ static enum kz_code keep_up(struct kz_log *log, const struct kz_segment *seg,
         KZ_TRY(rewrite_sealed(log, seg, seal, err));
         KZ_TRY(kz_log_replace_segment(log, seg->number, err));
         seal->ret_rewritten++;
-        return KZ_OK;
-    }
-    if (!kz_log_is_complete(log, seg->number) || end_of_segment(seg) > seal->below) {
-        *ret_more = false; /* U1: nothing behind it either */
         return KZ_OK;
     }
     KZ_TRY(seal_raw(log, seg, seal, err));
