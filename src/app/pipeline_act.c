@@ -75,9 +75,11 @@ static size_t latest(struct kz_pipeline *p, uint32_t user, unsigned fresh,
                 continue;
             record = kz_log_get_staged(p->log, slot->prediction.result);
             kz_buf_clear(&outputs[m]);
-            if (record)
+            if (record) {
+                record = kz_record_original(record);
                 kz_buf_put(&outputs[m], record, record->size);
-            else if (kz_pl_get(p, user, KZ_CHAIN_NOTES, slot->prediction.result, &outputs[m],
+            }
+            if (!outputs[m].size && kz_pl_get(p, user, KZ_CHAIN_NOTES, slot->prediction.result, &outputs[m],
                              NULL) != KZ_OK)
                 continue;
             record = (const struct kz_record *)(void *)outputs[m].data;

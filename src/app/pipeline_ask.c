@@ -200,6 +200,7 @@ static struct kz_infer_job *make_job(struct kz_pipeline *p, unsigned model, uint
 
     job->request = record->seq;
     job->request_lsn = lsn;
+    job->copy_lsn = 0;
     job->model = model;
     job->owner = record->owner;
     job->user_kind = body->user_kind;
@@ -487,7 +488,8 @@ static enum kz_code ask_after(struct kz_pipeline *p, uint32_t user, const struct
         struct model *model, struct kz_err *err)
 {
     struct kz_buf found = {0};
-    enum kz_code rc = p->reader->ops->get(p->reader, job->request_lsn, job->owner, &found, err);
+    enum kz_code rc = kz_pl_get(p, user, KZ_CHAIN_NOTES,
+            job->copy_lsn ? job->copy_lsn : job->request_lsn, &found, err);
 
     if (rc == KZ_OK) {
         const struct kz_record *record = (const void *)found.data;
@@ -715,16 +717,20 @@ static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_ent
     uint32_t user = kz_views_state_user(p->views, entry.owner);
     const struct kz_slot *slot = user ? kz_views_request(p->views, user, entry.request) : NULL;
     const struct kz_record *record;
+    kz_lsn at;
+    struct kz_infer_job *job;
 
     if (!slot)
         return; /* ended or erased meanwhile */
-    record = kz_log_get_staged(p->log, entry.lsn);
+    at = kz_slot_address(slot);
+    record = kz_log_get_staged(p->log, at);
     if (!record) {
         kz_buf_clear(&p->record);
-        if (p->reader->ops->get(p->reader, entry.lsn, entry.owner, &p->record, NULL) != KZ_OK)
+        if (kz_pl_get(p, user, KZ_CHAIN_NOTES, at, &p->record, NULL) != KZ_OK)
             return;
         record = (const struct kz_record *)(void *)p->record.data;
     } else {
+        record = kz_record_original(record);
         kz_buf_clear(&p->record);
         kz_buf_put(&p->record, record, record->size);
         record = (const struct kz_record *)(void *)p->record.data;
@@ -733,8 +739,11 @@ static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_ent
         end_pending(p, user, entry.request, entry.lsn, record, KZ_END_EXPIRED);
     else if (overtaken(p, user, p->models[model].name, entry.request))
         end_pending(p, user, entry.request, entry.lsn, record, KZ_END_SUPERSEDED);
-    else
-        queue_job(p, make_job(p, model, user, entry.lsn, record));
+    else {
+        job = make_job(p, model, user, entry.lsn, record);
+        job->copy_lsn = slot->request.copy_lsn;
+        queue_job(p, job);
+    }
 }
 
 void kz_pl_refill(struct kz_pipeline *p)
@@ -772,8 +781,9 @@ uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model)
     for (size_t i = 0; i < count && !p->failed; i++) {
         uint32_t user = kz_views_state_user(p->views, list[i].owner);
 
+        slot = user ? kz_views_request(p->views, user, list[i].request) : NULL;
         kz_buf_clear(&p->record);
-        if (!user || p->reader->ops->get(p->reader, list[i].lsn, list[i].owner, &p->record, NULL) != KZ_OK)
+        if (!slot || kz_pl_get(p, user, KZ_CHAIN_NOTES, kz_slot_address(slot), &p->record, NULL) != KZ_OK)
             continue;
         end_pending(p, user, list[i].request, list[i].lsn,
                 (const struct kz_record *)(void *)p->record.data, KZ_END_DROPPED);

@@ -42,8 +42,8 @@ static bool is_same_event(void *arg, const struct kz_record *record)
 }
 
 /* Whether the event was taken before. In sealed segments records are found by owner, and an id's
- * events may lie with its own owner, with the user it was merged into, or with the one it points to
- * now. */
+ * events lie with whoever it pointed to when they came: the user it points to now, itself, or one
+ * of those it was linked to in between, whom the views remember (KZ_SLOT_TARGET). */
 static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
         struct kz_views_place place, const struct kz_event *event, uint64_t dedupe_key,
         bool *ret_seen, struct kz_err *err)
@@ -53,23 +53,20 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
     int64_t since_ms = event->flags & KZ_EVENT_IMPORTED
             ? INT64_MIN
             : p->now_ms - p->project->events.dedupe_ms;
-    uint64_t owners[3] = {place.owner, 0, 0};
     struct kz_views_place own = kz_views_lookup(p->views, key);
-    uint32_t merged = own.index ? kz_views_state_user(p->views, own.owner) : 0;
+    const struct kz_slot *slot = NULL;
 
-    if (own.owner != place.owner)
-        owners[1] = own.owner;
-    if (merged) {
-        uint64_t owner = kz_views_user(p->views, merged)->owner;
-
-        if (owner != place.owner && owner != own.owner)
-            owners[2] = owner;
-    }
-    *ret_seen = false;
-    for (size_t i = 0; i < KZ_ARRAY_COUNT(owners) && !*ret_seen; i++)
-        if (i == 0 || owners[i])
-            KZ_TRY(kz_log_find_key(p->log, dedupe_key, owners[i], since_ms, is_same_event, &same,
-                    ret_seen, err));
+    if (own.index)
+        slot = kz_views_slot(p->views, own.index, KZ_SLOT_TARGET, 0);
+    KZ_TRY(kz_log_find_key(p->log, dedupe_key, place.owner, since_ms, is_same_event, &same, ret_seen,
+            err));
+    if (!*ret_seen && own.owner != place.owner)
+        KZ_TRY(kz_log_find_key(p->log, dedupe_key, own.owner, since_ms, is_same_event, &same,
+                ret_seen, err));
+    for (; slot && !*ret_seen; slot = kz_views_slot_next(p->views, slot, KZ_SLOT_TARGET, 0))
+        if (slot->target.owner != place.owner)
+            KZ_TRY(kz_log_find_key(p->log, dedupe_key, slot->target.owner, since_ms, is_same_event,
+                    &same, ret_seen, err));
     return KZ_OK;
 }
 
@@ -237,6 +234,7 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
     p->counters.timers_fired_total++;
     const struct kz_record *staged = kz_log_get_staged(p->log, step.ask_event);
     if (staged) {
+        staged = kz_record_original(staged);
         kz_buf_put(&found, staged, staged->size);
     } else if (kz_pl_get(p, user, KZ_CHAIN_EVENTS, step.ask_event, &found, &err) != KZ_OK) {
         kz_buf_done(&found);
@@ -289,7 +287,7 @@ static enum kz_code link_ids(struct kz_pipeline *p, const struct kz_event *event
     entry.body = kz_buf_view(&p->body);
     KZ_TRY(kz_pl_put(p, &entry, NULL, NULL, err));
     p->counters.links_total++;
-    return KZ_OK;
+    return kz_pl_linked(p, kz_views_find_owner(p->views, plan.to.owner), err);
 }
 
 /* ---- one event --------------------------------------------------------------------------------- */

@@ -109,6 +109,7 @@ struct upkeep {
     /* Arguments and results of the work, touched by one side at a time. */
     kz_lsn seal_below;
     struct kz_buf erased; /* uint64_t owners, sorted */
+    struct kz_buf erasures; /* uint64_t: those that this sealing carries out */
     unsigned sealed, rewritten;
     kz_lsn drop_below;
     struct kz_buf owners; /* uint64_t, of the segment to be dropped */
@@ -124,8 +125,12 @@ struct upkeep {
     int64_t checkpoint_tried_ms;
     kz_lsn erase_lsn; /* the newest word of an erasure: both checkpoints have to lie behind it */
     bool erasing;
-    size_t carry_index; /* progress through `owners` */
-    bool carrying;
+    enum { CARRY_NOT, CARRY_COPYING, CARRY_USERS, CARRY_SYNCING } carrying;
+    struct kz_keep keep;  /* of what is carried */
+    uint32_t copy_user;   /* COPYING: whose slots were looked at last */
+    size_t carry_index;   /* USERS: progress through `owners` */
+    size_t owners_sorted; /* those behind are added on the way: whom a carried one was merged into */
+    kz_lsn carry_end;     /* SYNCING: drop when the log is durable up to here */
     int64_t next_ms; /* real time of the next look */
 };
 
@@ -272,6 +277,8 @@ KZ_MUST_USE enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
         struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
         uint64_t *ret_erasure, struct kz_err *err);
+/* After a LINK to `user`: what it brought along from segments that are about to go is copied. */
+KZ_MUST_USE enum kz_code kz_pl_linked(struct kz_pipeline *p, uint32_t user, struct kz_err *err);
 uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key);
 
 /* pipeline_query.c */

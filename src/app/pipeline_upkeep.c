@@ -29,6 +29,8 @@
 enum {
     CHECKPOINT_EVERY_MS = 300000,     /* where there was anything at all */
     CARRY_SLICE = 2000,               /* users a tick */
+    COPY_SLICE = 50000,               /* the same, only looked at */
+    DAY_MS = 86400000,
 };
 
 /* ---- the thread ------------------------------------------------------------------------------------- */
@@ -124,6 +126,7 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
     pthread_mutex_destroy(&u->lock);
     pthread_cond_destroy(&u->wake);
     kz_buf_done(&u->erased);
+    kz_buf_done(&u->erasures);
     kz_buf_done(&u->owners);
 }
 
@@ -254,13 +257,40 @@ static int by_owner(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The owners of every erasure that is asked for and not carried out, sorted. */
-static size_t collect_erased(struct kz_pipeline *p, struct kz_buf *out)
+/* The asking ERASE, in the pipeline's scratch; NULL where it cannot be read. */
+static const struct kz_erase_body *read_erasure(
+        struct kz_pipeline *p, const struct kz_tombstone *stone)
 {
+    kz_buf_clear(&p->record);
+    if (p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL) != KZ_OK)
+        return NULL;
+    return (const void *)(p->record.data + sizeof(struct kz_record));
+}
+
+/* Whether records of an erased owner may lie behind the asking ERASE: somebody came back, or it is
+ * a device that somebody else has, too. */
+static bool has_returned(struct kz_pipeline *p, const struct kz_erase_body *body)
+{
+    for (uint32_t i = 0; i < body->owner_count; i++)
+        if (kz_views_find_owner(p->views,
+                    kz_load_u64((const char *)(body + 1) + i * sizeof(uint64_t))))
+            return true;
+    return false;
+}
+
+/* The owners of erasures that are asked for and not carried out, sorted, and below which address
+ * their records go. Of those who are back, what they did since must stay: each of these erasures is
+ * carried out by itself, in the segments before its word. Gives how many are open. */
+static size_t collect_erased(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
     struct kz_views_stats stats = kz_views_stats(p->views);
+    const struct kz_tombstone *single = NULL;
     size_t open = 0;
 
-    kz_buf_clear(out);
+    kz_buf_clear(&u->erased);
+    kz_buf_clear(&u->erasures);
+    u->seal_below = u->checkpoint_before;
     for (size_t i = 0; i < stats.tombstones; i++) {
         const struct kz_tombstone *stone = kz_views_tombstone_at(p->views, i);
         const struct kz_erase_body *body;
@@ -268,53 +298,54 @@ static size_t collect_erased(struct kz_pipeline *p, struct kz_buf *out)
         if (stone->done_at_ms)
             continue;
         open++;
-        p->upkeep.erase_lsn = KZ_MAX(p->upkeep.erase_lsn, stone->lsn);
-        kz_buf_clear(&p->record);
-        if (p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL) != KZ_OK)
+        u->erase_lsn = KZ_MAX(u->erase_lsn, stone->lsn);
+        /* Not before everything from before the word can be gone through. */
+        if (stone->lsn >= u->checkpoint_before)
             continue;
-        body = (const void *)(p->record.data + sizeof(struct kz_record));
-        kz_buf_put(out, body + 1, body->owner_count * sizeof(uint64_t));
+        body = read_erasure(p, stone);
+        if (body && has_returned(p, body)) {
+            if (!single || stone->lsn < single->lsn)
+                single = stone;
+            continue;
+        }
+        if (body)
+            kz_buf_put(&u->erased, body + 1, body->owner_count * sizeof(uint64_t));
+        kz_buf_u64(&u->erasures, stone->seq);
     }
-    if (out->size)
-        qsort(out->data, out->size / sizeof(uint64_t), sizeof(uint64_t), by_owner);
+    if (!u->erasures.size && single) {
+        const struct kz_erase_body *body = read_erasure(p, single);
+
+        kz_buf_put(&u->erased, body + 1, body->owner_count * sizeof(uint64_t));
+        kz_buf_u64(&u->erasures, single->seq);
+        u->seal_below = KZ_MIN(u->seal_below, KZ_LSN(KZ_LSN_SEGMENT(single->lsn), 0));
+    }
+    if (u->erased.size)
+        qsort(u->erased.data, u->erased.size / sizeof(uint64_t), sizeof(uint64_t), by_owner);
     return open;
 }
 
-static bool in_erased(const struct upkeep *u, uint64_t owner)
-{
-    return bsearch(&owner, u->erased.data, u->erased.size / sizeof(uint64_t), sizeof(uint64_t),
-                   by_owner) != NULL;
-}
-
+/* Those that were carried out by the sealing that has ended. */
 static void erasures_done(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
-    struct kz_views_stats stats = kz_views_stats(p->views);
     struct kz_err err;
 
-    for (size_t i = 0; i < stats.tombstones; i++) {
-        struct kz_tombstone stone = *kz_views_tombstone_at(p->views, i);
-        struct kz_erase_body body = {.id_hash = stone.id_hash, .done = 1, .erasure = stone.seq};
+    for (size_t at = 0; at < u->erasures.size; at += sizeof(uint64_t)) {
+        uint64_t seq = kz_load_u64(u->erasures.data + at);
+        const struct kz_tombstone *stone = kz_views_erasure(p->views, seq);
+        struct kz_erase_body body = {.done = 1, .erasure = seq};
         struct kz_log_entry entry = {.type = KZ_RECORD_ERASE,
                 .at_ms = p->now_ms,
                 .reserved = true,
                 .body = kz_str_n(&body, sizeof(body))};
-        const struct kz_erase_body *asked;
 
-        /* Not before everything from before the word has been gone through. */
-        if (stone.done_at_ms || stone.lsn >= u->seal_below)
+        if (!stone || stone->done_at_ms) /* asked for again: the next round's */
             continue;
-        kz_buf_clear(&p->record);
-        if (p->reader->ops->get(p->reader, stone.lsn, 0, &p->record, NULL) == KZ_OK) {
-            asked = (const void *)(p->record.data + sizeof(struct kz_record));
-            /* Asked for after this work began: the next round's. */
-            if (asked->owner_count && !in_erased(u, kz_load_u64(asked + 1)))
-                continue;
-        }
+        body.id_hash = stone->id_hash;
         if (kz_pl_put(p, &entry, NULL, NULL, &err) != KZ_OK)
             return;
         p->counters.erasures_total++;
-        kz_diag_info("a user was erased", "erasure=%llu", (unsigned long long)stone.seq);
+        kz_diag_info("a user was erased", "erasure=%llu", (unsigned long long)seq);
     }
 }
 
@@ -330,13 +361,39 @@ uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key ke
     return kz_load_u64(digest);
 }
 
+/* The state of those who stay after an erasure: a device that others have, too, and ids that led to
+ * the user and lead elsewhere now. It was in records that go, or came from them. */
+static enum kz_code carry_those_who_stay(
+        struct kz_pipeline *p, const struct kz_buf *owners, struct kz_err *err)
+{
+    struct kz_buf body = {0};
+    enum kz_code rc = KZ_OK;
+
+    for (size_t at = 0; at < owners->size && rc == KZ_OK; at += sizeof(uint64_t)) {
+        uint64_t owner = kz_load_u64(owners->data + at);
+        uint32_t user = kz_views_find_owner(p->views, owner);
+        struct kz_log_entry entry = {
+                .type = KZ_RECORD_CARRY, .owner = owner, .at_ms = p->now_ms, .reserved = true};
+
+        if (!user)
+            continue;
+        kz_buf_clear(&body);
+        kz_views_carry(p->views, user, NULL, &body);
+        entry.prev = kz_pl_head(p, user, KZ_CHAIN_NOTES);
+        entry.body = kz_buf_view(&body);
+        rc = kz_pl_put(p, &entry, NULL, NULL, err);
+    }
+    kz_buf_done(&body);
+    return rc;
+}
+
 enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
         uint64_t *ret_erasure, struct kz_err *err)
 {
     struct kz_pipeline *p = kz_pl_of_query(query);
     struct kz_views_place place = kz_views_resolve(p->views, key);
     struct kz_erase_body fixed = {.id_hash = kz_pl_tombstone_hash(p, key)};
-    struct kz_buf body = {0};
+    struct kz_buf body = {0}, concerned = {0};
     struct kz_log_entry entry = {.type = KZ_RECORD_ERASE, .reserved = true};
     kz_lsn lsn;
     uint64_t seq;
@@ -355,8 +412,13 @@ enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const c
     fixed.owner_count = (uint32_t)((body.size - sizeof(fixed)) / sizeof(uint64_t));
     memcpy(body.data, &fixed, sizeof(fixed));
     entry.body = kz_buf_view(&body);
+    kz_buf_put(&concerned, body.data + sizeof(fixed), body.size - sizeof(fixed));
+    kz_views_linked_owners(p->views, place.index, &concerned);
     rc = kz_pl_put(p, &entry, &lsn, &seq, err);
+    if (rc == KZ_OK)
+        rc = carry_those_who_stay(p, &concerned, err);
     kz_buf_done(&body);
+    kz_buf_done(&concerned);
     KZ_TRY(rc);
     KZ_TRY(kz_pl_commit(p, err));
     p->upkeep.erasing = true;
@@ -389,8 +451,12 @@ static enum kz_code collect_owner(void *arg, kz_lsn lsn, const struct kz_record 
     (void)lsn;
     /* Whoever has their first record or their last CARRY here. The others' state begins in a segment
      * that is still there, or was carried since, with all that came until then. */
-    if (record->owner && (record->type == KZ_RECORD_CARRY || !record->prev))
+    if (record->owner && record->type != KZ_RECORD_COPY &&
+            (record->type == KZ_RECORD_CARRY || !record->prev))
         kz_buf_u64(&u->owners, record->owner);
+    /* An id's link may be all there is of it. */
+    if (record->type == KZ_RECORD_LINK)
+        kz_buf_u64(&u->owners, ((const struct kz_link_body *)(record + 1))->from_owner);
     return KZ_OK;
 }
 
@@ -443,41 +509,183 @@ static kz_lsn retention_limit(struct kz_pipeline *p)
     return below;
 }
 
-/* Carries the state of a slice of users forward; true when all are done. */
-static bool carry_slice(struct kz_pipeline *p)
+static struct kz_keep what_to_keep(struct kz_pipeline *p)
+{
+    const struct kz_project *project = p->project;
+    int64_t longest_ms = 2 * DAY_MS; /* a cap by calendar day, whatever the zone */
+
+    for (unsigned i = 0; i < project->trigger_count; i++) {
+        longest_ms = KZ_MAX(longest_ms, project->triggers[i].count.within_ms);
+        longest_ms = KZ_MAX(longest_ms, project->triggers[i].count.rearm_ms);
+    }
+    for (unsigned i = 0; i < project->action_count; i++)
+        for (size_t k = 0; k < project->actions[i].cap_count; k++)
+            longest_ms = KZ_MAX(longest_ms, project->actions[i].caps[k].every_ms);
+    return (struct kz_keep){
+            .below = p->upkeep.drop_below,
+            .now_ms = p->now_ms,
+            /* Hits have the times of events, which may be that late. */
+            .since_ms = p->now_ms - longest_ms - project->events.max_behind_ms,
+    };
+}
+
+static void carry_start(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
-    const uint64_t *owners = (const uint64_t *)(void *)u->owners.data;
-    size_t count = u->owners.size / sizeof(uint64_t);
-    struct kz_buf body = {0};
+
+    p->now_ms = kz_pl_now(p);
+    u->keep = what_to_keep(p);
+    u->carrying = CARRY_COPYING;
+    u->copy_user = 0;
+    u->carry_index = 0;
+    u->owners_sorted = u->owners.size / sizeof(uint64_t);
+}
+
+static enum kz_code copy_record(struct kz_pipeline *p, uint32_t user, enum kz_chain chain,
+        kz_lsn lsn, struct kz_err *err)
+{
+    struct kz_copy_body fixed = {.from = lsn};
+    struct kz_log_entry entry = {
+            .type = KZ_RECORD_COPY,
+            .owner = kz_views_user(p->views, user)->owner,
+            .at_ms = p->now_ms,
+            .reserved = true,
+    };
+    struct kz_buf found = {0}, body = {0};
+    enum kz_code rc = kz_pl_get(p, user, chain, lsn, &found, err);
+
+    if (rc == KZ_NOT_FOUND) { /* erased, or gone with an earlier version of this program */
+        kz_buf_done(&found);
+        return KZ_OK;
+    }
+    if (rc == KZ_OK) {
+        kz_buf_put(&body, &fixed, sizeof(fixed));
+        kz_buf_str(&body, kz_buf_view(&found));
+        entry.body = kz_buf_view(&body);
+        rc = kz_pl_put(p, &entry, NULL, NULL, err);
+    }
+    if (rc == KZ_OK)
+        p->counters.records_copied_total++;
+    kz_buf_done(&found);
+    kz_buf_done(&body);
+    return rc;
+}
+
+/* Copies what the user's slots still lean on in the segments that go. */
+static enum kz_code copy_forward(struct kz_pipeline *p, uint32_t user, struct kz_err *err)
+{
+    const struct kz_keep *keep = &p->upkeep.keep;
+    const struct kz_slot *slot = kz_views_slot_any(p->views, user);
+
+    for (; slot; slot = kz_views_slot_any_next(p->views, slot)) { /* a COPY moves no slot */
+        kz_lsn lsn = kz_slot_address(slot);
+
+        if (!lsn || lsn >= keep->below ||
+                (slot->kind == KZ_SLOT_PREDICTION && slot->prediction.expires_at_ms <= keep->now_ms))
+            continue;
+        KZ_TRY(copy_record(p, user,
+                slot->kind == KZ_SLOT_TRIGGER ? KZ_CHAIN_EVENTS : KZ_CHAIN_NOTES, lsn, err));
+    }
+    return KZ_OK;
+}
+
+enum kz_code kz_pl_linked(struct kz_pipeline *p, uint32_t user, struct kz_err *err)
+{
+    return p->upkeep.carrying && user ? copy_forward(p, kz_views_target(p->views, user), err) : KZ_OK;
+}
+
+/* True when all users were looked at. */
+static bool copy_slice(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
     struct kz_err err;
 
-    for (size_t n = 0; u->carry_index <= count && n < CARRY_SLICE; n++, u->carry_index++) {
+    for (size_t n = 0; n < COPY_SLICE; n++) {
+        uint32_t user = kz_views_next_user(p->views, u->copy_user);
+
+        if (!user)
+            return true;
+        if (kz_pl_group(p, 0, &err) != KZ_OK || copy_forward(p, user, &err) != KZ_OK)
+            return false;
+        u->copy_user = user;
+    }
+    return false;
+}
+
+/* What a carried user had before a merge is part of another's state: that one is carried as well. */
+static void add_merged_into(struct kz_pipeline *p, uint32_t user)
+{
+    struct upkeep *u = &p->upkeep;
+    uint32_t into = kz_views_merged_into(p->views, user);
+    uint64_t owner = into ? kz_views_user(p->views, into)->owner : 0;
+
+    if (owner &&
+            !bsearch(&owner, u->owners.data, u->owners_sorted, sizeof(uint64_t), by_owner))
+        kz_buf_u64(&u->owners, owner);
+}
+
+/* Carries the state of a slice of users forward; true when all are done. */
+static bool carry_users(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_buf body = {0};
+    struct kz_err err;
+    bool done = false;
+
+    for (size_t n = 0; !done && n < CARRY_SLICE; n++) {
         struct kz_log_entry entry = {
                 .type = KZ_RECORD_CARRY, .at_ms = p->now_ms, .reserved = true};
+        bool last = u->carry_index == u->owners.size / sizeof(uint64_t);
 
         kz_buf_clear(&body);
-        if (u->carry_index == count) {
-            kz_views_carry_globals(p->views, &body);
+        if (last) {
+            kz_views_carry_globals(p->views, u->keep.below, &body);
         } else {
-            uint32_t user = kz_views_find_owner(p->views, owners[u->carry_index]);
+            uint64_t owner = kz_load_u64(u->owners.data + u->carry_index * sizeof(uint64_t));
+            uint32_t user = kz_views_find_owner(p->views, owner);
 
-            if (!user)
+            if (!user) {
+                u->carry_index++;
                 continue;
-            if (kz_views_can_forget(p->views, user, u->drop_below))
+            }
+            add_merged_into(p, user);
+            if (kz_views_can_forget(p->views, user, &u->keep)) {
                 kz_views_forget(p->views, user, &body);
-            else
-                kz_views_carry(p->views, user, &body);
-            entry.owner = owners[u->carry_index];
+                p->counters.users_forgotten_total++;
+            } else {
+                kz_views_carry(p->views, user, &u->keep, &body);
+            }
+            entry.owner = owner;
             entry.prev = kz_pl_head(p, user, KZ_CHAIN_NOTES);
         }
         entry.body = kz_buf_view(&body);
         if (kz_pl_group(p, body.size, &err) != KZ_OK ||
                 kz_pl_put(p, &entry, NULL, NULL, &err) != KZ_OK)
             break;
+        u->carry_index++;
+        done = last;
     }
     kz_buf_done(&body);
-    return u->carry_index > count;
+    return done;
+}
+
+/* One step on the way from "these segments go" to "they may be dropped": true at its end, when all
+ * that was carried is durable. A failed log ends in no drop. */
+static bool carry_slice(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_err err;
+
+    if (u->carrying == CARRY_COPYING && copy_slice(p))
+        u->carrying = CARRY_USERS;
+    else if (u->carrying == CARRY_USERS && carry_users(p) && kz_pl_commit(p, &err) == KZ_OK) {
+        u->carry_end = kz_log_end(p->log);
+        u->carrying = CARRY_SYNCING;
+    }
+    if (u->carrying != CARRY_SYNCING || kz_log_durable(p->log) < u->carry_end)
+        return false;
+    u->carrying = CARRY_NOT;
+    return true;
 }
 
 /* ---- backup ------------------------------------------------------------------------------------------- */
@@ -532,11 +740,10 @@ static void take_work(struct kz_pipeline *p)
             kz_diag_info("segments sealed", "sealed=%u rewritten=%u", u->sealed, u->rewritten);
         if (u->erasing) {
             erasures_done(p);
-            u->erasing = collect_erased(p, &u->erased) > 0;
+            u->erasing = collect_erased(p) > 0;
         }
     } else if (u->work == owners_work && u->code == KZ_OK) {
-        u->carrying = true;
-        u->carry_index = 0;
+        carry_start(p);
     } else if (u->work == drop_work && u->code == KZ_OK) {
         kz_diag_info("old segments dropped", "below=%u", KZ_LSN_SEGMENT(u->drop_below));
     }
@@ -557,24 +764,21 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     if (state_of(u) == UPKEEP_DONE)
         take_work(p);
     if (u->carrying) {
-        if (carry_slice(p)) {
-            u->carrying = false;
+        if (carry_slice(p))
             start_work(p, drop_work);
-        }
         return;
     }
     /* A start with erasures that were not carried out goes on with them. */
-    if (!u->erasing && collect_erased(p, &u->erased) > 0) {
+    if (!u->erasing && collect_erased(p) > 0)
         u->erasing = true;
-    }
     if (u->erasing) {
         if (u->checkpoint_before <= u->erase_lsn)
             return;
-        collect_erased(p, &u->erased);
-        u->seal_below = u->checkpoint_before;
+        collect_erased(p);
         start_work(p, seal_work);
     } else if (can_seal(p, u->checkpoint_before)) {
         kz_buf_clear(&u->erased);
+        kz_buf_clear(&u->erasures);
         u->seal_below = u->checkpoint_before;
         start_work(p, seal_work);
     } else if ((u->drop_below = retention_limit(p))) {
@@ -593,7 +797,7 @@ static void finish_work(struct kz_pipeline *p)
     pthread_mutex_unlock(&u->lock);
     if (u->state == UPKEEP_DONE)
         take_work(p);
-    u->carrying = false; /* begun again by whoever finds the segment too old again */
+    u->carrying = CARRY_NOT; /* begun again by whoever finds the segment too old again */
 }
 
 enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
@@ -609,23 +813,27 @@ enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
     KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
     KZ_TRY(kz_pl_checkpoint(p, false, err));
     KZ_TRY(kz_pl_checkpoint(p, false, err));
-    collect_erased(p, &u->erased);
     u->erasing = true;
-    u->seal_below = u->checkpoint_before;
-    seal_work(p);
-    if (u->code != KZ_OK) {
-        *err = u->err;
-        return u->code;
+    for (size_t open = SIZE_MAX, left; (left = collect_erased(p)) < open; open = left) {
+        seal_work(p);
+        if (u->code != KZ_OK) {
+            *err = u->err;
+            return u->code;
+        }
+        erasures_done(p);
+        if (!left)
+            break;
     }
-    erasures_done(p);
     u->erasing = false;
     while ((u->drop_below = retention_limit(p))) {
         owners_work(p);
-        u->carry_index = 0;
-        while (u->code == KZ_OK && !carry_slice(p))
-            ;
-        KZ_TRY(kz_pl_checkpoint(p, false, err));
-        drop_work(p);
+        if (u->code == KZ_OK) {
+            carry_start(p);
+            while (!carry_slice(p))
+                KZ_TRY(p->failed ? kz_fail(err, KZ_IO, "%s", p->failure.message)
+                                 : kz_pl_checkpoint(p, false, err));
+            drop_work(p);
+        }
         if (u->code != KZ_OK) {
             *err = u->err;
             return u->code;

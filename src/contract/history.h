@@ -49,8 +49,8 @@ struct kz_history_reader_ops {
     enum kz_code (*scan_all)(struct kz_history_reader *reader, kz_lsn from, kz_lsn until,
             enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
             struct kz_err *err);
-    /* One record by address, copied into `out` (cleared first). KZ_NOT_FOUND where retention or
-     * erasure has taken it. */
+    /* One record by address, copied into `out` (cleared first); of a COPY the record it holds.
+     * KZ_NOT_FOUND where retention or erasure has taken it. */
     enum kz_code (*get)(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
             struct kz_buf *out, struct kz_err *err);
 };

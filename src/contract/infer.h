@@ -13,7 +13,8 @@
  * sources live in the job's own allocation. */
 struct kz_infer_job {
     uint64_t request; /* seq of the REQUEST record */
-    kz_lsn request_lsn;
+    kz_lsn request_lsn; /* its address: what the model may see ends there */
+    kz_lsn copy_lsn;    /* where retention has copied it; 0 nowhere */
     unsigned model;   /* index in the project */
     struct kz_sql_params params; /* strings borrowed from `text` below */
     char user_kind;

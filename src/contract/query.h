@@ -105,6 +105,9 @@ struct kz_model_status {
     X(log_disk_bytes, true, "bytes of the log on disk")                                            \
     X(checkpoints_total, false, "checkpoints written")                                             \
     X(checkpoints_failed_total, false, "checkpoints that could not be written")                    \
+    X(records_copied_total, false,                                                                 \
+            "records still needed (predictions, requests, deliveries) copied out of old segments") \
+    X(users_forgotten_total, false, "users forgotten because retention took all they had done")    \
     X(erasures_total, false, "users erased")
 
 struct kz_pipeline_counters {

@@ -57,6 +57,8 @@ const char *kz_record_name(enum kz_record_type type)
         return "control";
     case KZ_RECORD_CLOCK:
         return "clock";
+    case KZ_RECORD_COPY:
+        return "copy";
     case KZ_RECORD_TYPE_END:
         break;
     }
@@ -505,6 +507,10 @@ static const struct field control_fields[] = {
         FIELD(kz_control_body, who, TEXT),
 };
 
+static const struct field copy_fields[] = {
+        FIELD(kz_copy_body, from, LSN),
+};
+
 /* CARRY and CLOCK are the history's own; here they are bytes. */
 static const struct body_shape shapes[KZ_RECORD_TYPE_END] = {
         [KZ_RECORD_EVENT] = SHAPE(kz_event_body, event_fields),
@@ -517,6 +523,7 @@ static const struct body_shape shapes[KZ_RECORD_TYPE_END] = {
         [KZ_RECORD_DEADLETTER] = SHAPE(kz_deadletter_body, deadletter_fields),
         [KZ_RECORD_ERASE] = SHAPE(kz_erase_body, erase_fields),
         [KZ_RECORD_CONTROL] = SHAPE(kz_control_body, control_fields),
+        [KZ_RECORD_COPY] = SHAPE(kz_copy_body, copy_fields),
 };
 
 static struct kz_span load_span(const char *p)
@@ -554,6 +561,18 @@ static enum kz_code check_columns(const struct kz_record *record, struct kz_err 
     return KZ_OK;
 }
 
+static enum kz_code check_copy(const struct kz_record *record, struct kz_err *err)
+{
+    const struct kz_record *original = kz_record_original(record);
+    size_t size = kz_record_body(record).size - sizeof(struct kz_copy_body);
+
+    if (size < sizeof(*original) || original->size != size)
+        return fail_record(err, record, "the record it holds has another size");
+    if (original->type == KZ_RECORD_COPY)
+        return fail_record(err, record, "it holds a copy");
+    return kz_record_check(original, err);
+}
+
 enum kz_code kz_record_check(const struct kz_record *record, struct kz_err *err)
 {
     const struct body_shape *shape;
@@ -578,6 +597,8 @@ enum kz_code kz_record_check(const struct kz_record *record, struct kz_err *err)
     }
     if (record->type == KZ_RECORD_EVENT)
         return check_columns(record, err);
+    if (record->type == KZ_RECORD_COPY)
+        return check_copy(record, err);
     if (record->type == KZ_RECORD_ERASE &&
             (body.size - sizeof(struct kz_erase_body)) / 8 <
                     ((const struct kz_erase_body *)(record + 1))->owner_count)

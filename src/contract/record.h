@@ -35,7 +35,8 @@ typedef uint64_t kz_lsn;
     X(ERASE, 9, NONE, "a user is to be forgotten; holds only hashes")                              \
     X(CARRY, 10, NOTES, "a user's live state copied forward before old segments go")               \
     X(CONTROL, 11, NONE, "an operator's word: paused, resumed, dropped, promoted")                 \
-    X(CLOCK, 12, NONE, "virtual time advanced (replay --clock event)")
+    X(CLOCK, 12, NONE, "virtual time advanced (replay --clock event)")                             \
+    X(COPY, 13, NONE, "a record that is still needed, copied forward before its segment goes")
 
 enum kz_record_type {
 #define X(name, number, chain, what) KZ_RECORD_##name = number,
@@ -319,6 +320,23 @@ struct kz_control_body {
     struct kz_span who;    /* the key's name, or "local" */
 };
 _Static_assert(sizeof(struct kz_control_body) == 24, "on disk");
+
+/* ---- COPY ------------------------------------------------------------------------------------ */
+
+/* Followed by the whole record that was at `from`. Its owner is whose state points to it (the record
+ * itself may be that of an id merged into them). A reader's get() gives the record itself. */
+struct kz_copy_body {
+    kz_lsn from; /* the record's address before: the first one or that of an older copy */
+};
+_Static_assert(sizeof(struct kz_copy_body) == 8, "on disk");
+
+/* The record that a checked COPY holds; any other is itself. Borrowed. */
+static inline const struct kz_record *kz_record_original(const struct kz_record *record)
+{
+    if (record->type != KZ_RECORD_COPY)
+        return record;
+    return (const struct kz_record *)((const char *)(record + 1) + sizeof(struct kz_copy_body));
+}
 
 /* ---- writing bodies ------------------------------------------------------------------------- */
 

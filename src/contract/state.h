@@ -17,6 +17,8 @@ enum kz_slot_kind {
     KZ_SLOT_ACTION,     /* struct kz_action_state: holdout assignment */
     KZ_SLOT_DELIVERY,   /* struct kz_delivery_wait: decided, not finished */
     KZ_SLOT_SOURCE,     /* struct kz_source_state: a linked id's chain */
+    KZ_SLOT_TARGET,     /* struct kz_target_state: whose the id's events were once */
+    KZ_SLOT_KIND_END
 };
 
 struct kz_trigger_state {
@@ -44,7 +46,8 @@ struct kz_request_state {
     kz_lsn request_lsn;
     uint64_t request;
     int64_t expires_ms; /* our clock; 0 never */
-    uint64_t zero[2];
+    kz_lsn copy_lsn;    /* the COPY to read it from; 0: it is where it was. As-of stays request_lsn */
+    uint64_t zero;
 };
 
 struct kz_action_state {
@@ -71,6 +74,14 @@ struct kz_source_state {
     uint64_t zero;
 };
 
+/* On the slots of an id itself, for each user that it was linked to and is not now: events that it
+ * sent meanwhile are records of that owner. */
+struct kz_target_state {
+    uint64_t owner; /* 0: anybody's, there were more than KZ_TARGETS_MAX */
+    uint64_t zero[4];
+};
+enum { KZ_TARGETS_MAX = 32 };
+
 struct kz_slot {
     uint64_t name; /* hash of the rule's, model's, action's name (kz_name_hash); 0 where not by name */
     uint32_t next; /* index of the user's next slot; 0 ends */
@@ -84,9 +95,34 @@ struct kz_slot {
         struct kz_action_state action;
         struct kz_delivery_wait delivery;
         struct kz_source_state source;
+        struct kz_target_state target;
     };
 };
 _Static_assert(sizeof(struct kz_slot) == 56, "in checkpoints");
+
+/* The address of the record that the slot's meaning leans on (a prediction's RESULT, a waiting
+ * DECISION, a pending REQUEST, the event that a timer is about); 0 none. */
+static inline kz_lsn kz_slot_address(const struct kz_slot *slot)
+{
+    switch ((enum kz_slot_kind)slot->kind) {
+    case KZ_SLOT_TRIGGER:
+        return slot->trigger.pending;
+    case KZ_SLOT_PREDICTION:
+        return slot->prediction.result;
+    case KZ_SLOT_REQUEST:
+        return slot->request.copy_lsn ? slot->request.copy_lsn : slot->request.request_lsn;
+    case KZ_SLOT_DELIVERY:
+        return slot->delivery.decision_lsn;
+    case KZ_SLOT_FREE:
+    case KZ_SLOT_TIMES:
+    case KZ_SLOT_ACTION:
+    case KZ_SLOT_SOURCE:
+    case KZ_SLOT_TARGET:
+    case KZ_SLOT_KIND_END:
+        break;
+    }
+    return 0;
+}
 
 uint64_t kz_name_hash(struct kz_str name);
 

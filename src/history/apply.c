@@ -254,6 +254,50 @@ static void apply_delivery(struct kz_views *views, kz_lsn lsn, const struct kz_r
     }
 }
 
+/* ---- COPY ------------------------------------------------------------------------------------ */
+
+static void repoint(struct kz_slot *slot, kz_lsn to)
+{
+    switch ((enum kz_slot_kind)slot->kind) {
+    case KZ_SLOT_TRIGGER:
+        slot->trigger.pending = to;
+        break;
+    case KZ_SLOT_PREDICTION:
+        slot->prediction.result = to;
+        break;
+    case KZ_SLOT_REQUEST: /* as-of stays the request's own address */
+        slot->request.copy_lsn = to;
+        break;
+    case KZ_SLOT_DELIVERY:
+        slot->delivery.decision_lsn = to;
+        break;
+    case KZ_SLOT_FREE:
+    case KZ_SLOT_TIMES:
+    case KZ_SLOT_ACTION:
+    case KZ_SLOT_SOURCE:
+    case KZ_SLOT_TARGET:
+    case KZ_SLOT_KIND_END:
+        break;
+    }
+}
+
+/* What pointed to the record points to its copy. */
+static void apply_copy(struct kz_views *views, kz_lsn lsn, const struct kz_record *record)
+{
+    const struct kz_copy_body *body = (const void *)kz_record_body(record).ptr;
+    uint32_t user = kz_views_state_user(views, record->owner);
+
+    if (!user || !body->from)
+        return;
+    for (uint32_t at = kz_views_at(views, user)->slots; at;) {
+        struct kz_slot *slot = kz_views_slot_at(views, at);
+
+        at = slot->next;
+        if (kz_slot_address(slot) == body->from)
+            repoint(slot, lsn);
+    }
+}
+
 /* ---- all ------------------------------------------------------------------------------------- */
 
 static enum kz_code apply_one(
@@ -291,6 +335,9 @@ static enum kz_code apply_one(
         break;
     case KZ_RECORD_CLOCK:
         views->clock_ms = record->at_ms;
+        break;
+    case KZ_RECORD_COPY:
+        apply_copy(views, lsn, record);
         break;
     case KZ_RECORD_TYPE_END:
         break;

@@ -47,13 +47,15 @@ static bool merge_slot(struct kz_views *views, uint32_t to, const struct kz_slot
     case KZ_SLOT_REQUEST:
     case KZ_SLOT_DELIVERY:
     case KZ_SLOT_SOURCE:
+    case KZ_SLOT_TARGET:
+    case KZ_SLOT_KIND_END:
         break;
     }
     return false;
 }
 
 /* `from` keeps its sources, and `to` gets copies of them: as of before the link, `from` is still
- * who it was. Everything else is `to`'s. */
+ * who it was. It keeps its targets, which are about the id. Everything else is `to`'s. */
 static void merge_slots(struct kz_views *views, uint32_t from, uint32_t to, kz_lsn link)
 {
     uint32_t at = kz_views_at(views, from)->slots;
@@ -62,6 +64,8 @@ static void merge_slots(struct kz_views *views, uint32_t from, uint32_t to, kz_l
         struct kz_slot *slot = kz_views_slot_at(views, at);
 
         at = slot->next;
+        if (slot->kind == KZ_SLOT_TARGET)
+            continue;
         if (slot->kind == KZ_SLOT_SOURCE) {
             struct kz_slot *copy = kz_views_slot_add(views, to, KZ_SLOT_SOURCE, 0);
 
@@ -173,6 +177,37 @@ static void remove_source(struct kz_views *views, uint64_t owner)
     }
 }
 
+/* Of an id that stays, only where others keep events of it is left. */
+static void free_slots_but_targets(struct kz_views *views, uint32_t user)
+{
+    uint32_t at = kz_views_at(views, user)->slots;
+
+    while (at) {
+        struct kz_slot *slot = kz_views_slot_at(views, at);
+
+        at = slot->next;
+        if (slot->kind != KZ_SLOT_TARGET)
+            kz_views_slot_remove(views, user, slot);
+    }
+}
+
+/* Nobody's memory names one who is erased. */
+static void remove_targets(struct kz_views *views, const struct going *going)
+{
+    for (uint32_t user = views->target_count ? kz_views_next_user(views, 0) : 0; user;
+            user = kz_views_next_user(views, user)) {
+        uint32_t at = kz_views_at(views, user)->slots;
+
+        while (at) {
+            struct kz_slot *slot = kz_views_slot_at(views, at);
+
+            at = slot->next;
+            if (slot->kind == KZ_SLOT_TARGET && is_going(going, slot->target.owner))
+                kz_views_slot_remove(views, user, slot);
+        }
+    }
+}
+
 static void erase_owner(struct kz_views *views, uint64_t owner, const struct going *going)
 {
     uint32_t user = kz_views_find_owner(views, owner);
@@ -180,19 +215,21 @@ static void erase_owner(struct kz_views *views, uint64_t owner, const struct goi
 
     if (!user)
         return;
-    kz_views_slots_free(views, user);
     target = kz_views_target(views, user);
     if (target != user && !is_going(going, kz_views_at(views, target)->owner)) {
         /* A shared device: its past was this user's, but it leads to somebody who stays. */
         struct kz_user *u = kz_views_at(views, user);
 
+        free_slots_but_targets(views, user);
         *u = (struct kz_user){.owner = u->owner,
+                .slots = u->slots,
                 .key_offset = u->key_offset,
                 .key_size = u->key_size,
                 .flags = u->flags};
         kz_views_link_set_merged(views, user, 0);
         return;
     }
+    kz_views_slots_free(views, user);
     kz_views_link_clear(views, user, is_going, going);
     kz_views_remove_user(views, user);
 }
@@ -241,6 +278,7 @@ enum kz_code kz_views_apply_erase(
         remove_source(views, kz_load_u64(going.owners + sizeof(uint64_t) * i));
     for (uint32_t i = 0; i < going.count; i++)
         erase_owner(views, kz_load_u64(going.owners + sizeof(uint64_t) * i), &going);
+    remove_targets(views, &going);
     erase_dead_letters(views, &going);
     return KZ_OK;
 }

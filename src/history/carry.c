@@ -2,17 +2,48 @@
 
 #include "history/views_int.h"
 
-static size_t slot_count_of(const struct kz_views *views, uint32_t user)
+/* Whether nothing would be another without the slot. */
+static bool is_over(const struct kz_slot *slot, const struct kz_keep *keep)
+{
+    const struct kz_trigger_state *trigger = &slot->trigger;
+
+    switch ((enum kz_slot_kind)slot->kind) {
+    case KZ_SLOT_TRIGGER:
+        return !trigger->pending && trigger->window_due_ms < keep->since_ms &&
+               trigger->delay_due_ms < keep->since_ms && trigger->rearm_due_ms < keep->since_ms;
+    case KZ_SLOT_TIMES:
+        return slot->times.at_ms[0] < keep->since_ms; /* the newest of them (V4) */
+    case KZ_SLOT_PREDICTION:
+        return slot->prediction.result < keep->below &&
+               slot->prediction.expires_at_ms <= keep->now_ms;
+    case KZ_SLOT_FREE:
+    case KZ_SLOT_REQUEST:
+    case KZ_SLOT_ACTION:
+    case KZ_SLOT_DELIVERY:
+    case KZ_SLOT_SOURCE:
+    case KZ_SLOT_TARGET:
+    case KZ_SLOT_KIND_END:
+        break;
+    }
+    return false;
+}
+
+static size_t slot_count_of(
+        const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
 {
     size_t count = 0;
 
-    for (uint32_t at = kz_views_at(views, user)->slots; at; at = kz_views_slot_at(views, at)->next)
-        count++;
+    for (uint32_t at = kz_views_at(views, user)->slots; at;) {
+        const struct kz_slot *slot = kz_views_slot_at(views, at);
+
+        at = slot->next;
+        count += !keep || !is_over(slot, keep);
+    }
     return count;
 }
 
-static void put_slots(
-        const struct kz_views *views, uint32_t user, struct kz_body_writer *w, size_t count)
+static void put_slots(const struct kz_views *views, uint32_t user, const struct kz_keep *keep,
+        struct kz_body_writer *w, size_t count)
 {
     struct kz_buf slots = {0};
 
@@ -20,6 +51,8 @@ static void put_slots(
         struct kz_slot slot = *kz_views_slot_at(views, at);
 
         at = slot.next;
+        if (keep && is_over(&slot, keep))
+            continue;
         slot.next = 0;
         kz_buf_put(&slots, &slot, sizeof(slot));
     }
@@ -28,14 +61,15 @@ static void put_slots(
     kz_buf_done(&slots);
 }
 
-void kz_views_carry(const struct kz_views *views, uint32_t user, struct kz_buf *out)
+void kz_views_carry(const struct kz_views *views, uint32_t user, const struct kz_keep *keep,
+        struct kz_buf *out)
 {
     const struct kz_user *u = kz_views_user(views, user);
     const struct kz_link_node *node = kz_views_link_of(views, user);
     uint32_t to = node ? node->to : 0;
     struct kz_user_key key = kz_views_key(views, user);
     struct kz_user_key to_key = to ? kz_views_key(views, to) : (struct kz_user_key){0};
-    size_t slot_count = slot_count_of(views, user);
+    size_t slot_count = slot_count_of(views, user, keep);
     struct kz_carry_body body = {
             .version = KZ_CARRY_VERSION,
             .key_kind = key.kind,
@@ -56,20 +90,37 @@ void kz_views_carry(const struct kz_views *views, uint32_t user, struct kz_buf *
 
     kz_body_span(&w, offsetof(struct kz_carry_body, key_id), key.id);
     kz_body_span(&w, offsetof(struct kz_carry_body, to_id), to_key.id);
-    put_slots(views, user, &w, slot_count);
+    put_slots(views, user, keep, &w, slot_count);
 }
 
-void kz_views_carry_globals(const struct kz_views *views, struct kz_buf *out)
+void kz_views_carry_globals(const struct kz_views *views, kz_lsn below, struct kz_buf *out)
 {
-    kz_views_globals_encode(views, out);
+    struct kz_views kept = *views; /* borrows everything */
+    struct kz_dead_letters *letters = &kept.dead_letters;
+
+    while (letters->count && letters->items[letters->first].lsn < below) {
+        letters->first++;
+        letters->count--;
+    }
+    kz_views_globals_encode(&kept, out);
 }
 
-bool kz_views_can_forget(const struct kz_views *views, uint32_t user, kz_lsn below)
+bool kz_views_can_forget(
+        const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
 {
     const struct kz_user *u = kz_views_user(views, user);
 
-    return !u->slots && u->events_head < below && u->notes_head < below &&
-           !kz_views_link_of(views, user);
+    if (u->events_head >= keep->below || u->notes_head >= keep->below ||
+            kz_views_link_of(views, user))
+        return false;
+    for (uint32_t at = u->slots; at;) {
+        const struct kz_slot *slot = kz_views_slot_at(views, at);
+
+        at = slot->next;
+        if (slot->kind != KZ_SLOT_ACTION && !is_over(slot, keep))
+            return false;
+    }
+    return true;
 }
 
 void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf *out)
@@ -92,7 +143,7 @@ static enum kz_code check(const struct kz_record *record, struct kz_str bytes, s
     if (bytes.size < sizeof(*body))
         return kz_fail(err, KZ_CORRUPT, "carry record seq %llu has only %zu bytes",
                 (unsigned long long)record->seq, bytes.size);
-    if (body->version != KZ_CARRY_VERSION)
+    if (!body->version || body->version > KZ_CARRY_VERSION)
         return kz_fail(err, KZ_UNSUPPORTED, "carry record seq %llu has version %u, not %d",
                 (unsigned long long)record->seq, body->version, KZ_CARRY_VERSION);
     slots = kz_span_str(bytes, body->slots);
@@ -105,7 +156,7 @@ static enum kz_code check(const struct kz_record *record, struct kz_str bytes, s
         struct kz_slot slot;
 
         memcpy(&slot, slots.ptr + i * sizeof(slot), sizeof(slot));
-        if (slot.kind == KZ_SLOT_FREE || slot.kind > KZ_SLOT_SOURCE)
+        if (slot.kind == KZ_SLOT_FREE || slot.kind >= KZ_SLOT_KIND_END)
             return kz_fail(err, KZ_CORRUPT, "carry record seq %llu has a slot of unknown kind %u",
                     (unsigned long long)record->seq, slot.kind);
     }
@@ -118,7 +169,7 @@ static bool says_nothing_new(const struct kz_views *views, uint32_t user, struct
     struct kz_buf now = {0};
     bool same;
 
-    kz_views_carry(views, user, &now);
+    kz_views_carry(views, user, NULL, &now);
     same = kz_str_eq(kz_buf_view(&now), bytes);
     kz_buf_done(&now);
     return same;

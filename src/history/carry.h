@@ -8,7 +8,7 @@
 
 #include "contract/state.h"
 
-enum { KZ_CARRY_VERSION = 1 };
+enum { KZ_CARRY_VERSION = 2 };
 
 enum kz_carry_flags {
     KZ_CARRY_GONE = 1, /* nothing is left of the user: forget them */

@@ -26,14 +26,14 @@ static enum kz_code check_user(const struct kz_views *views, uint32_t user, stru
 }
 
 struct slot_counts {
-    uint32_t all, pending, waiting;
+    uint32_t all, pending, waiting, targets;
 };
 
 /* V4: every slot is in one list; times of one name are in order, newest first. */
 static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uint8_t *seen,
         struct slot_counts *counts, struct kz_err *err)
 {
-    uint32_t source_count = 0;
+    uint32_t source_count = 0, target_count = 0;
 
     for (uint32_t at = kz_views_at(views, user)->slots; at;) {
         const struct kz_slot *slot;
@@ -44,12 +44,13 @@ static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uin
             BAD("slot %u of user %u does not exist or is in two lists", at, user);
         seen[at] = 1;
         slot = kz_views_slot_at(views, at);
-        if (slot->kind == KZ_SLOT_FREE || slot->kind > KZ_SLOT_SOURCE)
+        if (slot->kind == KZ_SLOT_FREE || slot->kind >= KZ_SLOT_KIND_END)
             BAD("slot %u of user %u has kind %u", at, user, slot->kind);
         counts->all++;
         counts->pending += slot->kind == KZ_SLOT_REQUEST;
         counts->waiting += slot->kind == KZ_SLOT_DELIVERY;
         source_count += slot->kind == KZ_SLOT_SOURCE;
+        target_count += slot->kind == KZ_SLOT_TARGET;
         at = slot->next;
         if (slot->kind != KZ_SLOT_TIMES)
             continue;
@@ -61,6 +62,9 @@ static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uin
     }
     if (source_count > KZ_SOURCES_MAX - 1)
         BAD("user %u has %u linked chains", user, source_count);
+    if (target_count > KZ_TARGETS_MAX + 1)
+        BAD("user %u has %u former targets", user, target_count);
+    counts->targets += target_count;
     return KZ_OK;
 }
 
@@ -80,7 +84,7 @@ static enum kz_code check_free_slots(const struct kz_views *views, uint8_t *seen
     if (counts->all + free_count + 1 != views->slots.end)
         BAD("%u slots are neither used nor free", views->slots.end - 1 - counts->all - free_count);
     if (counts->all != views->slot_count || counts->pending != views->pending_count ||
-            counts->waiting != views->waiting_count)
+            counts->waiting != views->waiting_count || counts->targets != views->target_count)
         BAD("slots are miscounted: %u used, %u pending, %u waiting", counts->all, counts->pending,
                 counts->waiting);
     return KZ_OK;

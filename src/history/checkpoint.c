@@ -333,7 +333,7 @@ static enum kz_code get_header(struct reader *r, const char *project, struct hea
     memcpy(bytes + CRC_OFFSET, &zero, sizeof(zero));
     if (code == KZ_OK && kz_crc32c(0, bytes, header->header_size) != crc)
         code = bad(r, "the checksum of its header is wrong");
-    if (code == KZ_OK && header->version != KZ_CHECKPOINT_VERSION)
+    if (code == KZ_OK && (!header->version || header->version > KZ_CHECKPOINT_VERSION))
         code = kz_fail(r->err, KZ_UNSUPPORTED,
                 "checkpoint \"%s\" has format %u and this build reads %d: use the Kizashi that "
                 "wrote it or a later one",

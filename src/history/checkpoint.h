@@ -13,7 +13,7 @@
 #include "history/views.h"
 #include "sys/file.h"
 
-enum { KZ_CHECKPOINT_VERSION = 1 };
+enum { KZ_CHECKPOINT_VERSION = 2 };
 
 struct kz_checkpoint_info {
     kz_lsn position; /* the first record that has to be replayed is at or after this */

@@ -264,9 +264,9 @@ static inline void fake_carry(struct fake_log *log, uint32_t user)
     struct kz_buf body = {0};
 
     if (user)
-        kz_views_carry(log->views, user, &body);
+        kz_views_carry(log->views, user, NULL, &body);
     else
-        kz_views_carry_globals(log->views, &body);
+        kz_views_carry_globals(log->views, 0, &body);
     fake_put(log, KZ_RECORD_CARRY, 0, user ? kz_views_user(log->views, user)->owner : 0, &body);
     kz_buf_done(&body);
 }

@@ -98,17 +98,37 @@ static void attach(struct kz_views *views, uint32_t node, uint32_t parent)
     views->linked_count++;
 }
 
+/* The user's events are `owner`'s no longer, but those that were stay there. */
+static void remember_target(struct kz_views *views, uint32_t user, uint64_t owner)
+{
+    const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_TARGET, 0);
+    unsigned count = 0;
+
+    for (; slot; slot = kz_views_slot_next(views, slot, KZ_SLOT_TARGET, 0), count++) {
+        if (slot->target.owner == owner || !slot->target.owner)
+            return;
+    }
+    if (count == KZ_TARGETS_MAX) {
+        views->odd.targets_full++;
+        owner = 0;
+    }
+    kz_views_slot_add(views, user, KZ_SLOT_TARGET, 0)->target.owner = owner;
+}
+
 enum kz_code kz_views_link_set(
         struct kz_views *views, uint32_t from, uint32_t to, struct kz_err *err)
 {
     uint32_t target = kz_views_target(views, to);
-    uint32_t node, parent;
+    uint32_t node, parent, before;
 
     if (target == from)
         return kz_fail(err, KZ_CORRUPT, "owner %016llx is linked in a circle",
                 (unsigned long long)kz_views_at(views, from)->owner);
     node = node_get(views, from);
     parent = node_get(views, target);
+    before = node_at(views, node)->to;
+    if (before && before != target)
+        remember_target(views, from, kz_views_at(views, before)->owner);
     detach(views, node);
     parent = node_get(views, target);     /* detaching may have trimmed it */
     while (node_at(views, node)->first) { /* one hop, always (V5) */
@@ -120,6 +140,7 @@ enum kz_code kz_views_link_set(
             node_at(views, node_at(views, child)->next)->prev = 0;
         views->linked_count--;
         attach(views, child, parent);
+        remember_target(views, node_at(views, child)->user, kz_views_at(views, from)->owner);
     }
     attach(views, node, parent);
     return KZ_OK;
@@ -181,6 +202,13 @@ struct kz_views_place kz_views_resolve(const struct kz_views *views, struct kz_u
         place.owner = kz_views_at(views, place.index)->owner;
     }
     return place;
+}
+
+uint32_t kz_views_merged_into(const struct kz_views *views, uint32_t user)
+{
+    const struct kz_link_node *node = kz_views_link_of(views, user);
+
+    return node && node->merged ? kz_views_find_owner(views, node->merged) : 0;
 }
 
 uint32_t kz_views_state_user(const struct kz_views *views, uint64_t owner)
@@ -307,6 +335,14 @@ static void add_owner(struct kz_buf *out, size_t start, uint64_t owner)
             return;
     }
     kz_buf_u64(out, owner);
+}
+
+void kz_views_linked_owners(const struct kz_views *views, uint32_t user, struct kz_buf *out)
+{
+    const struct kz_link_node *node = kz_views_link_of(views, user);
+
+    for (uint32_t child = node ? node->first : 0; child; child = node_at(views, child)->next)
+        add_owner(out, 0, kz_views_at(views, node_at(views, child)->user)->owner);
 }
 
 void kz_views_erase_owners(const struct kz_views *views, uint32_t user, struct kz_buf *out)

@@ -56,7 +56,7 @@ static void forget_somebody(struct world *w)
     uint32_t user = kz_views_next_user(w->log.views, (uint32_t)draw(w, 30));
     struct kz_buf body = {0};
 
-    if (!user || !kz_views_can_forget(w->log.views, user, UINT64_MAX))
+    if (!user || !kz_views_can_forget(w->log.views, user, &(struct kz_keep){.below = UINT64_MAX}))
         return;
     kz_views_forget(w->log.views, user, &body);
     fake_put(&w->log, KZ_RECORD_CARRY, 0, kz_views_user(w->log.views, user)->owner, &body);

@@ -27,11 +27,12 @@ static bool rebuild_slots(struct kz_views *views)
     for (uint32_t at = 1; at < views->slots.end; at++) {
         const struct kz_slot *slot = kz_views_slot_at(views, at);
 
-        if (slot->next >= views->slots.end || slot->kind > KZ_SLOT_SOURCE)
+        if (slot->next >= views->slots.end || slot->kind >= KZ_SLOT_KIND_END)
             return false;
         views->slot_count += slot->kind != KZ_SLOT_FREE;
         views->pending_count += slot->kind == KZ_SLOT_REQUEST;
         views->waiting_count += slot->kind == KZ_SLOT_DELIVERY;
+        views->target_count += slot->kind == KZ_SLOT_TARGET;
     }
     return true;
 }

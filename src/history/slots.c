@@ -38,6 +38,19 @@ const struct kz_slot *kz_views_slot_next(const struct kz_views *views, const str
     return find_from(views, slot->next, kind, name);
 }
 
+const struct kz_slot *kz_views_slot_any(const struct kz_views *views, uint32_t user)
+{
+    uint32_t at = kz_views_at(views, user)->slots;
+
+    return at ? kz_views_slot_at(views, at) : NULL;
+}
+
+const struct kz_slot *kz_views_slot_any_next(
+        const struct kz_views *views, const struct kz_slot *slot)
+{
+    return slot->next ? kz_views_slot_at(views, slot->next) : NULL;
+}
+
 const struct kz_slot *kz_views_request(
         const struct kz_views *views, uint32_t user, uint64_t request_seq)
 {
@@ -105,6 +118,8 @@ static void count_kind(struct kz_views *views, unsigned kind, int by)
         views->pending_count += (uint32_t)by;
     if (kind == KZ_SLOT_DELIVERY)
         views->waiting_count += (uint32_t)by;
+    if (kind == KZ_SLOT_TARGET)
+        views->target_count += (uint32_t)by;
 }
 
 /* The place that holds the number of the slot. */

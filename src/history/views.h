@@ -72,6 +72,9 @@ uint32_t kz_views_ensure(struct kz_views *views, struct kz_user_key key);
  * the user it was merged into. Notes about old requests are to be written under this user's owner.
  * 0 where unknown. */
 uint32_t kz_views_state_user(const struct kz_views *views, uint64_t owner);
+/* The user whom this one was merged into, or 0: what is known of that one leans on this one's
+ * records as well. */
+uint32_t kz_views_merged_into(const struct kz_views *views, uint32_t user);
 /* Where events of this user go: itself, or the user it is linked to. */
 uint32_t kz_views_target(const struct kz_views *views, uint32_t user);
 
@@ -116,6 +119,10 @@ const struct kz_slot *kz_views_slot(
         const struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name);
 const struct kz_slot *kz_views_slot_next(const struct kz_views *views, const struct kz_slot *slot,
         enum kz_slot_kind kind, uint64_t name);
+/* The first of a user's slots of any kind, and the one after; NULL at the end. */
+const struct kz_slot *kz_views_slot_any(const struct kz_views *views, uint32_t user);
+const struct kz_slot *kz_views_slot_any_next(
+        const struct kz_views *views, const struct kz_slot *slot);
 /* The pending request, the waiting delivery with this seq; NULL where there is none. */
 const struct kz_slot *kz_views_request(
         const struct kz_views *views, uint32_t user, uint64_t request_seq);
@@ -185,18 +192,31 @@ const struct kz_tombstone *kz_views_tombstone_at(const struct kz_views *views, s
  * an ERASE body. Ids that only redirect to it keep their own past. */
 void kz_views_erase_owners(const struct kz_views *views, uint32_t user, struct kz_buf *out);
 
+/* Appends the owners of the ids linked to the user, each that is not there yet. */
+void kz_views_linked_owners(const struct kz_views *views, uint32_t user, struct kz_buf *out);
+
 /* ---- upkeep ---------------------------------------------------------------------------------- */
 
+/* What is worth keeping when the log below `below` goes. */
+struct kz_keep {
+    kz_lsn below;
+    int64_t now_ms;   /* predictions that are not valid then and whose RESULT goes are left out */
+    int64_t since_ms; /* hits, deliveries, windows before that matter to no rule and no cap */
+};
 /* Appends a CARRY body (history/carry.h): the user's whole state, to be logged under their owner
- * before old segments are dropped. Bring views up to date first. */
-void kz_views_carry(const struct kz_views *views, uint32_t user, struct kz_buf *out);
-/* Whether nothing is left to keep of a user once the log below `below` is dropped: no event at or
- * after it, no slots, no links. Then a CARRY of kz_views_forget()'s body makes the views forget
- * them; without it memory would grow with every visitor there ever was. */
-bool kz_views_can_forget(const struct kz_views *views, uint32_t user, kz_lsn below);
+ * before old segments are dropped. `keep` NULL: all of it. Bring views up to date first. */
+void kz_views_carry(const struct kz_views *views, uint32_t user, const struct kz_keep *keep,
+        struct kz_buf *out);
+/* Whether nothing is left to keep of a user: no event at or after `below`, no slots worth keeping
+ * but holdout assignments (which come out the same again), no links. Then a CARRY of
+ * kz_views_forget()'s body makes the views forget them; without it memory would grow with every
+ * visitor there ever was. */
+bool kz_views_can_forget(
+        const struct kz_views *views, uint32_t user, const struct kz_keep *keep);
 void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf *out);
-/* A CARRY body of what belongs to nobody (this section's neighbour above); logged with owner 0. */
-void kz_views_carry_globals(const struct kz_views *views, struct kz_buf *out);
+/* A CARRY body of what belongs to nobody (this section's neighbour above); logged with owner 0.
+ * Dead letters that go with the log below `below` are left out. */
+void kz_views_carry_globals(const struct kz_views *views, kz_lsn below, struct kz_buf *out);
 
 struct kz_views_stats {
     uint64_t users;  /* live, linked ids included */
@@ -209,6 +229,7 @@ struct kz_views_stats {
     uint64_t bytes; /* held, chunks and tables */
     /* Oddities since new or load, counted and passed over. */
     uint64_t links_without_sources; /* merges that the bound on sources made redirects */
+    uint64_t targets_full;          /* ids linked to more than KZ_TARGETS_MAX users, one by one */
     uint64_t unknown_owners;        /* notes about a user that is not there */
     uint64_t unknown_requests;      /* RESULT of no pending request */
     uint64_t unknown_decisions;

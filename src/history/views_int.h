@@ -72,7 +72,7 @@ struct kz_views {
     struct kz_pool slots; /* struct kz_slot; kind FREE: `next` is the next free */
     uint32_t slot_free;
     uint32_t slot_count;
-    uint32_t pending_count, waiting_count;
+    uint32_t pending_count, waiting_count, target_count;
 
     struct kz_pool links; /* struct kz_link_node; user 0: free, `next` the next free */
     struct kz_table link_by_user;

@@ -554,6 +554,7 @@ static void idle_users_are_forgotten_once_their_log_is_gone(void **state)
 {
     struct fake_log log;
     struct kz_buf body = {0};
+    struct kz_keep keep = {0};
     uint32_t user, busy;
     uint64_t owner;
 
@@ -565,9 +566,11 @@ static void idle_users_are_forgotten_once_their_log_is_gone(void **state)
     user = user_of(&log, user_key("idle"));
     busy = user_of(&log, user_key("busy"));
     owner = fake_owner(&log, user_key("idle"));
-    assert_false(kz_views_can_forget(log.views, user, kz_views_user(log.views, user)->events_head));
-    assert_true(kz_views_can_forget(log.views, user, KZ_LSN(9, 9)));
-    assert_false(kz_views_can_forget(log.views, busy, KZ_LSN(9, 9)));
+    keep.below = kz_views_user(log.views, user)->events_head;
+    assert_false(kz_views_can_forget(log.views, user, &keep));
+    keep.below = KZ_LSN(9, 9);
+    assert_true(kz_views_can_forget(log.views, user, &keep));
+    assert_false(kz_views_can_forget(log.views, busy, &keep));
     kz_views_forget(log.views, user, &body);
     fake_put(&log, KZ_RECORD_CARRY, 0, owner, &body);
     kz_buf_done(&body);

@@ -383,6 +383,22 @@ static enum kz_code scan_all(struct kz_history_reader *reader, kz_lsn from, kz_l
     return KZ_OK;
 }
 
+/* A COPY becomes the record it holds. */
+static enum kz_code unwrap(struct kz_buf *out, struct kz_err *err)
+{
+    const struct kz_record *record = (const void *)out->data, *original;
+    size_t size;
+
+    if (record->type != KZ_RECORD_COPY)
+        return KZ_OK;
+    KZ_TRY(kz_record_check(record, err));
+    original = kz_record_original(record);
+    size = original->size;
+    memmove(out->data, original, size);
+    out->size = size;
+    return KZ_OK;
+}
+
 static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err)
 {
@@ -392,15 +408,17 @@ static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t o
     const struct kz_record *record = NULL;
 
     kz_buf_clear(out);
-    if (seg && seg->is_sealed)
-        return kz_sealed_get(seg->sealed, lsn, owner, out, err);
+    if (seg && seg->is_sealed) {
+        KZ_TRY(kz_sealed_get(seg->sealed, lsn, owner, out, err));
+        return unwrap(out, err);
+    }
     if (seg)
         record = raw_record(log, seg, lsn);
     if (!record || (owner && record->owner != owner))
         return kz_fail(err, KZ_NOT_FOUND, "there is no record at %08x:%08x", KZ_LSN_SEGMENT(lsn),
                 KZ_LSN_OFFSET(lsn));
     kz_buf_put(out, record, record->size);
-    return KZ_OK;
+    return unwrap(out, err);
 }
 
 const struct kz_history_reader_ops kz_log_reader_ops = {
