@@ -21,7 +21,8 @@
 #include "sys/clock.h"
 #include "sys/http.h"
 
-enum { GRACE_MS = 1000, DRAIN_MS = 5000, LAST_ANSWERS_MS = 2000, KEYS_EVERY_MS = 900 };
+enum { GRACE_MS = 1000, DRAIN_MS = 5000, LAST_ANSWERS_MS = 2000, KEYS_EVERY_MS = 900,
+    ONE_WORD_MS = 1000 };
 
 struct up {
     uv_loop_t loop;
@@ -34,7 +35,7 @@ struct up {
     struct kz_collect *collect;
     struct kz_serve *serve;
     struct kz_http_server *server;
-    int64_t keys_read_ms, started_ms;
+    int64_t keys_read_ms, started_ms, stopping_ms;
     bool stopping, models_ready;
     char data[PATH_MAX]; /* serve borrows it */
 };
@@ -155,11 +156,15 @@ static void on_signal(uv_signal_t *signal, int number)
 {
     struct up *up = signal->data;
 
+    /* Ctrl-C reaches the whole process group, and whoever started us may pass it on: one word. */
+    if (up->stopping && kz_mono_ms() - up->stopping_ms < ONE_WORD_MS)
+        return;
     if (up->stopping) {
         kz_diag_warn("stopping at once", "signal=%d", number);
         _exit(KZ_EXIT_FAILED);
     }
     up->stopping = true;
+    up->stopping_ms = kz_mono_ms();
     kz_diag_info("stopping: no new connections, finishing what is acknowledged", "signal=%d", number);
     uv_timer_start(&up->timer, on_grace, GRACE_MS, 0);
     kz_serve_drain(up->serve);
