@@ -264,13 +264,9 @@ static void look_behind(struct recovery *r, const struct kz_segment *seg, uint32
     kz_lsn claim = 0;
     uint64_t used = offset;
 
-    for (uint64_t at = offset; at < seg->file_size; at += 8) {
+    for (uint64_t at = offset; at + 8 <= seg->file_size; at += 8) {
         const struct kz_frame *frame;
 
-        if (at + 8 > seg->file_size) { /* the file was cut anywhere: too few bytes for a frame */
-            used = seg->file_size;
-            break;
-        }
         if (kz_load_u64(seg->map + at) == 0) {
             if (at - used >= KZ_LOG_UNSYNCED_MAX_BYTES)
                 break;
@@ -281,6 +277,11 @@ static void look_behind(struct recovery *r, const struct kz_segment *seg, uint32
         if (frame && frame->durable > claim &&
                 kz_frame_crc(r->log->id, KZ_LSN(seg->number, at), frame) == frame->crc)
             claim = frame->durable;
+    }
+    /* A file that was cut anywhere may end in bytes that are too few for a frame. */
+    for (uint64_t at = KZ_MAX(seg->file_size & ~7ull, (uint64_t)offset); at < seg->file_size; at++) {
+        if (seg->map[at] && at - used < KZ_LOG_UNSYNCED_MAX_BYTES)
+            used = at + 1;
     }
     *ret_claim = claim;
     *ret_used = (uint32_t)used;
