@@ -353,7 +353,7 @@ static const char *decode_escape(const char *at, const char *end, char out[4], s
 bool kz_json_is_str(struct kz_json_value string, struct kz_str text)
 {
     struct kz_str s = inner(string);
-    const char *at = s.ptr, *end = s.ptr + s.size;
+    const char *at = s.size ? s.ptr : "", *end = at + s.size;
     size_t done = 0;
 
     if (string.kind != KZ_JSON_STRING)
@@ -383,7 +383,7 @@ bool kz_json_is(struct kz_json_value string, const char *text)
 /* Into `out`, which holds as many bytes as `s`: no escape stands for more than it is long. */
 static size_t unescape(struct kz_str s, char *out)
 {
-    const char *at = s.ptr, *end = s.ptr + s.size;
+    const char *at = s.size ? s.ptr : "", *end = at + s.size;
     char *to = out;
 
     while (at < end) {

@@ -12,7 +12,7 @@ static const char *skip_ascii(const char *at, const char *end)
 
 bool kz_utf8_check(struct kz_str s, size_t *ret_bad_offset)
 {
-    const char *at = s.ptr, *end = s.ptr + s.size;
+    const char *at = s.size ? s.ptr : "", *end = at + s.size;
 
     while ((at = skip_ascii(at, end)) < end) {
         size_t n = kz_utf8_char(at, end);
@@ -29,7 +29,7 @@ bool kz_utf8_check(struct kz_str s, size_t *ret_bad_offset)
 
 void kz_utf8_clean(struct kz_str s, struct kz_buf *buf)
 {
-    const char *at = s.ptr, *end = s.ptr + s.size;
+    const char *at = s.size ? s.ptr : "", *end = at + s.size;
     bool in_bad_run = false;
 
     while (at < end) {
