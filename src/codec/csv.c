@@ -111,11 +111,15 @@ static enum outcome plain_field(struct kz_csv *csv, struct row *row)
 /* Line ends before a row, and the byte order mark before the first. */
 static void skip_empty_lines(struct kz_csv *csv)
 {
+    static const char mark[] = "\xef\xbb\xbf";
     struct kz_str *rest = &csv->rest;
 
-    if (!csv->begun && rest->size >= 3 && memcmp(rest->ptr, "\xef\xbb\xbf", 3) == 0) {
-        rest->ptr += 3;
-        rest->size -= 3;
+    if (!csv->begun) {
+        if (!csv->last && rest->size < 3 && memcmp(rest->size ? rest->ptr : "", mark, rest->size) == 0)
+            return; /* it may be one */
+        if (rest->size >= 3 && memcmp(rest->ptr, mark, 3) == 0)
+            *rest = kz_str_n(rest->ptr + 3, rest->size - 3);
+        csv->begun = true;
     }
     for (;;) {
         size_t used = rest->size && *rest->ptr == '\n'                                 ? 1
@@ -180,7 +184,6 @@ enum kz_code kz_csv_next(struct kz_csv *csv, struct kz_csv_row *ret_row, struct 
             .line = csv->line};
     csv->rest = kz_str_n(row.at, (size_t)(row.end - row.at));
     csv->line = row.line;
-    csv->begun = true;
     return KZ_OK;
 }
 
