@@ -335,7 +335,7 @@ static enum kz_code decode(struct kz_http_client *client, struct kz_err *err)
     if (client->body_complete)
         return KZ_OK;
     if (client->head.chunked) {
-        kz_buf_reserve(&client->body, have);
+        kz_buf_reserve(&client->body, have + 1); /* room, so that there is an address */
         if (kz_http_chunks_step(&client->chunks, client->in.data + client->in_at, have,
                     client->body.data + client->body.size, INT64_MAX, &used, &size,
                     &client->body_complete, err) != KZ_OK) {
