@@ -311,7 +311,8 @@ static struct kz_batch_row *reserve_rows(struct wire_result *result, size_t rows
         result->values = kz_malloc(values * sizeof(double));
         result->values_capacity = values;
     }
-    memset(result->rows, 0, rows * sizeof(*result->rows));
+    if (rows)
+        memset(result->rows, 0, rows * sizeof(*result->rows));
     return result->rows;
 }
 
@@ -419,7 +420,8 @@ enum kz_code kz_py_get_result(struct kz_str payload, const struct kz_model_def *
     if (kind == RESULT_DICTS) {
         KZ_TRY(get_dicts(&c, result, err));
     } else {
-        memcpy(result->values, values, 8 * n * m);
+        if (n * m)
+            memcpy(result->values, values, 8 * n * m);
         for (size_t i = 0; i < n; i++) {
             result->rows[i].values = result->values + i * m;
             result->rows[i].value_count = m;
