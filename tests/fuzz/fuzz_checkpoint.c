@@ -58,14 +58,14 @@ static void use(const struct kz_views *views)
     for (uint32_t user = 0; (user = kz_views_next_user(views, user));) {
         struct kz_source sources[KZ_SOURCES_MAX];
 
-        kz_views_carry(views, user, &out);
+        kz_views_carry(views, user, NULL, &out);
         kz_views_erase_owners(views, user, &out);
         (void)kz_views_sources(views, user, KZ_CHAIN_NOTES, UINT64_MAX, sources);
         kz_buf_clear(&out);
     }
     for (size_t i = 0; i < kz_views_dead_letter_count(views); i++)
         (void)kz_views_dead_letter(views, kz_views_dead_letter_at(views, i)->seq);
-    kz_views_carry_globals(views, &out);
+    kz_views_carry_globals(views, 0, &out);
     kz_buf_done(&out);
 }
 

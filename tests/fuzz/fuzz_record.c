@@ -54,13 +54,13 @@ static void use(struct kz_views *views)
     for (uint32_t user = 0; (user = kz_views_next_user(views, user));) {
         struct kz_source sources[KZ_SOURCES_MAX];
 
-        kz_views_carry(views, user, &out);
+        kz_views_carry(views, user, NULL, &out);
         kz_views_erase_owners(views, user, &out);
         KZ_BUG_ON(kz_views_sources(views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources) >
                   KZ_SOURCES_MAX);
         kz_buf_clear(&out);
     }
-    kz_views_carry_globals(views, &out);
+    kz_views_carry_globals(views, 0, &out);
     kz_buf_done(&out);
 }
 
