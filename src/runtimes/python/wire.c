@@ -420,7 +420,7 @@ enum kz_code kz_py_get_result(struct kz_str payload, const struct kz_model_def *
     if (kind == RESULT_DICTS) {
         KZ_TRY(get_dicts(&c, result, err));
     } else {
-        if (n * m)
+        if (n > 0 && m > 0)
             memcpy(result->values, values, 8 * n * m);
         for (size_t i = 0; i < n; i++) {
             result->rows[i].values = result->values + i * m;
