@@ -209,6 +209,19 @@ static size_t feature_names(void *arg, unsigned model, const char *const **ret_n
     return kz_pipeline_feature_names(((struct up *)arg)->pipeline, model, ret_names);
 }
 
+static void collect_metrics(void *arg, struct kz_buf *out)
+{
+    const struct kz_collect_counters *counters = kz_collect_counters(((struct up *)arg)->collect);
+
+#define X(name, gauge, help)                                                                       \
+    kz_buf_printf(out,                                                                             \
+            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name              \
+            " %s\nkizashi_collect_" #name " %" PRIu64 "\n",                                        \
+            (gauge) ? "gauge" : "counter", counters->name);
+    KZ_COLLECT_COUNTERS(X)
+#undef X
+}
+
 static enum kz_code listen_on(struct up *up, const char *address, const char *data,
         struct kz_err *err)
 {
@@ -231,6 +244,7 @@ static enum kz_code listen_on(struct up *up, const char *address, const char *da
     serve.version = KZ_VERSION;
     serve.build = KZ_BUILD;
     serve.feature_names = feature_names;
+    serve.more_metrics = collect_metrics;
     serve.arg = up;
     up->collect = kz_collect_new(&collect);
     up->serve = kz_serve_new(query, up->auth, &serve);

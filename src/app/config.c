@@ -19,6 +19,8 @@ struct kz_config {
     struct kz_project project;
 };
 
+static const int64_t WINDOW_MS = 7 * 86400000ll; /* of a history, where nothing is said */
+
 enum { CAP_PER_USER_MAX = 320 }; /* times kept of a user (KZ_VIEWS_TIMES_MAX) */
 
 /* ---- reading fields of a map ------------------------------------------------------------------ */
@@ -416,9 +418,11 @@ static void read_history(struct reader *reader, const struct kz_yaml *map,
 {
     struct fields f = fields(reader, map, "\"history\"");
 
-    history->window_ms = duration(&f, "window", 7 * 86400000ll);
+    int64_t age_ms = project->events.retention_age_ms;
+
+    history->window_ms = duration(&f, "window", age_ms ? KZ_MIN(age_ms, WINDOW_MS) : WINDOW_MS);
     history->events_max = (uint32_t)integer(&f, "max_events", 500, 1, 10000000);
-    if (project->events.retention_age_ms && history->window_ms > project->events.retention_age_ms)
+    if (age_ms && history->window_ms > age_ms)
         problem(reader, map ? map->place : (struct kz_place){project->file, 0, 0},
                 "the history window is longer than the retention's age");
     finish(&f);

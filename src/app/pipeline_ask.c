@@ -68,38 +68,58 @@ static void add_pending(struct kz_submission *s, unsigned model, const char *rea
     s->pending[s->pending_count++] = (struct kz_wait_pending){model, reason};
 }
 
-/* Models waited for that no event of the submission asked. */
-static void add_untriggered(struct kz_pipeline *p, struct kz_submission *s)
+void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule)
 {
-    for (unsigned m = 0; m < p->project->model_count; m++) {
-        bool asked = !s->wait_models[m];
+    const char *reason = rule->def->debounce_ms ? "debounced"
+            : rule->def->delay_ms               ? "delayed"
+                                                : "not_triggered"; /* count: not reached */
 
-        for (size_t i = 0; i < s->pending_count && !asked; i++)
-            asked = s->pending[i].model == m;
-        for (size_t i = 0; i < s->result_count && !asked; i++) {
-            const struct kz_record *record;
-            struct kz_prediction prediction;
+    for (size_t i = 0; i < rule->model_count; i++)
+        if (p->current->wait_models[rule->models[i]])
+            add_pending(p->current, rule->models[i], reason);
+}
 
-            kz_buf_clear(&p->record);
-            if (p->reader->ops->get(p->reader, s->results[i], 0, &p->record, NULL) != KZ_OK)
-                continue;
-            record = (const struct kz_record *)(void *)p->record.data;
-            asked = kz_prediction_decode(record, &prediction, NULL) == KZ_OK &&
-                    kz_str_is(prediction.model, p->project->models[m].name);
-        }
-        if (!asked)
+static bool has_result(const struct kz_submission *s, unsigned model)
+{
+    for (size_t i = 0; i < s->result_count; i++)
+        if (s->result_models[i] == model)
+            return true;
+    return false;
+}
+
+static bool has_pending(const struct kz_submission *s, unsigned model, size_t before)
+{
+    for (size_t i = 0; i < before; i++)
+        if (s->pending[i].model == model)
+            return true;
+    return false;
+}
+
+/* One word about each model that was waited for and has no prediction here: what became of its
+ * request, or why no event of the submission led to one. */
+static void settle_pending(struct kz_pipeline *p, struct kz_submission *s)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < s->pending_count; i++)
+        if (!has_result(s, s->pending[i].model) && !has_pending(s, s->pending[i].model, kept))
+            s->pending[kept++] = s->pending[i];
+    s->pending_count = kept;
+    for (unsigned m = 0; m < p->project->model_count; m++)
+        if (s->wait_models[m] && !has_result(s, m) && !has_pending(s, m, s->pending_count))
             add_pending(s, m, "not_triggered");
-    }
 }
 
 void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
         const struct kz_err *err)
 {
     kz_lsn *results = submission->results;
+    unsigned *models = submission->result_models;
     struct kz_wait_pending *pending = submission->pending;
 
     submission->done(submission, code, err);
     free(results);
+    free(models);
     free(pending);
 }
 
@@ -108,7 +128,7 @@ void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submissio
     if (!submission->durable_at || submission->wait_open)
         return;
     waiting_remove(p, submission);
-    add_untriggered(p, submission);
+    settle_pending(p, submission);
     kz_pl_submission_done(submission, KZ_OK, NULL);
 }
 
@@ -419,6 +439,7 @@ struct ending {
     struct kz_str model, user_id, event_id, output, features, version, error;
     char user_kind;
     int64_t started_us;
+    uint8_t flags; /* enum kz_result_flags */
     struct kz_result_body fixed; /* what else is known; filled in by put_result() */
 };
 
@@ -433,6 +454,7 @@ static enum kz_code put_result(struct kz_pipeline *p, struct ending *e, kz_lsn *
             .prev = user->notes_head,
             .at_ms = p->now_ms,
             .reserved = true,
+            .flags = e->flags,
     };
     struct kz_body_writer w;
     struct due *due;
@@ -596,6 +618,9 @@ static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
             .event_id = job->params.event_id,
             .user_kind = job->user_kind,
             .started_us = r->end == KZ_END_DONE ? job->queued_us : 0,
+            .flags = def->output.kind == KZ_OUTPUT_EMBEDDING && !def->output.expose
+                    ? KZ_RESULT_HIDDEN
+                    : 0,
             .output = kz_buf_view(&r->output),
             .features = kz_buf_view(&r->features),
             .version = kz_str(r->version),
@@ -825,6 +850,9 @@ void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due)
         *at = w->next;
         if (body->end == KZ_END_DONE) {
             s->results = kz_realloc(s->results, (s->result_count + 1) * sizeof(*s->results));
+            s->result_models = kz_realloc(
+                    s->result_models, (s->result_count + 1) * sizeof(*s->result_models));
+            s->result_models[s->result_count] = w->model;
             s->results[s->result_count++] = due->news.record;
         } else {
             add_pending(s, w->model, end_reason((enum kz_request_end)body->end));

@@ -191,6 +191,8 @@ static enum kz_code try_rules(struct kz_pipeline *p, const struct kz_event *even
         KZ_TRY(put_ops(p, rule, owner, user, &step, err));
         if (step.timer_ms)
             kz_pl_set_timer(p, TIMER_TRIGGER, step.timer_ms, owner, rule->name);
+        if (p->current && matches[i].when && !step.ask)
+            kz_pl_asked_later(p, rule);
         if (step.ask) {
             struct asking asking = {
                     .user = user,

@@ -250,6 +250,8 @@ uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model);
 void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
         const struct kz_err *err);
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission);
+/* The submission being ingested matched a rule that asks at the end of its window or delay. */
+void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule);
 void kz_pl_waiters_timeout(struct kz_pipeline *p);
 void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due);
 void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submission);

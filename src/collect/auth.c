@@ -126,7 +126,7 @@ static enum kz_code check_local(
     if (origin.ptr && !is_local_host(auth, origin_authority(origin))) {
         (void)kz_fail(err, KZ_FORBIDDEN, "the origin \"" KZ_STR_FMT "\" is not this machine",
                 KZ_STR_ARG(kz_str_n(origin.ptr, KZ_MIN(origin.size, 100u))));
-        return kz_hint(err, "for pages of other sites create a write key with --origin");
+        return kz_hint(err, "for pages of other sites create a write key with --origins");
     }
     return KZ_OK;
 }
@@ -222,7 +222,7 @@ static enum kz_code check_origin(
             return KZ_OK;
         (void)kz_fail(err, KZ_FORBIDDEN, "key \"%s\" is for pages, and the request has no Origin",
                 key->name);
-        return kz_hint(err, "for servers create a key without --origin");
+        return kz_hint(err, "for servers create a key without --origins");
     }
     if (own || in_list(key->origins, key->origin_count, origin) ||
             (key->kind == KZ_KEY_WRITE && !key->origin_count))
@@ -230,7 +230,7 @@ static enum kz_code check_origin(
     (void)kz_fail(err, KZ_FORBIDDEN,
             "key \"%s\" may not be used from the origin \"" KZ_STR_FMT "\"", key->name,
             KZ_STR_ARG(kz_str_n(origin.ptr, KZ_MIN(origin.size, 100u))));
-    return kz_hint(err, "create a key with --origin for it");
+    return kz_hint(err, "create a key with --origins for it");
 }
 
 static enum kz_code check_kind(const struct kz_key *key, enum kz_auth_need need, struct kz_err *err)
@@ -462,7 +462,7 @@ void kz_auth_preflight(const struct kz_auth *auth, struct kz_http_request *req)
 
     if (!count) {
         (void)kz_fail(&err, KZ_FORBIDDEN, "no key may be used from this origin");
-        (void)kz_hint(&err, "create a key with --origin for it");
+        (void)kz_hint(&err, "create a key with --origins for it");
         kz_http_respond_error(req, &err);
         return;
     }

@@ -29,7 +29,7 @@ struct kz_intake_item {
 struct kz_wait_pending {
     unsigned model;
     const char *reason; /* "timeout", "dead_letter", "superseded", "expired", "dropped",
-                        * "not_triggered", "stopping" */
+                        * "not_triggered", "debounced", "delayed", "stopping" */
 };
 
 struct kz_submission {
@@ -45,6 +45,7 @@ struct kz_submission {
 
     /* Set when done, where models were waited for; gone when done has returned. */
     kz_lsn *results; /* RESULT records, to be read as predictions */
+    unsigned *result_models; /* [result_count] index in the project */
     size_t result_count;
     struct kz_wait_pending *pending;
     size_t pending_count;

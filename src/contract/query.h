@@ -19,6 +19,7 @@ struct kz_prediction {
     bool has_score;
     double score;
     struct kz_str output; /* JSON */
+    bool output_hidden;   /* shown as null */
     struct kz_str event_id;
     int64_t as_of_ms, computed_at_ms, expires_at_ms;
     uint64_t request, seq;

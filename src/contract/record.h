@@ -195,6 +195,11 @@ enum kz_request_end {
 };
 const char *kz_request_end_name(enum kz_request_end end);
 
+/* Record flags of a RESULT. */
+enum kz_result_flags {
+    KZ_RESULT_HIDDEN = 1, /* the output is for other models, not for readers (embedding) */
+};
+
 struct kz_result_body {
     uint64_t request;      /* seq of the REQUEST */
     kz_lsn request_lsn;

@@ -24,6 +24,7 @@ enum kz_code kz_prediction_decode(
             .has_score = fixed->has_score != 0,
             .score = fixed->score,
             .output = kz_span_str(body, fixed->output),
+            .output_hidden = record->flags & KZ_RESULT_HIDDEN,
             .event_id = kz_span_str(body, fixed->event_id),
             .as_of_ms = fixed->as_of_ms,
             .computed_at_ms = fixed->computed_at_ms,
@@ -42,7 +43,7 @@ void kz_prediction_json(const struct kz_prediction *prediction, struct kz_json_o
     kz_json_out_kv_str(out, "version", prediction->version);
     if (prediction->has_score)
         kz_json_out_kv_f64(out, "score", prediction->score);
-    if (prediction->output.size) {
+    if (prediction->output.size && !prediction->output_hidden) {
         kz_json_out_kv_raw(out, "output", prediction->output);
     } else {
         kz_json_out_key(out, "output");

@@ -324,6 +324,8 @@ void kz_serve_metrics(struct kz_serve_call *call)
     put_models(out, query);
     if (serve->http)
         put_http(out, kz_http_server_counters(serve->http));
+    if (serve->options.more_metrics)
+        serve->options.more_metrics(serve->options.arg, out);
     number(out, "ready", true, "1: intake and serving work",
             query->ops->health(query, &err) == KZ_OK);
     number(out, "streams_open", true, "Server-Sent Event streams open now", serve->stream_count);

@@ -29,6 +29,8 @@ struct kz_serve_options {
     uint32_t scan_max;     /* 10,000 newest records a trace or a list of decisions looks at */
     /* The names of the columns of a model's features, or 0; optional. */
     size_t (*feature_names)(void *arg, unsigned model, const char *const **ret_names);
+    /* Appends series of others to /metrics, in the same text form; optional. */
+    void (*more_metrics)(void *arg, struct kz_buf *out);
     void *arg;
 };
 

@@ -32,6 +32,15 @@ def test_debounce_asks_at_once_and_once_at_the_end(start):
     server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 4.0, 5)
 
 
+def test_waiting_within_a_window_says_that_it_is_debounced(start):
+    server = start(yaml=yaml(["when: name = 'view'", "debounce: 10s"]))
+    assert server.send(view(1), query="?wait=counter&timeout_ms=5000")["predictions"][0]["score"] == 1.0
+    told = server.send(view(2), query="?wait=counter&timeout_ms=5000")
+    assert told["pending"] == [{"model": "counter", "reason": "debounced"}] and not told["predictions"]
+    both = server.send(view(1, "other"), view(2, "other"), query="?wait=counter&timeout_ms=5000")
+    assert len(both["predictions"]) == 1 and not both["pending"]
+
+
 def test_delay_asks_later_unless_something_else_came(start):
     server = start(yaml=yaml(["when: name = 'cart'", "delay: 500ms", "unless: name = 'purchase'"]))
     server.send(view(1, "stays", "cart"), view(1, "buys", "cart"))
