@@ -284,6 +284,9 @@ static enum kz_code judge_request_line(struct kz_http_parse *parse, struct kz_er
 
     if (!blank || head->target.size == 0)
         return refuse(parse, 400, err, "the request line is not \"METHOD TARGET HTTP/1.1\"");
+    /* The library skips blanks; a proxy that does not would see another target. */
+    if (head->target.at != (uint32_t)(blank - parse->data) + 1)
+        return refuse(parse, 400, err, "there is more than one blank before the target");
     head->method = (struct kz_http_span){0, (uint32_t)(blank - parse->data)};
     if (!is_token(kz_http_span_str(parse->data, head->method)))
         return refuse(parse, 400, err, "the method has a character that methods cannot have");

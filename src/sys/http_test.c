@@ -461,6 +461,7 @@ static const struct {
         {"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"},
         {"GET / HTTP/2.0\r\nHost: a\r\n\r\n", "505"},
         {"GET /\r\nHost: a\r\n\r\n", "505"},
+        {"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
         {"GET relative HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
         {"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
         {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400"},
