@@ -69,7 +69,7 @@ static enum kz_code read_in(struct kz_event_file *file, struct kz_err *err)
         file->data = kz_buf_view(&all);
         return n < 0 ? kz_fail_errno(err, "could not read standard input") : KZ_OK;
     }
-    fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO is refused, not waited for */
     if (fd < 0)
         return kz_fail_errno(err, "could not open \"%s\"", file->path);
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {

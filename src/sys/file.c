@@ -229,15 +229,26 @@ static enum kz_code posix_open(struct kz_fs *fs, const char *path, int flags,
         how |= O_EXCL;
     if (flags & KZ_OPEN_TRUNCATE)
         how |= O_TRUNC;
-    fd = open_fd(path, how);
+    /* Without O_NONBLOCK a FIFO in a file's place would hold us up for ever. */
+    fd = open_fd(path, how | O_NONBLOCK);
     if (fd < 0 && errno == EEXIST)
         return kz_fail(err, KZ_CONFLICT, "cannot create \"%s\": it is there already", path);
     if (fd < 0)
         return fail_path(err, flags & KZ_OPEN_CREATE ? "create" : "open", path);
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+    if (fstat(fd, &st) != 0) {
+        enum kz_code rc = fail_path(err, "open", path);
+
+        close(fd);
+        return rc;
+    }
+    if (S_ISDIR(st.st_mode)) {
         close(fd);
         errno = EISDIR;
         return fail_path(err, "open", path);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        close(fd);
+        return kz_fail(err, KZ_INVALID, "cannot open \"%s\": it is no regular file", path);
     }
     self = kz_malloc(sizeof(*self));
     *self = (struct posix_file){
