@@ -322,6 +322,9 @@ enum kz_code kz_sealed_writer_finish(struct kz_sealed_writer *writer, struct kz_
     KZ_TRY(write_end(writer, err));
     KZ_TRY(writer->file->ops->sync(writer->file, err));
     KZ_TRY(verify(writer, err));
+    /* The name it has now is durable first: a rename that outlived the making of this file could
+     * give the new name to what an earlier attempt had left under the old one. */
+    KZ_TRY(fs->ops->sync_dir(fs, writer->params.dir, err));
     KZ_TRY(fs->ops->rename(fs, writer->temporary, path, err));
     writer->named = true;
     return fs->ops->sync_dir(fs, writer->params.dir, err);
