@@ -387,6 +387,7 @@ static void on_error(struct kz_replica *r, struct kz_str payload)
     struct wire_failure failure;
     struct kz_buf message = {0};
     struct kz_err err;
+    const char *code;
 
     if (kz_py_get_failure(payload, &failure, &err) != KZ_OK) {
         lose_for_frame(r, &err);
@@ -394,10 +395,13 @@ static void on_error(struct kz_replica *r, struct kz_str payload)
     }
     join(&failure, &message);
     kz_buf_char(&message, '\0');
-    if (failure.code == WIRE_PROTOCOL) {
-        lose(r, "protocol", message.data);
+    code = kz_py_code_name(&failure);
+    /* What took the memory may still hold it (without a cgroup nobody kills such a worker), and
+     * then every later row would fail for the fault of one. */
+    if (failure.code == WIRE_PROTOCOL || strcmp(code, "oom") == 0) {
+        lose(r, code, message.data);
     } else {
-        outcome.fail_code = kz_py_code_name(&failure);
+        outcome.fail_code = code;
         outcome.message = kz_str_n(message.data, message.size - 1);
         outcome.model_us = failure.predict_us;
         set_state(r, IDLE);

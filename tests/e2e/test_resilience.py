@@ -1,0 +1,232 @@
+"""Bad things and their answers: kill -9 during an import, models that leak or print without end, places that cannot be
+written, ports and data in use, data of a newer format."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+import pytest
+
+import harness
+
+
+def view(number, user="u1"):
+    return {"event_id": f"e{number}", "user_id": user, "name": "view"}
+
+
+def one_clear_line(result, *words):
+    """Exit 1, and stderr has one line that says so (and maybe a hint), with these words."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    lines = [line for line in result.stderr.decode().splitlines() if line.startswith("kizashi: ")]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in result.stderr.decode(), (word, result.stderr)
+
+
+def test_kill_minus_nine_during_an_import(project, tmp_path):
+    events, past = 300_000, int(time.time() * 1000) - 5 * 86400000
+    source, data = tmp_path / "past.ndjson", tmp_path / "data"
+    with open(source, "w", encoding="ascii") as file:
+        for number in range(events):
+            file.write(f'{{"event_id":"p{number}","user_id":"u{number % 999}","name":"view","ts":{past + number}}}\n')
+    ends = []
+    for size in (1 << 20, 8 << 20, 24 << 20):  # killed as soon as so much of the log is there
+        process = subprocess.Popen([harness.BINARY, "import", project, source, "--data", data, "--quiet"], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and used(data) < size and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        ends.append(process.wait())
+        harness.run("fsck", project, "--data", data, check=0)
+    assert ends[0] == -signal.SIGKILL and set(ends) <= {0, -signal.SIGKILL}, ends
+    told = json.loads(harness.run("import", project, source, "--data", data, "--json", "--quiet", check=0).stdout)
+    assert told["imported"] + told["duplicates"] == events and told["duplicates"] > 0 and told["rejected"] == 0, told
+    harness.run("fsck", project, "--data", data, check=0)
+    counted = harness.run("sql", project, "SELECT count(*), count(DISTINCT event_id) FROM events", "--data", data, "--format", "csv", check=0)
+    assert counted.stdout.split()[-1] == f"{events},{events}".encode()
+    assert harness.dump(data, "--type", "request") == []
+
+
+def test_a_checkpoint_given_up_at_the_end_was_reported_as_a_failure(project, tmp_path):
+    (tmp_path / "past.ndjson").write_text(json.dumps({**view(1), "ts": int(time.time() * 1000) - 5000}) + "\n")
+    for place in ("a", "b", "c"):
+        told = harness.run("import", project, tmp_path / "past.ndjson", "--data", tmp_path / place, "--quiet", check=0)
+        assert b"checkpoint" not in told.stderr, told.stderr
+
+
+def used(data):
+    """Bytes written, whatever the files were filled with beforehand: the blocks of the log that are not zero."""
+    total = 0
+    for path in (pathlib.Path(data) / "log").glob("*.kzl"):
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 18):
+                if not chunk.strip(b"\0"):
+                    break
+                total += len(chunk)
+    return total
+
+
+LEAKER = """
+import kizashi
+
+hoard = []
+
+
+class Leaker(kizashi.Model):
+    def predict(self, batch):
+        for user in batch.user_ids:
+            if user == "leak":
+                while True:
+                    hoard.append(bytearray(8 << 20))
+            bytearray(48 << 20)  # what any row needs for a moment
+        return [1.0] * len(batch)
+"""
+
+
+def test_a_model_that_leaks_is_restarted_and_only_its_row_is_dead(start):
+    server = start(model=LEAKER, yaml=harness.YAML.replace("    timeout: 2s\n", "    timeout: 5s\n    resources: {memory: 256Mi}\n"))
+    server.send(view(1, "before"), query="?wait=counter&timeout_ms=10000")
+    server.send(*[view(n, f"good{n}") for n in range(5)], view(1, "leak"), *[view(n, f"good{n}") for n in range(5, 10)])
+    server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 60, "the last result")
+    letters = harness.dump(server.data, "--type", "deadletter")
+    results = {r["request"]: r["user_id"] for r in harness.dump(server.data, "--type", "result")}
+    assert [(results[letter["ref"]], letter["code"]) for letter in letters] == [("leak", "oom")], letters
+    for user in ["before"] + [f"good{n}" for n in range(10)]:
+        assert [p["score"] for p in server.get(f"/v1/users/{user}/predictions").json()["predictions"]] == [1.0], user
+    state = next(m for m in server.get("/v1/admin/status").json()["models"] if m["name"] == "counter")
+    assert state["restarts"] >= 1 and state["state"] != "fenced", state
+    told = server.send(view(1, "later"), query="?wait=counter&timeout_ms=10000")
+    assert [p["score"] for p in told["predictions"]] == [1.0], told
+
+
+HOARDER = """
+import kizashi
+
+hoards = False
+
+
+class Hoarder(kizashi.Model):
+    def predict(self, batch):
+        global hoards
+        hoards = hoards or "hoarder" in batch.user_ids
+        if hoards:
+            raise MemoryError()
+        return [1.0] * len(batch)
+"""
+
+
+def test_a_worker_out_of_memory_was_asked_again_and_failed_every_later_row(start):
+    server = start(model=HOARDER)  # where no cgroup can be made, a leak ends as MemoryError in a worker that lives on
+    server.send(view(1, "hoarder"))
+    server.wait(lambda: harness.dump(server.data, "--type", "deadletter"), 20, "the dead letter")
+    for number in range(3):
+        told = server.send(view(1, f"later{number}"), query="?wait=counter&timeout_ms=10000")
+        assert [p["score"] for p in told["predictions"]] == [1.0], told
+    assert [letter["code"] for letter in harness.dump(server.data, "--type", "deadletter")] == ["oom"]
+
+
+CHATTERBOX = """
+import sys
+import kizashi
+
+
+class Chatterbox(kizashi.Model):
+    def predict(self, batch):
+        for _ in range(4000):
+            print("y" * 1000)
+        sys.stderr.write("z" * 4000000)
+        return [2.0] * len(batch)
+"""
+
+
+def test_a_model_that_prints_megabytes_is_heard_in_part_and_answers(start):
+    server = start(model=CHATTERBOX)
+    for number in range(1, 6):  # 40 MB
+        told = server.send(view(number), query="?wait=counter&timeout_ms=10000")
+        assert [p["score"] for p in told["predictions"]] == [2.0], told
+    assert len(server.read_log()) < 2_000_000
+    assert server.stop() == 0
+
+
+def test_data_that_cannot_be_written_is_one_clear_line(project, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "data", "/proc/kizashi", "/dev/null/data"):
+        result = harness.run("up", project, "--data", place, "--listen", "127.0.0.1:0", timeout=30)
+        one_clear_line(result, str(place))
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="as root every directory can be written; needs setpriv")
+def test_a_data_directory_without_permission_is_one_clear_line(tmp_path):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:  # tmp_path is closed to others
+        os.chmod(place, 0o755)
+        project = harness.write_project(pathlib.Path(place) / "shop")
+        shutil.copy(harness.BINARY, pathlib.Path(place) / "kizashi")
+        command = [pathlib.Path(place) / "kizashi", "up", project, "--data", pathlib.Path(place) / "data", "--listen", "127.0.0.1:0"]
+        if os.geteuid() == 0:
+            command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] + command
+        else:
+            os.chmod(place, 0o555)
+        result = subprocess.run(list(map(str, command)), capture_output=True, timeout=30, check=False)
+        os.chmod(place, 0o755)
+        one_clear_line(result, "data", "ermission denied")
+
+
+def test_a_port_in_use_and_up_twice(server, tmp_path):
+    other = harness.write_project(tmp_path / "other")
+    one_clear_line(harness.run("up", other, "--data", tmp_path / "other-data", "--listen", f"127.0.0.1:{server.port}", timeout=30),
+                   str(server.port), "in use")
+    one_clear_line(harness.run("up", server.project, "--data", server.data, "--listen", "127.0.0.1:0", timeout=30), "in use")
+    # The first has not noticed.
+    assert server.send(view(1), query="?wait=counter&timeout_ms=5000")["predictions"][0]["score"] == 1.0
+    assert server.stop() == 0
+    with harness.Server(other, tmp_path / "other-data") as second:  # and nothing was left behind by the second
+        assert second.get("/readyz").status == 200
+
+
+def crc32c(data):
+    """CRC-32C (Castagnoli), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def with_version(segment, version):
+    """docs/log-format.md, a raw segment: the format at byte 8, the checksum of bytes 8 to 71 at byte 4."""
+    data = bytearray(segment.read_bytes())
+    assert data[:4] == b"KZL\xff" and struct.unpack_from("<I", data, 4)[0] == crc32c(data[8:72])
+    struct.pack_into("<I", data, 8, version)
+    struct.pack_into("<I", data, 4, crc32c(data[8:72]))
+    segment.write_bytes(data)
+
+
+def test_data_of_a_newer_format_is_refused_and_left_as_it_was(server, tmp_path):
+    server.send(*[view(n) for n in range(10)], query="?wait=counter&timeout_ms=5000")
+    harness.run("backup", tmp_path / "backup", "--url", f"http://127.0.0.1:{server.port}", check=0)
+    assert server.stop() == 0
+    segments = [path for place in (pathlib.Path(server.data), tmp_path / "backup") for path in place.rglob("*.kzl")]
+    for segment in segments:
+        with_version(segment, 2)
+    before = [segment.read_bytes() for segment in segments]
+    for command in (["up", server.project, "--listen", "127.0.0.1:0"], ["dump"], ["sql", server.project, "SELECT 1 FROM events"],
+                    ["import", server.project, os.devnull], ["features", server.project, "--verify"]):
+        if command[0] == "import":
+            (tmp_path / "x.ndjson").write_text(json.dumps(view("x")) + "\n")
+            command[2] = tmp_path / "x.ndjson"
+        one_clear_line(harness.run(*command, "--data", server.data, timeout=30), "newer")
+    for command in (["fsck", "--data", server.data], ["restore", tmp_path / "backup", server.project, "--data", tmp_path / "restored"]):
+        result = harness.run(*command, timeout=30)
+        assert result.returncode == 1 and b"newer" in result.stdout + result.stderr, result
+    assert [segment.read_bytes() for segment in segments] == before
+    for segment in segments:
+        with_version(segment, 1)
+    harness.run("fsck", "--data", server.data, check=0)
