@@ -102,7 +102,7 @@ enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err)
     return KZ_OK;
 }
 
-static void reap_child(struct kz_pipeline *p, bool block);
+static void reap_child(struct kz_pipeline *p);
 
 void kz_pl_upkeep_close(struct kz_pipeline *p)
 {
@@ -119,10 +119,14 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
         u->backup_done(u->backup_arg, u->code, &u->err);
         u->backup_done = NULL;
     }
-    /* The one at the end takes its place. */
-    if (u->checkpoint_child)
+    /* The one at the end takes its place; if it was done already it counts as usual. */
+    reap_child(p);
+    if (u->checkpoint_child) {
         kill(u->checkpoint_child, SIGKILL);
-    reap_child(p, true);
+        while (waitpid(u->checkpoint_child, NULL, 0) < 0 && errno == EINTR)
+            ;
+        u->checkpoint_child = 0;
+    }
     pthread_mutex_destroy(&u->lock);
     pthread_cond_destroy(&u->wake);
     kz_buf_done(&u->erased);
@@ -141,7 +145,7 @@ static void checkpoint_written(struct kz_pipeline *p, kz_lsn position)
     p->counters.checkpoints_total++;
 }
 
-static void reap_child(struct kz_pipeline *p, bool block)
+static void reap_child(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
     int status = 0;
@@ -150,7 +154,7 @@ static void reap_child(struct kz_pipeline *p, bool block)
     if (!u->checkpoint_child)
         return;
     do
-        pid = waitpid(u->checkpoint_child, &status, block ? 0 : WNOHANG);
+        pid = waitpid(u->checkpoint_child, &status, WNOHANG);
     while (pid < 0 && errno == EINTR);
     if (pid == 0)
         return;
@@ -219,7 +223,7 @@ static void maybe_checkpoint(struct kz_pipeline *p)
     bool due;
     struct kz_err err;
 
-    reap_child(p, false);
+    reap_child(p);
     if (u->checkpoint_child)
         return;
     kz_log_stats(p->log, &stats);
