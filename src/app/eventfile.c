@@ -318,7 +318,8 @@ static enum kz_code next_json(struct kz_event_file *file, struct kz_event_line *
         line = kz_str_n(start, end ? (size_t)(end - start) : left);
         file->offset += line.size + (end != NULL);
         file->line++;
-        while (line.size && strchr(" \t\r", line.ptr[line.size - 1]))
+        /* strchr() would take a NUL for a blank, too. */
+        while (line.size && memchr(" \t\r", line.ptr[line.size - 1], 3))
             line.size--;
     }
     *ret = (struct kz_event_line){.line = file->line, .json = line};

@@ -279,6 +279,12 @@ def test_a_csv_whose_quote_is_never_closed_was_read_for_ever(project, tmp_path):
     assert b"line 3: a quote opened in this row is never closed" in told.stderr
 
 
+def test_a_file_of_nul_bytes_was_sent_as_nothing_and_called_done(project, tmp_path):
+    (tmp_path / "holes.ndjson").write_bytes(b"\x00" * 5000 + b"\n" + b"\x00" * 10)
+    told = harness.run("import", project, tmp_path / "holes.ndjson", "--data", tmp_path / "data", "--quiet", check=1, timeout=60)
+    assert b"holes.ndjson:1: " in told.stderr, told
+
+
 def test_a_fifo_in_the_place_of_a_project_file_was_waited_for(project):
     (project / "kizashi.yaml").unlink()
     os.mkfifo(project / "kizashi.yaml")
