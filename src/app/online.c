@@ -134,11 +134,6 @@ uint64_t kz_online_count(struct kz_json_value object, const char *name)
             : 0;
 }
 
-bool kz_online_true(struct kz_json_value object, const char *name)
-{
-    return kz_json_get(object, name).kind == KZ_JSON_TRUE;
-}
-
 const char *kz_online_text(struct kz_json_value object, const char *name, struct kz_buf *buf)
 {
     struct kz_json_value value = kz_json_get(object, name);

@@ -41,9 +41,8 @@ KZ_MUST_USE enum kz_code kz_online_call(struct kz_online *online, const char *me
 KZ_MUST_USE enum kz_code kz_online_json(struct kz_online *online, const char *method,
         const char *path, uint32_t timeout_ms, struct kz_json_value *ret_root, struct kz_err *err);
 
-/* Members of an answer; absent or of another kind: 0, "", false. */
+/* Members of an answer; absent or of another kind: 0, "". */
 double kz_online_number(struct kz_json_value object, const char *name);
 uint64_t kz_online_count(struct kz_json_value object, const char *name);
-bool kz_online_true(struct kz_json_value object, const char *name);
 /* In `buf` (cleared first), with a NUL behind it. */
 const char *kz_online_text(struct kz_json_value object, const char *name, struct kz_buf *buf);

@@ -317,9 +317,8 @@ static enum kz_code try_action(struct kz_pipeline *p, const struct action *actio
 }
 
 enum kz_code kz_pl_act(struct kz_pipeline *p, uint32_t user, unsigned model,
-        const struct kz_record *result, kz_lsn result_lsn, struct kz_err *err)
+        const struct kz_record *result, struct kz_err *err)
 {
-    (void)result_lsn;
     for (size_t i = 0; i < p->project->action_count; i++) {
         const struct action *action = &p->actions[i];
 

@@ -551,7 +551,7 @@ static enum kz_code follow_up(struct kz_pipeline *p, uint32_t user, kz_lsn lsn,
             rc = ask_after(p, user, job, next, err);
     }
     if (rc == KZ_OK)
-        rc = kz_pl_act(p, user, job->model, result, lsn, err);
+        rc = kz_pl_act(p, user, job->model, result, err);
     kz_buf_done(&copy);
     return rc;
 }

@@ -259,7 +259,7 @@ void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submissio
 /* pipeline_act.c */
 /* Tries the actions that speak of `model` on a new prediction. */
 KZ_MUST_USE enum kz_code kz_pl_act(struct kz_pipeline *p, uint32_t user, unsigned model,
-        const struct kz_record *result, kz_lsn result_lsn, struct kz_err *err);
+        const struct kz_record *result, struct kz_err *err);
 bool kz_pl_after_holds(struct kz_pipeline *p, struct model *model, uint32_t user,
         const struct kz_record *result, struct kz_err *err);
 void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due);

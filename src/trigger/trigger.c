@@ -169,17 +169,6 @@ void kz_triggers_close(struct kz_triggers *triggers)
     free(triggers);
 }
 
-size_t kz_triggers_count(const struct kz_triggers *triggers)
-{
-    return triggers->count;
-}
-
-const struct kz_rule *kz_triggers_rule(const struct kz_triggers *triggers, size_t index)
-{
-    KZ_BUG_ON(index >= triggers->count);
-    return &triggers->rules[index];
-}
-
 const struct kz_rule *kz_triggers_by_name(const struct kz_triggers *triggers, uint64_t name)
 {
     for (size_t i = 0; i < triggers->count; i++)

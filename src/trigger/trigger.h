@@ -42,8 +42,6 @@ struct kz_rule {
     size_t model_count;
     struct kz_sql_expr *when, *unless, *having;
 };
-size_t kz_triggers_count(const struct kz_triggers *triggers);
-const struct kz_rule *kz_triggers_rule(const struct kz_triggers *triggers, size_t index);
 const struct kz_rule *kz_triggers_by_name(const struct kz_triggers *triggers, uint64_t name);
 
 /* What of an event concerns which rules. */
