@@ -1,0 +1,128 @@
+/* contract/store.h -- the shared raw log: events, what is kept of each user between events, timers and
+ * requests on their way, for `process` roles that share it. (One machine has log/ and history/
+ * instead: one writer needs no transactions.)
+ *
+ * A record's address (kz_lsn) is its place among the records of its owner, given by the process role:
+ * our clock in the upper bits, so that addresses of different users compare nearly as time does. A
+ * record is found by (owner, lsn).
+ *
+ * Threads  any; a transaction belongs to one thread.
+ * Fails    KZ_CONFLICT: somebody else changed what was read, begin again. KZ_UNAVAILABLE, KZ_TIMEOUT,
+ *          KZ_LIMIT: try later. All else will not pass.
+ */
+#pragma once
+
+#include "contract/history.h"
+
+struct kz_store_user {
+    uint64_t owner;
+    struct kz_str state; /* opaque to the store; empty: no such user */
+};
+
+/* What makes two events the same (kz_dedupe_key() may collide; `id` does not). */
+struct kz_store_id {
+    uint64_t key;     /* kz_dedupe_key() */
+    struct kz_str id; /* kind and id of the user as sent, NUL, event_id */
+};
+
+struct kz_store_record {
+    kz_lsn lsn;
+    const struct kz_record *record; /* `owner` and `type` say where it goes */
+};
+
+struct kz_store_timer {
+    uint64_t owner; /* whose state it is about */
+    uint64_t rule;
+    int64_t due_ms;
+};
+
+struct kz_store_request { /* of the outbox: committed, not known to be published */
+    uint64_t owner;
+    kz_lsn lsn;
+    struct kz_str message; /* opaque: what is to be published */
+};
+
+/* All of it, or nothing. */
+struct kz_store_commit {
+    const struct kz_store_user *users;      size_t user_count;    /* put */
+    const struct kz_store_id *ids;          size_t id_count;      /* put; they were not there */
+    const struct kz_store_record *records;  size_t record_count;  /* events and notes, put */
+    const struct kz_store_timer *timers;    size_t timer_count;   /* put */
+    const struct kz_store_timer *fired;     size_t fired_count;   /* removed, where they are there */
+    const struct kz_store_request *requests; size_t request_count; /* into the outbox */
+    const struct kz_store_record *letters;  size_t letter_count;  /* DEADLETTER records */
+    int64_t now_ms; /* what retention counts from */
+};
+
+struct kz_store_txn;
+
+struct kz_store_stats {
+    uint64_t commits, conflicts, retries, reads, rows_read, rows_written, bytes_written;
+    uint64_t commit_us_total, read_us_total; /* spent waiting for the store */
+    uint32_t sessions;
+    bool throttled;
+    char problem[200];
+};
+
+struct kz_store {
+    const struct kz_store_ops *ops;
+};
+
+struct kz_store_ops {
+    const char *name; /* "memory", "spanner" */
+
+    /* A read-write transaction. Reads in it are locked against change until its end. */
+    enum kz_code (*begin)(struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err);
+    /* Fills `state` of each of `users` (owner set); good until the transaction's end. */
+    enum kz_code (*read_users)(struct kz_store_txn *txn, struct kz_store_user *users, size_t count,
+            struct kz_err *err);
+    /* Which of `ids` are there. */
+    enum kz_code (*read_ids)(struct kz_store_txn *txn, const struct kz_store_id *ids, size_t count,
+            bool *ret_there, struct kz_err *err);
+    /* Ends the transaction in any case. An answer that was lost (KZ_TIMEOUT, KZ_UNAVAILABLE) leaves open
+     * whether it was committed: begin again, the ids tell. */
+    enum kz_code (*commit)(
+            struct kz_store_txn *txn, const struct kz_store_commit *commit, struct kz_err *err);
+    void (*rollback)(struct kz_store_txn *txn); /* takes NULL */
+
+    /* Users outside a transaction, newest committed state; as read_users(). The bytes are in `out`. */
+    enum kz_code (*users)(struct kz_store *store, struct kz_store_user *users, size_t count,
+            struct kz_buf *out, struct kz_err *err);
+    /* A user's records by key range, strong reads: everything committed before the call. get() finds
+     * by (owner, lsn). scan_all() goes by time (lsn), for datasets; it may read everything. */
+    struct kz_history_reader *(*reader)(struct kz_store *store);
+
+    /* Timers due at `now_ms`, earliest first, at most `max`, of the parts `part` of `part_count` (0 of 1:
+     * all). `ret_next_ms`: when the next one behind them is due; INT64_MAX none. */
+    enum kz_code (*due)(struct kz_store *store, int64_t now_ms, unsigned part, unsigned part_count,
+            size_t max, struct kz_store_timer *ret_timers, size_t *ret_count, int64_t *ret_next_ms,
+            struct kz_err *err);
+    /* Requests committed before `before_ms` (our clock) and still in the outbox; oldest first. Messages
+     * are in `out`. */
+    enum kz_code (*outbox)(struct kz_store *store, int64_t before_ms, size_t max,
+            struct kz_store_request *ret_requests, size_t *ret_count, struct kz_buf *out,
+            struct kz_err *err);
+    /* They are published. */
+    enum kz_code (*published)(struct kz_store *store, const struct kz_store_request *requests,
+            size_t count, struct kz_err *err);
+
+    /* Dead letters, newest first, those with seq below `before` (0: all). Records are in `out`, one
+     * after the other at multiples of 8. */
+    enum kz_code (*letters)(struct kz_store *store, uint64_t before, size_t max, struct kz_buf *out,
+            size_t *ret_count, struct kz_err *err);
+
+    /* Forgets users: everything under these owners, in batches; `stone` (id hash, 8 bytes) with `body`
+     * is kept and keeps them away. */
+    enum kz_code (*erase)(struct kz_store *store, uint64_t stone, struct kz_str body,
+            const uint64_t *owners, size_t owner_count, struct kz_err *err);
+    /* The bodies of the tombstones of these hashes that are there; empty where not. */
+    enum kz_code (*stones)(struct kz_store *store, const uint64_t *hashes, size_t count,
+            struct kz_str *ret_bodies, struct kz_buf *out, struct kz_err *err);
+
+    /* As kz_bus_ops.check and .create: schema there and of this version (KZ_UNSUPPORTED: newer). */
+    enum kz_code (*check)(struct kz_store *store, struct kz_err *err);
+    enum kz_code (*create)(struct kz_store *store, void (*say)(void *arg, const char *line),
+            void *arg, struct kz_err *err);
+    void (*stats)(struct kz_store *store, struct kz_store_stats *ret_stats);
+    void (*close)(struct kz_store *store);
+};

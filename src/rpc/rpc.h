@@ -1,0 +1,122 @@
+/* rpc/rpc.h -- calls to services in the cloud: gRPC and protobuf behind one call type.
+ *
+ * The gRPC library is loaded by the first kz_rpc_open() and not linked: a process that needs no
+ * cloud pays nothing for it. No gRPC type leaves this folder.
+ *
+ *     kz_rpc_open -> kz_rpc_connect -> kz_rpc_call                 one request, one answer
+ *                                   -> kz_rpc_start                the same, answered by a callback
+ *                                   -> kz_rpc_stream -> write*, next* -> kz_rpc_stream_close
+ *
+ * Threads  any, each stream's next() one at a time and its write() one at a time. Callbacks come on
+ *          the completion thread of the kz_rpc and must not block.
+ * Life     streams and calls, then channels, then the kz_rpc. fork() only before kz_rpc_open().
+ * Fails    with the code whose gRPC status is the server's (base/errors.def; ABORTED is
+ *          KZ_CONFLICT, ALREADY_EXISTS too, told apart by kz_rpc_status()), and a message that names
+ *          the method and the endpoint.
+ */
+#pragma once
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+struct kz_rpc;
+struct kz_rpc_channel;
+struct kz_rpc_stream;
+
+/* gRPC's status codes (grpc.io, "status codes"), where a caller must tell more than kz_code does. */
+enum kz_rpc_status {
+    KZ_RPC_OK = 0,
+    KZ_RPC_CANCELLED = 1,
+    KZ_RPC_UNKNOWN = 2,
+    KZ_RPC_INVALID_ARGUMENT = 3,
+    KZ_RPC_DEADLINE_EXCEEDED = 4,
+    KZ_RPC_NOT_FOUND = 5,
+    KZ_RPC_ALREADY_EXISTS = 6,
+    KZ_RPC_PERMISSION_DENIED = 7,
+    KZ_RPC_RESOURCE_EXHAUSTED = 8,
+    KZ_RPC_FAILED_PRECONDITION = 9,
+    KZ_RPC_ABORTED = 10,
+    KZ_RPC_OUT_OF_RANGE = 11,
+    KZ_RPC_UNIMPLEMENTED = 12,
+    KZ_RPC_INTERNAL = 13,
+    KZ_RPC_UNAVAILABLE = 14,
+    KZ_RPC_DATA_LOSS = 15,
+    KZ_RPC_UNAUTHENTICATED = 16,
+};
+
+/* KZ_UNSUPPORTED with the package to install where the library is not there. */
+KZ_MUST_USE enum kz_code kz_rpc_open(struct kz_rpc **ret_rpc, struct kz_err *err);
+void kz_rpc_close(struct kz_rpc *rpc);
+KZ_DEFINE_FREEP(struct kz_rpc, kz_rpc_close)
+
+struct kz_rpc_target {
+    const char *endpoint;      /* "pubsub.googleapis.com:443": TLS, application default credentials
+                                * (GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the metadata server) */
+    const char *emulator;      /* "localhost:8085": plain text, no credentials; NULL or "": none */
+    unsigned connection_count; /* calls are spread over that many connections; 0: 1 */
+    size_t receive_max_bytes;  /* of a message; 0: 64 MiB */
+};
+/* Does not wait for the connection: it is made by the first call, and again whenever it is lost. */
+KZ_MUST_USE enum kz_code kz_rpc_connect(struct kz_rpc *rpc, const struct kz_rpc_target *target,
+        struct kz_rpc_channel **ret_channel, struct kz_err *err);
+void kz_rpc_channel_close(struct kz_rpc_channel *channel);
+KZ_DEFINE_FREEP(struct kz_rpc_channel, kz_rpc_channel_close)
+
+struct kz_rpc_options {
+    const char *method;       /* "/google.pubsub.v1.Publisher/Publish"; static */
+    int64_t timeout_ms;       /* of the whole call, retries included; 0: 30 s; streams: 0 none */
+    bool idempotent;          /* may be sent again after an error that leaves open whether it ran
+                               * (UNAVAILABLE, DEADLINE_EXCEEDED of one attempt, INTERNAL) */
+    bool wait_for_ready;      /* background work: waits for a connection; else fails at once */
+    const char *routing;      /* x-goog-request-params, "database=projects/p/..."; NULL none */
+    const char *resource;     /* google-cloud-resource-prefix; NULL none */
+};
+
+/* Blocks. RESOURCE_EXHAUSTED and UNAVAILABLE (and what `idempotent` permits) are tried again with
+ * back-off and jitter until the deadline. The answer is freed with protobuf_c_message_free_unpacked(). */
+KZ_MUST_USE enum kz_code kz_rpc_call(struct kz_rpc_channel *channel,
+        const struct kz_rpc_options *options, const ProtobufCMessage *request,
+        const ProtobufCMessageDescriptor *answer_type, ProtobufCMessage **ret_answer,
+        struct kz_err *err);
+
+/* As kz_rpc_call(), but returns at once (the request is encoded within the call). `done` comes once,
+ * on the completion thread; `answer` is borrowed for the call and NULL on failure. */
+typedef void kz_rpc_done(
+        void *arg, enum kz_code code, const ProtobufCMessage *answer, const struct kz_err *err);
+void kz_rpc_start(struct kz_rpc_channel *channel, const struct kz_rpc_options *options,
+        const ProtobufCMessage *request, const ProtobufCMessageDescriptor *answer_type,
+        kz_rpc_done *done, void *arg);
+
+/* The server's status of the last failed call or next() of this thread; KZ_RPC_UNKNOWN where none
+ * was had. */
+enum kz_rpc_status kz_rpc_status(void);
+/* The server's RetryInfo (google.rpc) of the same in ms; 0 none. */
+int64_t kz_rpc_retry_ms(void);
+
+/* ---- streams: server streaming (write once, half-close) and bidirectional ----------------------- */
+
+KZ_MUST_USE enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel,
+        const struct kz_rpc_options *options, const ProtobufCMessageDescriptor *answer_type,
+        struct kz_rpc_stream **ret_stream, struct kz_err *err);
+/* Blocks until the transport has taken it (flow control). KZ_END: the call has ended, next() says
+ * why. */
+KZ_MUST_USE enum kz_code kz_rpc_stream_write(
+        struct kz_rpc_stream *stream, const ProtobufCMessage *message, struct kz_err *err);
+/* No more writes. */
+void kz_rpc_stream_half_close(struct kz_rpc_stream *stream);
+/* Blocks for the next message, at most `wait_ms` (-1: without end): KZ_TIMEOUT, and the stream goes
+ * on. KZ_END: the server ended it well. A message is read from the network only when asked for. */
+KZ_MUST_USE enum kz_code kz_rpc_stream_next(struct kz_rpc_stream *stream, int64_t wait_ms,
+        ProtobufCMessage **ret_message, struct kz_err *err);
+/* From any thread: next() and write() of others return soon. */
+void kz_rpc_stream_cancel(struct kz_rpc_stream *stream);
+/* Cancels what is not over, waits for its end, frees. */
+void kz_rpc_stream_close(struct kz_rpc_stream *stream);
+KZ_DEFINE_FREEP(struct kz_rpc_stream, kz_rpc_stream_close)
+
+struct kz_rpc_stats {
+    uint64_t calls, failures, retries, bytes_sent, bytes_received, streams_open;
+};
+void kz_rpc_stats(struct kz_rpc *rpc, struct kz_rpc_stats *ret_stats);
