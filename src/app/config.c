@@ -729,7 +729,7 @@ static double share(struct fields *f, const char *key)
 }
 
 static void read_deliver(struct reader *reader, const struct kz_yaml *map,
-        struct kz_action_def *action)
+        struct kz_action_def *action, const struct kz_project *project)
 {
     static const char *const kinds[] = {"web", "webhook", "pubsub"};
     struct fields f = fields(reader, map, "\"deliver\"");
@@ -760,19 +760,22 @@ static void read_deliver(struct reader *reader, const struct kz_yaml *map,
                 problem(reader, how->place, "\"webhook\" needs a \"url\" that starts with http(s)://");
             finish(&w);
         } else {
-            problem(reader, how->place, "\"pubsub\" delivery needs the Pub/Sub backend, which this "
-                                        "build does not have; use \"web\" or \"webhook\"");
+            action->deliver.payload_json = kz_yaml_json(reader->arena, how);
+            if (project->backends.bus == KZ_BACKEND_EMBEDDED)
+                problem(reader, how->place,
+                        "\"pubsub\" delivery needs a bus: \"backends: {bus: pubsub}\"; use \"web\" "
+                        "or \"webhook\" without one");
         }
     }
     action->deliver.valid_for_ms = duration(&f, "valid_for", 10 * 60000);
     if (given != 1)
         problem(reader, map ? map->place : action->place,
-                "action \"%s\" needs \"deliver\" with one of web and webhook", action->name);
+                "action \"%s\" needs \"deliver\" with one of web, webhook and pubsub", action->name);
     finish(&f);
 }
 
 static void read_action(struct reader *reader, const struct kz_yaml *key, const struct kz_yaml *node,
-        struct kz_action_def *action)
+        struct kz_action_def *action, const struct kz_project *project)
 {
     static const char *const modes[] = {"off", "shadow", "on", NULL};
     struct fields f =
@@ -806,7 +809,7 @@ static void read_action(struct reader *reader, const struct kz_yaml *key, const 
         action->goal.value = text(&g, "value", NULL);
         finish(&g);
     }
-    read_deliver(reader, take(&f, "deliver"), action);
+    read_deliver(reader, take(&f, "deliver"), action, project);
     finish(&f);
 }
 
@@ -824,6 +827,92 @@ static void read_limits(struct reader *reader, const struct kz_yaml *map, struct
             project->limits.segment_size_bytes > (3ull << 30))
         problem(reader, map ? map->place : (struct kz_place){project->file, 0, 0},
                 "\"segment_size\" has to lie between 16Mi and 3Gi");
+    finish(&f);
+}
+
+/* ---- backends ---------------------------------------------------------------------------------- */
+
+/* A name of Google Cloud: what each service permits beyond that it says itself. */
+static const char *cloud_name(struct fields *f, const char *key, const char *standard)
+{
+    const struct kz_yaml *node = take(f, key);
+    const char *value = scalar(f->reader, node, key);
+    size_t n;
+
+    if (!value || !*value)
+        return standard;
+    n = strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:");
+    if (value[n] || n > 63)
+        problem(f->reader, node->place,
+                "\"%s\" is \"%s\", it has to be 1 to 63 of letters, digits, - and _", key, value);
+    return value;
+}
+
+/* Spanner takes lower case only. */
+static const char *database_name(struct reader *reader, const char *project)
+{
+    char *name = kz_arena_cstr(reader->arena, kz_str(project ? project : "kizashi"));
+
+    for (char *c = name; *c; c++)
+        *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
+    if (strlen(name) > 30)
+        name[30] = '\0';
+    return name;
+}
+
+static void read_push(struct reader *reader, const struct kz_yaml *map, struct kz_backends_def *def)
+{
+    struct fields f = fields(reader, map, "\"push\"");
+
+    def->gcp.push.audience = text(&f, "audience", NULL);
+    def->gcp.push.email = text(&f, "email", NULL);
+    def->gcp.push.jwks = text(&f, "jwks", NULL);
+    if (map && !def->gcp.push.audience)
+        problem(reader, map->place, "\"push\" needs an \"audience\": the one of the subscription's "
+                                    "push endpoint");
+    finish(&f);
+}
+
+static void read_gcp(struct reader *reader, const struct kz_yaml *map, struct kz_project *project)
+{
+    struct fields f = fields(reader, map, "\"gcp\""), part;
+    struct kz_backends_def *def = &project->backends;
+
+    def->gcp.project = cloud_name(&f, "project", NULL);
+    if (!def->gcp.project && getenv("GOOGLE_CLOUD_PROJECT"))
+        def->gcp.project = kz_arena_cstr(reader->arena, kz_str(getenv("GOOGLE_CLOUD_PROJECT")));
+    def->gcp.prefix = cloud_name(&f, "prefix", "");
+    part = fields(reader, take(&f, "spanner"), "\"spanner\"");
+    def->gcp.spanner_instance = cloud_name(&part, "instance", "kizashi");
+    def->gcp.spanner_database =
+            cloud_name(&part, "database", database_name(reader, project->name));
+    finish(&part);
+    part = fields(reader, take(&f, "bigtable"), "\"bigtable\"");
+    def->gcp.bigtable_instance = cloud_name(&part, "instance", "kizashi");
+    def->gcp.bigtable_app_profile = cloud_name(&part, "app_profile", NULL);
+    finish(&part);
+    read_push(reader, take(&f, "push"), def);
+    finish(&f);
+}
+
+/* Names of Google Cloud are filled in without the section too: `--backend gcp` may ask for it. */
+static void read_backends(struct reader *reader, const struct kz_yaml *map,
+        struct kz_project *project)
+{
+    static const char *const bus[] = {"memory", "pubsub", NULL};
+    static const char *const history[] = {"memory", "spanner", NULL};
+    static const char *const predictions[] = {"memory", "bigtable", NULL};
+    struct fields f = fields(reader, map, "\"backends\"");
+    struct kz_backends_def *def = &project->backends;
+
+    if (map) {
+        def->place = map->place;
+        def->bus = (enum kz_backend)(KZ_BACKEND_MEMORY + one_of(&f, "bus", bus, 1));
+        def->history = (enum kz_backend)(KZ_BACKEND_MEMORY + one_of(&f, "history", history, 1));
+        def->predictions =
+                (enum kz_backend)(KZ_BACKEND_MEMORY + one_of(&f, "predictions", predictions, 1));
+    }
+    read_gcp(reader, take(&f, "gcp"), project);
     finish(&f);
 }
 
@@ -876,6 +965,7 @@ static void read_project(struct reader *reader, const struct kz_yaml *root, stru
     else if (!is_name(project->name))
         problem(reader, kz_yaml_get(root, "project")->place,
                 "\"%s\" is no name for a project: letters, digits and _ only", project->name);
+    read_backends(reader, take(&f, "backends"), project);
     read_events(reader, take(&f, "events"), project);
     map = named(&f, "tables", &project->table_count);
     project->tables = kz_arena_zero(reader->arena, (project->table_count + 1) * sizeof(*project->tables));
@@ -895,7 +985,7 @@ static void read_project(struct reader *reader, const struct kz_yaml *root, stru
     project->actions =
             kz_arena_zero(reader->arena, (project->action_count + 1) * sizeof(*project->actions));
     for (size_t i = 0; i < project->action_count; i++)
-        read_action(reader, map->keys[i], map->items[i], &project->actions[i]);
+        read_action(reader, map->keys[i], map->items[i], &project->actions[i], project);
     read_limits(reader, take(&f, "limits"), project);
     finish(&f);
 }

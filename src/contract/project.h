@@ -138,6 +138,29 @@ struct kz_action_def {
     struct kz_place place, when_place, having_place;
 };
 
+/* Where a deployment of roles keeps what it shares. */
+enum kz_backend {
+    KZ_BACKEND_EMBEDDED, /* one process with its own log: nothing is shared */
+    KZ_BACKEND_MEMORY,   /* in one process that has all roles */
+    KZ_BACKEND_GCP,      /* Pub/Sub, Spanner, Bigtable */
+};
+
+struct kz_backends_def {
+    enum kz_backend bus, history, predictions; /* all EMBEDDED, or none */
+    struct {
+        const char *project; /* of Google Cloud; NULL: neither here nor in GOOGLE_CLOUD_PROJECT */
+        const char *prefix;  /* of the names of topics, subscriptions and tables; "" none */
+        const char *spanner_instance, *spanner_database;
+        const char *bigtable_instance;
+        const char *bigtable_app_profile; /* NULL: the instance's default */
+        struct { /* who may POST /v1/pubsub/push; audience NULL: whoever holds a key */
+            const char *audience, *email;
+            const char *jwks; /* URL or file of the signer's public keys; NULL: Google's */
+        } push;
+    } gcp;
+    struct kz_place place; /* of the section; line 0: there is none */
+};
+
 struct kz_project {
     const char *name;
     const char *dir;  /* absolute */
@@ -168,6 +191,7 @@ struct kz_project {
         const char *python;       /* interpreter, or NULL: found */
         uint32_t dead_letters_max;
     } limits;
+    struct kz_backends_def backends;
 };
 
 const struct kz_model_def *kz_project_model(const struct kz_project *project, struct kz_str name);
