@@ -16,13 +16,13 @@
 
 struct kz_store_user {
     uint64_t owner;
-    struct kz_str state; /* opaque to the store; empty: no such user */
+    struct kz_str state; /* opaque to the store; empty: no such user (put: it goes) */
 };
 
-/* What makes two events the same (kz_dedupe_key() may collide; `id` does not). */
+/* What makes two events the same. Kept under the owner, so that ids go when a user is erased. */
 struct kz_store_id {
-    uint64_t key;     /* kz_dedupe_key() */
-    struct kz_str id; /* kind and id of the user as sent, NUL, event_id */
+    uint64_t owner;   /* kz_owner_hash(as sent, 0), whoever that is linked to */
+    struct kz_str id; /* kind and id of the user as sent, NUL, event_id; no owner collides in it */
 };
 
 struct kz_store_record {
@@ -39,7 +39,7 @@ struct kz_store_timer {
 struct kz_store_request { /* of the outbox: committed, not known to be published */
     uint64_t owner;
     kz_lsn lsn;
-    struct kz_str message; /* opaque: what is to be published */
+    struct kz_str message; /* opaque: what is to be published; published() does not look at it */
 };
 
 /* All of it, or nothing. */
@@ -71,7 +71,8 @@ struct kz_store {
 struct kz_store_ops {
     const char *name; /* "memory", "spanner" */
 
-    /* A read-write transaction. Reads in it are locked against change until its end. */
+    /* A read-write transaction. What was read in it does not change before its commit, or the commit
+     * is KZ_CONFLICT. Nothing put in it is seen before. */
     enum kz_code (*begin)(struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err);
     /* Fills `state` of each of `users` (owner set); good until the transaction's end. */
     enum kz_code (*read_users)(struct kz_store_txn *txn, struct kz_store_user *users, size_t count,
@@ -84,6 +85,9 @@ struct kz_store_ops {
     enum kz_code (*commit)(
             struct kz_store_txn *txn, const struct kz_store_commit *commit, struct kz_err *err);
     void (*rollback)(struct kz_store_txn *txn); /* takes NULL */
+    /* After a failure of the calling thread's: how many ms it best waits before it begins again. What
+     * the service asked for, or a back-off with jitter that grows until a commit succeeds. */
+    int64_t (*retry_ms)(struct kz_store *store);
 
     /* Users outside a transaction, newest committed state; as read_users(). The bytes are in `out`. */
     enum kz_code (*users)(struct kz_store *store, struct kz_store_user *users, size_t count,
@@ -106,16 +110,20 @@ struct kz_store_ops {
     enum kz_code (*published)(struct kz_store *store, const struct kz_store_request *requests,
             size_t count, struct kz_err *err);
 
-    /* Dead letters, newest first, those with seq below `before` (0: all). Records are in `out`, one
-     * after the other at multiples of 8. */
-    enum kz_code (*letters)(struct kz_store *store, uint64_t before, size_t max, struct kz_buf *out,
+    /* Dead letters, newest (lsn) first, those below `before` (0: all), `max` of them and then those
+     * with the lsn of the last. Records are in `out` (cleared first), one after the other at multiples
+     * of 8; their seq is their lsn. */
+    enum kz_code (*letters)(struct kz_store *store, kz_lsn before, size_t max, struct kz_buf *out,
             size_t *ret_count, struct kz_err *err);
+    /* Removes the letters at these addresses, where they are there. */
+    enum kz_code (*drop_letters)(struct kz_store *store, const kz_lsn *lsns, size_t count,
+            struct kz_err *err);
 
-    /* Forgets users: everything under these owners, in batches; `stone` (id hash, 8 bytes) with `body`
-     * is kept and keeps them away. */
+    /* Forgets users: everything under these owners, in batches; `stone` (id hash) with `body` is kept
+     * and keeps them away: it is there before anything goes. Can be run again after a failure. */
     enum kz_code (*erase)(struct kz_store *store, uint64_t stone, struct kz_str body,
             const uint64_t *owners, size_t owner_count, struct kz_err *err);
-    /* The bodies of the tombstones of these hashes that are there; empty where not. */
+    /* The bodies of the tombstones of these hashes that are there, in `out`; empty where not. */
     enum kz_code (*stones)(struct kz_store *store, const uint64_t *hashes, size_t count,
             struct kz_str *ret_bodies, struct kz_buf *out, struct kz_err *err);
 
