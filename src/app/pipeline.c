@@ -55,7 +55,9 @@ static enum kz_code stop(struct kz_pipeline *p, enum kz_code code, const struct 
     if (!p->failed) {
         p->failed = true;
         p->failure = *err;
-        kz_diag_error("the log has stopped: nothing more is accepted", "error=\"%s\"", err->message);
+        if (p->log)
+            kz_diag_error(
+                    "the log has stopped: nothing more is accepted", "error=\"%s\"", err->message);
     }
     return code;
 }
@@ -64,32 +66,29 @@ enum kz_code kz_pl_put(struct kz_pipeline *p, const struct kz_log_entry *entry, 
         uint64_t *ret_seq, struct kz_err *err)
 {
     kz_lsn lsn = 0;
-    uint64_t seq = 0;
-    const struct kz_record *record;
-    enum kz_code rc = kz_log_append(p->log, entry, &lsn, &seq, err);
+    const struct kz_record *record = NULL;
+    enum kz_code rc = p->journal->ops->append(p->journal, entry, &lsn, &record, err);
 
     if (rc == KZ_FULL) {
         /* Only a group larger than its estimate comes here; its parts land in two frames. */
         KZ_TRY(kz_pl_commit(p, err));
-        rc = kz_log_append(p->log, entry, &lsn, &seq, err);
+        rc = p->journal->ops->append(p->journal, entry, &lsn, &record, err);
     }
     if (rc != KZ_OK)
         return rc == KZ_IO || rc == KZ_CORRUPT ? stop(p, rc, err) : rc;
-    record = kz_log_get_staged(p->log, lsn);
-    KZ_BUG_ON(!record);
     rc = kz_views_apply(p->views, lsn, record, err);
     if (rc != KZ_OK)
         return stop(p, rc, err);
-    p->seq = seq;
+    p->seq = record->seq;
     p->staged_bytes += record->size;
     if (!p->turn.seq_first) {
-        p->turn.seq_first = seq;
+        p->turn.seq_first = p->seq;
         p->turn.staged_us = kz_mono_us();
     }
     if (ret_lsn)
         *ret_lsn = lsn;
     if (ret_seq)
-        *ret_seq = seq;
+        *ret_seq = p->seq;
     return KZ_OK;
 }
 
@@ -97,7 +96,7 @@ enum kz_code kz_pl_group(struct kz_pipeline *p, size_t size, struct kz_err *err)
 {
     if (p->failed)
         return kz_fail(err, KZ_IO, "%s", p->failure.message);
-    if (kz_log_has_staged(p->log) && kz_log_room(p->log) < size + GROUP_SLACK_BYTES)
+    if (p->journal->ops->room(p->journal) < size + GROUP_SLACK_BYTES)
         return kz_pl_commit(p, err);
     return KZ_OK;
 }
@@ -197,6 +196,7 @@ enum kz_code kz_pl_commit(struct kz_pipeline *p, struct kz_err *err)
 
     if (p->failed)
         return kz_fail(err, KZ_IO, "%s", p->failure.message);
+    KZ_BUG_ON(!p->log); /* parts are committed by whoever has the journal */
     if (kz_log_has_staged(p->log)) {
         rc = kz_log_commit(p->log, err);
         if (rc != KZ_OK)
@@ -621,6 +621,8 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
         kz_diag_warn("the newest checkpoint is no good, took the one before", "why=\"%s\"",
                 info.warning);
     KZ_TRY(kz_log_open(&options, &p->log, &recovery, err));
+    kz_log_journal_init(&p->log_journal, p->log);
+    p->journal = &p->log_journal.journal;
     p->reader = kz_log_reader(p->log);
     rc = p->reader->ops->scan_all(p->reader, info.position, recovery.end, apply_one, p, err);
     if (rc != KZ_OK)
@@ -688,35 +690,76 @@ static enum kz_code open_asking(struct kz_pipeline *p, struct kz_err *err)
     return p->options.virtual_clock ? KZ_OK : kz_webhooks_open(on_wake, p, &p->webhooks, err);
 }
 
-enum kz_code kz_pipeline_open(const struct kz_pipeline_options *options,
-        struct kz_pipeline **ret_pipeline, struct kz_err *err)
+static struct kz_pipeline *new_pipeline(const struct kz_pipeline_options *options)
 {
-    KZ_AUTO(kz_pipeline_closep) struct kz_pipeline *p = kz_calloc(1, sizeof(*p));
-    char path[PATH_MAX];
+    struct kz_pipeline *p = kz_calloc(1, sizeof(*p));
 
     p->magic = PIPELINE_MAGIC;
     p->options = *options;
-    sem_init(&p->woken, 0, 0);
+    p->options.data_dir = options->data_dir ? kz_strdup(options->data_dir) : NULL;
     if (!p->options.fs)
         p->options.fs = kz_fs_posix();
     p->project = options->project;
-    p->options.data_dir = kz_strdup(options->data_dir);
+    p->jobs_tail = &p->jobs;
+    p->dice = (uint64_t)kz_mono_ns();
+    sem_init(&p->woken, 0, 0);
+    return p;
+}
+
+/* What decides: compiled from the project. */
+static enum kz_code open_rules(struct kz_pipeline *p, struct kz_err *err)
+{
+    KZ_TRY(kz_sql_open(p->project, &p->sql, err));
+    KZ_TRY(kz_triggers_open(p->project, p->sql, report_rule, NULL, &p->triggers, err));
+    KZ_TRY(open_models(p, err));
+    return kz_pl_actions_open(p, err);
+}
+
+enum kz_code kz_pl_parts_open(const struct kz_pipeline_options *options,
+        struct kz_journal *journal, struct kz_history_reader *reader,
+        struct kz_pipeline **ret_pipeline, struct kz_err *err)
+{
+    KZ_AUTO(kz_pipeline_closep) struct kz_pipeline *p = new_pipeline(options);
+
+    p->journal = journal;
+    p->reader = reader;
+    p->views = kz_views_new(p->project->limits.dead_letters_max);
+    KZ_TRY(open_rules(p, err));
+    *ret_pipeline = kz_take(&p);
+    return KZ_OK;
+}
+
+void kz_pl_parts_reset(struct kz_pipeline *p, struct kz_views *views, int64_t now_ms)
+{
+    KZ_CHECK_MAGIC(p, PIPELINE_MAGIC);
+    KZ_BUG_ON(p->log);
+    kz_views_free(p->views);
+    p->views = views;
+    p->now_ms = now_ms;
+    p->failed = false;
+    p->due.head = p->due.count = p->due.uncommitted = 0;
+    p->timers.count = 0;
+    p->staged_bytes = p->released_bytes = 0;
+    p->turn.seq_first = 0;
+}
+
+enum kz_code kz_pipeline_open(const struct kz_pipeline_options *options,
+        struct kz_pipeline **ret_pipeline, struct kz_err *err)
+{
+    KZ_AUTO(kz_pipeline_closep) struct kz_pipeline *p = new_pipeline(options);
+    char path[PATH_MAX];
+
     snprintf(path, sizeof(path), "%s/log", options->data_dir);
     p->log_dir = kz_strdup(path);
     snprintf(path, sizeof(path), "%s/views", options->data_dir);
     p->views_dir = kz_strdup(path);
-    p->jobs_tail = &p->jobs;
     p->timings = kz_calloc(TIMINGS_MAX, sizeof(*p->timings));
-    p->dice = (uint64_t)kz_mono_ns();
     p->intake.ops = &intake_ops;
     p->query = (struct kz_query){.ops = &kz_pl_query_ops, .project = p->project};
     KZ_TRY(lock_data(p, err));
     KZ_TRY(recover(p, err));
     p->query.reader = p->reader;
-    KZ_TRY(kz_sql_open(p->project, &p->sql, err));
-    KZ_TRY(kz_triggers_open(p->project, p->sql, report_rule, NULL, &p->triggers, err));
-    KZ_TRY(open_models(p, err));
-    KZ_TRY(kz_pl_actions_open(p, err));
+    KZ_TRY(open_rules(p, err));
     KZ_TRY(open_asking(p, err));
     KZ_TRY(kz_pl_upkeep_open(p, err));
     if (p->options.ask) {

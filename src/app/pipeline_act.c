@@ -73,7 +73,7 @@ static size_t latest(struct kz_pipeline *p, uint32_t user, unsigned fresh,
             slot = kz_views_slot(p->views, user, KZ_SLOT_PREDICTION, p->models[m].name);
             if (!slot || slot->prediction.expires_at_ms <= p->now_ms)
                 continue;
-            record = kz_log_get_staged(p->log, slot->prediction.result);
+            record = p->journal->ops->staged(p->journal, slot->prediction.result);
             kz_buf_clear(&outputs[m]);
             if (record) {
                 record = kz_record_original(record);

@@ -285,10 +285,12 @@ static enum kz_code put_request(struct kz_pipeline *p, unsigned model, const str
     p->counters.requests_total++;
     if (p->current && p->current->wait_models[model])
         waiter_add(p, seq, model, p->current);
+    if (!p->infer) /* somebody else's work */
+        return KZ_OK;
     /* One that is too old already (a clock held to max_behind) ends in kz_pl_refill(). */
     if (kz_infer_room(p->infer, model) > 0 && !p->models[model].backlog.count &&
             !(fixed.expires_ms && p->now_ms > fixed.expires_ms))
-        queue_job(p, make_job(p, model, asking->user, lsn, kz_log_get_staged(p->log, lsn)));
+        queue_job(p, make_job(p, model, asking->user, lsn, p->journal->ops->staged(p->journal, lsn)));
     else
         kz_pl_backlog_push(p, model, (struct backlog_entry){user->owner, seq, lsn});
     return KZ_OK;
@@ -323,7 +325,7 @@ enum kz_code kz_pl_ask(struct kz_pipeline *p, const struct kz_rule *rule,
     bool holds = true;
     enum kz_code rc = KZ_OK;
 
-    if (!p->infer || !rule->model_count)
+    if (!p->options.ask || !rule->model_count)
         return KZ_OK;
     if (rule->having)
         rc = having_holds(p, rule, asking, &holds, err);
@@ -394,7 +396,7 @@ enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t req
     };
     unsigned model = model_index(p, kz_span_str(bytes, body->model));
 
-    rc = model == UINT_MAX || !p->infer
+    rc = model == UINT_MAX || !p->options.ask
             ? kz_fail(err, KZ_NOT_FOUND, "its model is not part of the project any more")
             : put_request(p, model, &asking, err);
     free(trigger);
@@ -539,7 +541,7 @@ static enum kz_code follow_up(struct kz_pipeline *p, uint32_t user, kz_lsn lsn,
         const struct kz_infer_job *job, struct kz_err *err)
 {
     struct kz_buf copy = {0};
-    const struct kz_record *staged = kz_log_get_staged(p->log, lsn), *result;
+    const struct kz_record *staged = p->journal->ops->staged(p->journal, lsn), *result;
     enum kz_code rc = KZ_OK;
 
     kz_buf_put(&copy, staged, staged->size); /* further records may move the staged ones */
@@ -748,7 +750,7 @@ static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_ent
     if (!slot)
         return; /* ended or erased meanwhile */
     at = kz_slot_address(slot);
-    record = kz_log_get_staged(p->log, at);
+    record = p->journal->ops->staged(p->journal, at);
     if (!record) {
         kz_buf_clear(&p->record);
         if (kz_pl_get(p, user, KZ_CHAIN_NOTES, at, &p->record, NULL) != KZ_OK)

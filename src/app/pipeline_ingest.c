@@ -7,13 +7,6 @@
 #include "codec/uuid.h"
 #include "sys/clock.h"
 
-static struct kz_user_key key_as_sent(const struct kz_event *event)
-{
-    if (event->user_id.size)
-        return (struct kz_user_key){'u', event->user_id};
-    return (struct kz_user_key){'a', event->anonymous_id};
-}
-
 static void reject(struct kz_intake_item *item, const char *code, struct kz_str message)
 {
     item->state = KZ_INTAKE_REJECTED;
@@ -23,24 +16,6 @@ static void reject(struct kz_intake_item *item, const char *code, struct kz_str 
 
 /* ---- duplicates -------------------------------------------------------------------------------- */
 
-struct same_event {
-    struct kz_user_key key;
-    struct kz_str event_id;
-};
-
-static bool is_same_event(void *arg, const struct kz_record *record)
-{
-    const struct same_event *same = arg;
-    struct kz_event event;
-    struct kz_user_key key;
-
-    if (record->type != KZ_RECORD_EVENT || kz_event_decode(record, &event, NULL) != KZ_OK)
-        return false;
-    key = key_as_sent(&event);
-    return key.kind == same->key.kind && kz_str_eq(key.id, same->key.id) &&
-            kz_str_eq(event.event_id, same->event_id);
-}
-
 /* Whether the event was taken before. In sealed segments records are found by owner, and an id's
  * events lie with whoever it pointed to when they came: the user it points to now, itself, or one
  * of those it was linked to in between, whom the views remember (KZ_SLOT_TARGET). */
@@ -48,7 +23,8 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
         struct kz_views_place place, const struct kz_event *event, uint64_t dedupe_key,
         bool *ret_seen, struct kz_err *err)
 {
-    struct same_event same = {key, event->event_id};
+    struct kz_journal_id id = {dedupe_key, key, event->event_id};
+    struct kz_journal *journal = p->journal;
     /* An import can be run again whenever, so its events are looked for however old they are. */
     int64_t since_ms = event->flags & KZ_EVENT_IMPORTED
             ? INT64_MIN
@@ -58,15 +34,12 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
 
     if (own.index)
         slot = kz_views_slot(p->views, own.index, KZ_SLOT_TARGET, 0);
-    KZ_TRY(kz_log_find_key(p->log, dedupe_key, place.owner, since_ms, is_same_event, &same, ret_seen,
-            err));
+    KZ_TRY(journal->ops->find(journal, &id, place.owner, since_ms, ret_seen, err));
     if (!*ret_seen && own.owner != place.owner)
-        KZ_TRY(kz_log_find_key(p->log, dedupe_key, own.owner, since_ms, is_same_event, &same,
-                ret_seen, err));
+        KZ_TRY(journal->ops->find(journal, &id, own.owner, since_ms, ret_seen, err));
     for (; slot && !*ret_seen; slot = kz_views_slot_next(p->views, slot, KZ_SLOT_TARGET, 0))
         if (slot->target.owner != place.owner)
-            KZ_TRY(kz_log_find_key(p->log, dedupe_key, slot->target.owner, since_ms, is_same_event,
-                    &same, ret_seen, err));
+            KZ_TRY(journal->ops->find(journal, &id, slot->target.owner, since_ms, ret_seen, err));
     return KZ_OK;
 }
 
@@ -94,7 +67,7 @@ static uint64_t session_of(struct kz_pipeline *p, uint32_t user, int64_t ts_ms)
 
     if (known && known->session && ts_ms - known->session_ts_ms <= p->project->events.session_gap_ms)
         return known->session;
-    return p->seq + 1;
+    return p->journal->seq_next;
 }
 
 /* An id that repeats when the same log is made again: time and seq, no randomness. */
@@ -102,7 +75,7 @@ static void make_event_id(struct kz_pipeline *p, struct kz_intake_item *item)
 {
     char text[KZ_ULID_BYTES];
     uint8_t entropy[10] = {0};
-    uint64_t seq = __builtin_bswap64(p->seq + 1);
+    uint64_t seq = __builtin_bswap64(p->journal->seq_next);
 
     memcpy(entropy + 2, &seq, sizeof(seq));
     kz_ulid(p->now_ms, entropy, text);
@@ -234,7 +207,7 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
     if (kz_pl_group(p, 0, &err) != KZ_OK || put_ops(p, rule, owner, user, &step, &err) != KZ_OK)
         return;
     p->counters.timers_fired_total++;
-    const struct kz_record *staged = kz_log_get_staged(p->log, step.ask_event);
+    const struct kz_record *staged = p->journal->ops->staged(p->journal, step.ask_event);
     if (staged) {
         staged = kz_record_original(staged);
         kz_buf_put(&found, staged, staged->size);
@@ -308,7 +281,7 @@ enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, boo
         struct kz_err *err)
 {
     struct kz_event *event = &item->event;
-    struct kz_user_key key = key_as_sent(event);
+    struct kz_user_key key = kz_event_key(event);
     struct kz_views_place place = kz_views_resolve(p->views, key);
     struct kz_log_entry entry = {.type = KZ_RECORD_EVENT, .at_ms = p->now_ms};
     kz_lsn lsn;
@@ -387,7 +360,7 @@ enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err)
 static enum kz_code keep_rejected(struct kz_pipeline *p, struct kz_intake_item *item,
         struct kz_err *err)
 {
-    struct kz_user_key key = key_as_sent(&item->event);
+    struct kz_user_key key = kz_event_key(&item->event);
     uint64_t owner = key.id.size ? kz_views_resolve(p->views, key).owner : 0;
 
     p->counters.events_rejected_total++;
@@ -401,11 +374,11 @@ static enum kz_code keep_rejected(struct kz_pipeline *p, struct kz_intake_item *
  * lead to. */
 static void fetch_tables(struct kz_pipeline *p, const struct kz_event *event)
 {
-    struct kz_user_key key = key_as_sent(event);
+    struct kz_user_key key = kz_event_key(event);
 
     kz_views_prefetch(p->views, kz_owner_hash(key, 0));
     if (event->event_id.size)
-        kz_log_prefetch_key(p->log, kz_dedupe_key(key, event->event_id));
+        p->journal->ops->prefetch(p->journal, kz_dedupe_key(key, event->event_id));
 }
 
 static void fetch_ahead(struct kz_pipeline *p, const struct kz_submission *s, size_t at)
@@ -418,7 +391,7 @@ static void fetch_ahead(struct kz_pipeline *p, const struct kz_submission *s, si
         fetch_tables(p, &s->items[at + TABLES_AHEAD]->event);
     if (at + USERS_AHEAD < s->item_count)
         kz_views_prefetch_user(
-                p->views, kz_owner_hash(key_as_sent(&s->items[at + USERS_AHEAD]->event), 0));
+                p->views, kz_owner_hash(kz_event_key(&s->items[at + USERS_AHEAD]->event), 0));
 }
 
 void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)

@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include "act/webhook.h"
+#include "app/journal.h"
 #include "app/pipeline.h"
 #include "history/checkpoint.h"
 #include "history/views.h"
@@ -143,7 +144,9 @@ struct kz_pipeline {
     char *log_dir, *views_dir;
     struct kz_file *lock;
 
-    struct kz_log *log;
+    struct kz_log *log; /* NULL where the parts only are used */
+    struct kz_log_journal log_journal;
+    struct kz_journal *journal;
     struct kz_history_reader *reader;
     struct kz_views *views;
     struct kz_sql *sql;
@@ -155,7 +158,7 @@ struct kz_pipeline {
 
     int64_t now_ms;     /* our clock, of this turn */
     int64_t virtual_ms; /* where options.virtual_clock */
-    uint64_t seq;       /* the last one given */
+    uint64_t seq;       /* the last one written here */
     uint64_t staged_bytes, released_bytes; /* ever; the difference is not known to be on disk */
     bool failed;        /* the log has stopped; `failure` says why */
     struct kz_err failure;
@@ -190,6 +193,19 @@ struct kz_pipeline {
 };
 
 /* pipeline.c */
+/* The parts that decide, for roles that keep users' states elsewhere: project, SQL, triggers, models
+ * and actions compiled; no log, no infer, no webhooks, no upkeep, no thread. Of `options` only project,
+ * ask, virtual_clock and actions_paused count. Journal and reader are borrowed. kz_pl_event(),
+ * kz_pl_fire(), kz_pl_ask() and kz_pl_act() work on it; a request is a REQUEST record in the journal and no
+ * more, timers and dues that were set are in p->timers and p->due for whoever wants them.
+ * kz_pipeline_close() frees. */
+KZ_MUST_USE enum kz_code kz_pl_parts_open(const struct kz_pipeline_options *options,
+        struct kz_journal *journal, struct kz_history_reader *reader,
+        struct kz_pipeline **ret_pipeline, struct kz_err *err);
+/* Begins a transaction: `views` (taken; the ones before are freed) hold the users concerned as they
+ * are, `now_ms` is our clock, which may go back. Forgets dues, timers and a failure. The journal is
+ * the caller's to empty. */
+void kz_pl_parts_reset(struct kz_pipeline *p, struct kz_views *views, int64_t now_ms);
 int64_t kz_pl_now(struct kz_pipeline *p);
 /* Stages a record and applies it (P2). */
 KZ_MUST_USE enum kz_code kz_pl_put(struct kz_pipeline *p, const struct kz_log_entry *entry,

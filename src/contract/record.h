@@ -73,6 +73,13 @@ struct kz_user_key {
     char kind; /* 'u' user_id, 'a' anonymous_id */
     struct kz_str id;
 };
+/* The user as an event's sender gave it. */
+static inline struct kz_user_key kz_event_key(const struct kz_event *event)
+{
+    if (event->user_id.size)
+        return (struct kz_user_key){'u', event->user_id};
+    return (struct kz_user_key){'a', event->anonymous_id};
+}
 /* XXH3 of kind and id; `attempt` > 0 is the next candidate after a collision in the user table. */
 uint64_t kz_owner_hash(struct kz_user_key key, unsigned attempt);
 /* What makes two events the same: the user as sent and the event_id. */

@@ -130,7 +130,7 @@ struct kz_user {
     uint64_t owner;
     kz_lsn events_head, notes_head;
     int64_t first_seen_ms;  /* received_at of the first event */
-    int64_t last_ts_ms;     /* latest ts of the history: @now is never earlier */
+    int64_t last_ts_ms;     /* latest ts of what the user did: @now is never earlier */
     int64_t last_event_at_ms; /* received_at of the last event */
     uint64_t session;       /* current session: seq of its first event */
     int64_t session_ts_ms;  /* latest ts in it */

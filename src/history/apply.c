@@ -54,12 +54,14 @@ static void apply_event(struct kz_views *views, kz_lsn lsn, const struct kz_reco
     if (!user)
         return;
     u = kz_views_at(views, user);
-    u->last_ts_ms = u->event_count ? KZ_MAX(u->last_ts_ms, event->ts_ms) : event->ts_ms;
     u->events_head = lsn;
     u->event_count++;
     u->last_event_at_ms = record->at_ms;
-    if (record->flags & KZ_EVENT_ACTION) /* what we did is no sign of life */
+    /* What we did is no sign of life. It must not move @now either: it came when we were done with
+     * deciding, so features would depend on how fast that was. */
+    if (record->flags & KZ_EVENT_ACTION)
         return;
+    u->last_ts_ms = u->session ? KZ_MAX(u->last_ts_ms, event->ts_ms) : event->ts_ms;
     if (!u->first_seen_ms || seen_ms < u->first_seen_ms)
         u->first_seen_ms = seen_ms;
     u->session_ts_ms =

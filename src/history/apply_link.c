@@ -100,8 +100,8 @@ static void merge(struct kz_views *views, uint32_t from, uint32_t to, kz_lsn lin
                 .link = link,
         };
     }
-    if (f->event_count)
-        t->last_ts_ms = t->event_count ? KZ_MAX(t->last_ts_ms, f->last_ts_ms) : f->last_ts_ms;
+    if (f->session) /* there is an event of their own */
+        t->last_ts_ms = t->session ? KZ_MAX(t->last_ts_ms, f->last_ts_ms) : f->last_ts_ms;
     t->first_seen_ms = earlier(t->first_seen_ms, f->first_seen_ms);
     t->last_event_at_ms = KZ_MAX(t->last_event_at_ms, f->last_event_at_ms);
     t->event_count += f->event_count;

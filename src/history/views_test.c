@@ -247,8 +247,13 @@ static void events_keep_first_seen_session_and_latest_time(void **state)
     assert_true(user->events_head == last);
     assert_int_equal(user->session, 1); /* ours, not theirs */
     assert_int_equal(user->event_count, 3);
+    assert_int_equal(user->last_ts_ms, 5000); /* @now does not follow what we did */
     fake_event(&log, user_key("U"), 77, 98, KZ_EVENT_IMPORTED);
     assert_int_equal(user->first_seen_ms, 77); /* the past is older than its import */
+    fake_event(&log, user_key("V"), 9000, 0, KZ_EVENT_ACTION); /* ours came first */
+    fake_event(&log, user_key("V"), 6000, 0, 0);
+    user = kz_views_user(log.views, user_of(&log, user_key("V")));
+    assert_int_equal(user->last_ts_ms, 6000);
     fake_close(&log);
 }
 
