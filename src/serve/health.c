@@ -54,6 +54,8 @@ void kz_serve_readyz(struct kz_serve_call *call)
         if (model.fenced)
             kz_json_out_cstr(&out, model.name);
     }
+    if (serve->options.more_degraded)
+        serve->options.more_degraded(serve->options.arg, &out);
     kz_json_out_array_end(&out);
     kz_json_out_object_end(&out);
     kz_serve_reply(call, is_ready ? 200 : 503);

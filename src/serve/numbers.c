@@ -303,6 +303,18 @@ static void put_process(struct kz_buf *out, struct kz_serve *serve)
     kz_buf_cstr(out, "} 1\n");
 }
 
+/* Counters of a log of one's own. */
+static bool of_log(const char *name)
+{
+    static const char *const ones[] = {"seq", "users", "views_bytes", "users_forgotten_total",
+            "records_copied_total", "checkpoints_total", "checkpoints_failed_total"};
+
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(ones); i++)
+        if (strcmp(name, ones[i]) == 0)
+            return true;
+    return strncmp(name, "log_", 4) == 0;
+}
+
 void kz_serve_metrics(struct kz_serve_call *call)
 {
     struct kz_serve *serve = call->serve;
@@ -314,7 +326,9 @@ void kz_serve_metrics(struct kz_serve_call *call)
 
     kz_buf_clear(out);
     query->ops->counters(query, &counters);
-#define X(name, gauge, help) number(out, #name, gauge, help, counters.name);
+#define X(name, gauge, help)                                                                       \
+    if (!serve->options.is_role || !of_log(#name))                                                 \
+        number(out, #name, gauge, help, counters.name);
     KZ_PIPELINE_COUNTERS(X)
 #undef X
     head(out, "stage_seconds", "histogram", "time in each stage of the way of an event");

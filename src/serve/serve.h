@@ -18,6 +18,11 @@
 struct kz_serve;
 struct kz_auth;
 
+enum kz_severity { KZ_SEVERE_CRITICAL, KZ_SEVERE_ERROR, KZ_SEVERE_WARNING, KZ_SEVERE_NOTICE };
+/* Adds a problem to the status being written; strings are copied. */
+typedef void kz_serve_say(void *to, enum kz_severity severity, const char *what, const char *why,
+        const char *remedy);
+
 struct kz_serve_options {
     uv_loop_t *loop;
     const char *data_dir;  /* borrowed; whose disk's free space is told. NULL: not told */
@@ -31,6 +36,11 @@ struct kz_serve_options {
     size_t (*feature_names)(void *arg, unsigned model, const char *const **ret_names);
     /* Appends series of others to /metrics, in the same text form; optional. */
     void (*more_metrics)(void *arg, struct kz_buf *out);
+    /* What is wrong besides what the query tells, for status; optional. */
+    void (*more_problems)(void *arg, kz_serve_say *say, void *to);
+    /* Appends strings to the "degraded" of /readyz; optional. */
+    void (*more_degraded)(void *arg, struct kz_json_out *out);
+    bool is_role; /* there is no log here: numbers of it are left out of /metrics and status */
     void *arg;
 };
 

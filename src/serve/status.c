@@ -7,10 +7,8 @@
 #include "serve/serve_int.h"
 #include "sys/clock.h"
 
-enum severity { CRITICAL, ERROR, WARNING, NOTICE, SEVERITY_COUNT };
-
 struct problem {
-    enum severity severity;
+    enum kz_severity severity;
     char what[160];
     char why[360];
     char remedy[320];
@@ -30,7 +28,7 @@ struct report {
 
 /* The next problem to be filled in; beyond PROBLEMS_MAX the last one is overwritten, by when the
  * reader has enough to do. */
-static struct problem *add(struct report *r, enum severity severity)
+static struct problem *add(struct report *r, enum kz_severity severity)
 {
     struct problem *problem = &r->problems[KZ_MIN(r->problem_count, (size_t)PROBLEMS_MAX - 1)];
 
@@ -50,7 +48,7 @@ static void check_intake(struct report *r)
 
     if (rc == KZ_OK)
         return;
-    p = add(r, CRITICAL);
+    p = add(r, KZ_SEVERE_CRITICAL);
     SAY(p->what, "intake is refused");
     SAY(p->why, "%.350s", err.message);
     if (*err.hint)
@@ -73,7 +71,7 @@ static void check_disk(struct report *r)
 
     if (!r->disk_known || r->disk_free >= 2 * reserve)
         return;
-    p = add(r, r->disk_free < reserve ? ERROR : WARNING);
+    p = add(r, r->disk_free < reserve ? KZ_SEVERE_ERROR : KZ_SEVERE_WARNING);
     SAY(p->what, "the data's disk is nearly full");
     SAY(p->why, "%.1f GiB are free, %.1f GiB are the reserve below which intake is refused",
             (double)r->disk_free / (1 << 30), (double)reserve / (1 << 30));
@@ -86,7 +84,7 @@ static void check_model(
     struct problem *p;
 
     if (m->fenced) {
-        p = add(r, ERROR);
+        p = add(r, KZ_SEVERE_ERROR);
         SAY(p->what, "model %s is fenced", m->name);
         SAY(p->why, "%s", *m->reason ? m->reason : "it kept failing");
         SAY(p->remedy,
@@ -94,18 +92,18 @@ static void check_model(
                 " requests wait meanwhile (kizashi deadletters list shows what failed)",
                 m->name, m->pending);
     } else if (m->paused) {
-        p = add(r, NOTICE);
+        p = add(r, KZ_SEVERE_NOTICE);
         SAY(p->what, "model %s is paused", m->name);
         SAY(p->why, "an operator said so; %" PRIu64 " requests wait", m->pending);
         SAY(p->remedy, "kizashi models resume %s", m->name);
     } else if (!m->replicas_ready && m->pending) {
-        p = add(r, m->replicas_starting ? NOTICE : WARNING);
+        p = add(r, m->replicas_starting ? KZ_SEVERE_NOTICE : KZ_SEVERE_WARNING);
         SAY(p->what, "model %s has no replica ready", m->name);
         SAY(p->why, "%u are starting, %" PRIu64 " requests wait%s%s", m->replicas_starting,
                 m->pending, *m->reason ? ": " : "", m->reason);
         SAY(p->remedy, "wait for it to load; its output is in the log of this process");
     } else if (m->pending > 1000 && m->replicas_ready >= m->replicas_max) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "model %s cannot keep up", m->name);
         SAY(p->why, "%" PRIu64 " requests wait and all %u replicas are busy", m->pending,
                 m->replicas_max);
@@ -113,7 +111,7 @@ static void check_model(
                 m->name);
     }
     if (m->timeouts && m->timeouts * 100 > m->batches) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "model %s runs into its time-out", m->name);
         SAY(p->why, "%" PRIu64 " of %" PRIu64 " batches took more than %lld ms", m->timeouts,
                 m->batches, (long long)def->timeout_ms);
@@ -141,7 +139,7 @@ static void check_latency(struct report *r)
 
     if (r->rates.histograms.commit.count < 20 || p99 < 0.05)
         return;
-    p = add(r, WARNING);
+    p = add(r, KZ_SEVERE_WARNING);
     SAY(p->what, "events take long to become durable");
     SAY(p->why, "the slowest hundredth of the last ten seconds took %.0f ms and more", p99 * 1e3);
     SAY(p->remedy, "the disk's fsync is slow or the machine is busy: kizashi bench prints the "
@@ -155,33 +153,33 @@ static void check_recent(struct report *r)
     struct problem *p;
 
     if (r->rates.http_refused) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "callers are turned away");
         SAY(p->why, "%" PRIu64 " connections or requests were answered 503 in the last ten seconds",
                 r->rates.http_refused);
         SAY(p->remedy, "use fewer connections with keep-alive, or send larger batches");
     }
     if (recent->requests_dead_total) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "requests become dead letters");
         SAY(p->why, "%" PRIu64 " in the last ten seconds", recent->requests_dead_total);
         SAY(p->remedy, "kizashi deadletters list shows the reasons");
     }
     if (recent->rules_failed_total) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "the SQL of a rule fails on events");
         SAY(p->why, "%" PRIu64 " times in the last ten seconds", recent->rules_failed_total);
         SAY(p->remedy, "kizashi deadletters list, then mend when, having or unless");
     }
     if (recent->events_rejected_total * 20 > recent->events_accepted_total + 20) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "many events are rejected");
         SAY(p->why, "%" PRIu64 " beside %" PRIu64 " accepted in the last ten seconds",
                 recent->events_rejected_total, recent->events_accepted_total);
         SAY(p->remedy, "kizashi deadletters list --stage shape shows what was wrong with them");
     }
     if (recent->events_clamped_total * 10 > recent->events_accepted_total + 10) {
-        p = add(r, NOTICE);
+        p = add(r, KZ_SEVERE_NOTICE);
         SAY(p->what, "clients' clocks are wrong");
         SAY(p->why,
                 "%" PRIu64 " of %" PRIu64
@@ -200,39 +198,49 @@ static void check_upkeep(struct report *r)
 
     if (r->rates.counters.checkpoints_failed_total ||
             (all->checkpoints_failed_total && !all->checkpoints_total)) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "checkpoints cannot be written");
         SAY(p->why, "%" PRIu64 " failed; the next start has to read more of the log",
                 all->checkpoints_failed_total);
         SAY(p->remedy, "look at free space and at this process' log");
     }
     if (pending_max && all->requests_pending > pending_max / 2) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "the backlog of requests is long");
         SAY(p->why, "%" PRIu64 " are pending; at %u intake is refused", all->requests_pending,
                 pending_max);
         SAY(p->remedy, "more replicas, a max_age for the triggers, or kizashi requests drop");
     }
     if (r->rates.counters.deliveries_given_up_total) {
-        p = add(r, WARNING);
+        p = add(r, KZ_SEVERE_WARNING);
         SAY(p->what, "webhooks are given up");
         SAY(p->why, "%" PRIu64 " in the last ten seconds",
                 r->rates.counters.deliveries_given_up_total);
         SAY(p->remedy, "kizashi deadletters list --stage deliver shows what the receiver said");
     } else if (r->rates.counters.deliveries_failed_total) {
-        p = add(r, NOTICE);
+        p = add(r, KZ_SEVERE_NOTICE);
         SAY(p->what, "webhook attempts fail");
         SAY(p->why, "%" PRIu64 " in the last ten seconds; they are made again",
                 r->rates.counters.deliveries_failed_total);
         SAY(p->remedy, "look at the receiver; nothing is lost yet");
     }
     if (all->dead_letters) {
-        p = add(r, NOTICE);
+        p = add(r, KZ_SEVERE_NOTICE);
         SAY(p->what, "%" PRIu64 " dead letter%s kept", all->dead_letters,
                 all->dead_letters == 1 ? " is" : "s are");
         SAY(p->why, "events or requests that could not be processed");
         SAY(p->remedy, "kizashi deadletters list, then retry or drop");
     }
+}
+
+static void say(void *to, enum kz_severity severity, const char *what, const char *why,
+        const char *remedy)
+{
+    struct problem *p = add(to, severity);
+
+    SAY(p->what, "%s", what);
+    SAY(p->why, "%s", why);
+    SAY(p->remedy, "%s", remedy);
 }
 
 /* ---- as JSON
@@ -244,7 +252,7 @@ static void put_problems(struct kz_json_out *out, const struct report *r)
 
     kz_json_out_key(out, "problems");
     kz_json_out_array(out);
-    for (unsigned severity = 0; severity < SEVERITY_COUNT; severity++) {
+    for (unsigned severity = 0; severity <= KZ_SEVERE_NOTICE; severity++) {
         for (size_t i = 0; i < r->problem_count; i++) {
             const struct problem *p = &r->problems[i];
 
@@ -371,15 +379,18 @@ void kz_serve_status(struct kz_serve_call *call)
     check_latency(r);
     check_recent(r);
     check_upkeep(r);
+    if (serve->options.more_problems)
+        serve->options.more_problems(serve->options.arg, say, r);
     for (size_t i = 0; i < r->problem_count; i++)
-        bad = bad || r->problems[i].severity <= ERROR;
+        bad = bad || r->problems[i].severity <= KZ_SEVERE_ERROR;
     out = kz_serve_json(call);
     kz_json_out_object(&out);
     kz_json_out_kv_bool(&out, "ok", !bad);
     put_problems(&out, r);
     put_overview(&out, r);
     put_models(&out, serve->query);
-    put_log(&out, r);
+    if (!serve->options.is_role)
+        put_log(&out, r);
     kz_json_out_object_end(&out);
     kz_serve_reply(call, 200);
 }
