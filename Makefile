@@ -4,7 +4,7 @@ JOBS  ?= $(shell nproc)
 CMAKE  = cmake -G Ninja -S .
 
 .PHONY: all run test crash check check-asan check-tsan fuzz-smoke bench format layers deps deps-test \
-        install clean docs
+        install clean docs image
 
 all: $(BUILD)/build.ninja
 	@cmake --build $(BUILD) -j $(JOBS) --target kizashi
@@ -17,7 +17,7 @@ $(BUILD)/build.ninja: CMakeLists.txt
 run:
 	@tools/install-deps run
 	@$(MAKE) --no-print-directory all
-	@tools/run-shop $(BUILD)/kizashi
+	@$(BUILD)/kizashi demo $(if $(LISTEN),--listen $(LISTEN)) $(if $(DATA),--data $(DATA))
 
 test:
 	@tools/install-deps test
@@ -58,6 +58,9 @@ deps:
 
 install: all
 	@cmake --install $(BUILD) --prefix $(or $(PREFIX),/usr/local)
+
+image:
+	@tools/make-image $(IMAGE)
 
 clean:
 	@rm -rf $(BUILD) build-*

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -129,6 +130,13 @@ class Server:
 
     def __exit__(self, *_):
         self.kill()
+
+
+def free_port():
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def run(*args, check=None, stdin=None, timeout=300, env=None):

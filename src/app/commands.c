@@ -11,6 +11,7 @@ extern const struct kz_command kz_command_deadletters_drop;
 extern const struct kz_command kz_command_deadletters_list;
 extern const struct kz_command kz_command_deadletters_retry;
 extern const struct kz_command kz_command_deadletters_show;
+extern const struct kz_command kz_command_demo;
 extern const struct kz_command kz_command_dump;
 extern const struct kz_command kz_command_features;
 extern const struct kz_command kz_command_fsck;
@@ -19,6 +20,7 @@ extern const struct kz_command kz_command_init;
 extern const struct kz_command kz_command_keys_create;
 extern const struct kz_command kz_command_keys_list;
 extern const struct kz_command kz_command_keys_revoke;
+extern const struct kz_command kz_command_manifests;
 extern const struct kz_command kz_command_models_pause;
 extern const struct kz_command kz_command_models_resume;
 extern const struct kz_command kz_command_models_unfence;
@@ -40,6 +42,7 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_check,
             &kz_command_test,
             &kz_command_up,
+            &kz_command_demo,
             &kz_command_send,
             &kz_command_replay,
             &kz_command_import,
@@ -60,6 +63,7 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_keys_create,
             &kz_command_keys_list,
             &kz_command_keys_revoke,
+            &kz_command_manifests,
             &kz_command_backup,
             &kz_command_restore,
             &kz_command_fsck,

@@ -1,6 +1,7 @@
 #include "app/config.h"
 
 #include <errno.h>
+#include <ctype.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -529,6 +530,36 @@ static void read_features(struct reader *reader, struct fields *f, struct kz_mod
     model->features_place = (struct kz_place){shown, 1, 1};
 }
 
+/* Where a model is: a path, or for `http` a URL; with an image of its own that of the Service which
+ * `kizashi manifests` makes for it. */
+static void read_place(struct reader *reader, struct fields *f, struct kz_model_def *model,
+        const struct kz_project *project)
+{
+    bool http = strcmp(model->runtime, "http") == 0;
+    const struct kz_yaml *path = kz_yaml_get(f->map, "path"), *image;
+
+    if (!http && !path)
+        problem(reader, model->place, "model \"%s\" needs \"path\"", model->name);
+    if (http && path)
+        problem(reader, path->place, "runtime http calls a \"url\": \"path\" does not go with it");
+    model->path = existing(f, "path", NULL);
+    image = kz_yaml_get(f->map, "image");
+    model->image = text(f, "image", NULL);
+    model->url = text(f, "url", NULL);
+    if (image && !http)
+        problem(reader, image->place, "\"image\" goes with runtime: http, which asks it over HTTP");
+    if (http && !model->url && model->image) {
+        char *name = kz_arena_printf(
+                reader->arena, "http://kizashi-%s-model-%s", project->name, model->name);
+
+        for (char *at = name; *at; at++)
+            *at = *at == '_' ? '-' : (char)tolower((unsigned char)*at);
+        model->url = name;
+    }
+    if (http && !model->url)
+        problem(reader, model->place, "model \"%s\" needs \"url\" (or \"image\")", model->name);
+}
+
 static void read_model(struct reader *reader, const struct kz_yaml *key, const struct kz_yaml *node,
         struct kz_model_def *model, const struct kz_project *project)
 {
@@ -556,9 +587,7 @@ static void read_model(struct reader *reader, const struct kz_yaml *key, const s
         if (!kz_project_trigger(project, kz_str(model->triggers[i])))
             problem(reader, trigger->place, "there is no trigger \"%s\"", model->triggers[i]);
     model->runtime = runtimes[one_of(&f, "runtime", runtimes, 0)];
-    if (!kz_yaml_get(node, "path"))
-        problem(reader, key->place, "model \"%s\" needs \"path\"", key->text);
-    model->path = existing(&f, "path", NULL);
+    read_place(reader, &f, model, project);
     read_features(reader, &f, model);
     read_history(reader, take(&f, "history"), &model->history, project);
     model->history.include_actions = read_include(&f);

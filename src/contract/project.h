@@ -64,7 +64,9 @@ struct kz_model_def {
     const char *after;      /* name of another model, or NULL */
     const char *after_when; /* SQL over that model's prediction */
     const char *runtime; /* "python", ... */
-    const char *path;    /* absolute */
+    const char *path;    /* absolute; NULL for http */
+    const char *url;     /* runtime http: where it answers, "http://host:port" */
+    const char *image;   /* runtime http: the container it comes in (manifests), or NULL */
     const char *features_path; /* absolute, or NULL: raw history */
     char *features_sql;  /* the file's text, or NULL */
     const char *label_path;

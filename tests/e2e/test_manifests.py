@@ -1,0 +1,125 @@
+"""`kizashi manifests`: valid by Kubernetes' own schema, and what GKE Autopilot admits.
+
+The schema comes with the PyPI package kubernetes-validate, installed into an environment of the
+test's own; where it cannot be had the tests are skipped, in CI they fail.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import harness
+
+PACKAGE = "kubernetes-validate==1.31.0"
+# Google's and Knative's own kinds are not in Kubernetes' schema.
+VALIDATE = """
+import json, sys, yaml, kubernetes_validate
+documents = [d for d in yaml.safe_load_all(sys.stdin) if d]
+for document in documents:
+    if not document["apiVersion"].startswith(("monitoring.googleapis.com/", "serving.knative.dev/")):
+        kubernetes_validate.validate(document, "1.31", strict=True)
+json.dump(documents, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def validator(tmp_path_factory):
+    home = tmp_path_factory.mktemp("kubernetes")
+    made = subprocess.run([sys.executable, "-m", "venv", home], capture_output=True, check=False)
+    if made.returncode == 0:
+        made = subprocess.run([home / "bin" / "pip", "install", "-q", PACKAGE], capture_output=True,
+                              timeout=300, check=False)
+    if made.returncode != 0:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{PACKAGE} could not be installed: {made.stderr.decode()[-500:]}")
+        pytest.skip(f"{PACKAGE} could not be installed")
+
+    def validate(text):
+        done = subprocess.run([home / "bin" / "python", "-c", VALIDATE], input=text, capture_output=True,
+                              timeout=60, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        return json.loads(done.stdout)
+
+    return validate
+
+
+def render(project, *more):
+    return harness.run("manifests", project, "--image", "example.com/kizashi/shop:1", "--gcp-project",
+                       "my-project", *more).stdout
+
+
+def find(documents, kind, name):
+    found = [d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name]
+    assert len(found) == 1, f"{kind} {name}: {len(found)}"
+    return found[0]
+
+
+def milli(text):
+    return int(text[:-1])
+
+
+def check_autopilot(deployment):
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert not any(v.get("hostPath") for v in pod.get("volumes", []))
+    for container in pod["containers"]:
+        needs = container["resources"]
+        assert needs["requests"] == needs["limits"]
+        cpu, memory = milli(needs["requests"]["cpu"]), int(needs["requests"]["memory"][:-2])
+        assert cpu % 250 == 0 and cpu >= 250
+        assert 1024 <= memory * 1000 / cpu <= 6656 and memory >= 512
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False and security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_example_is_valid_and_what_autopilot_admits(validator):
+    documents = validator(render(harness.ROOT / "examples" / "shop", "--spot", "--balloon", "2"))
+    deployments = [d for d in documents if d["kind"] == "Deployment"]
+    assert sorted(d["metadata"]["name"] for d in deployments) == [
+        "kizashi-shop-balloon", "kizashi-shop-collect", "kizashi-shop-infer", "kizashi-shop-process",
+        "kizashi-shop-serve"]
+    for deployment in deployments:
+        check_autopilot(deployment)
+        pod = deployment["spec"]["template"]
+        assert deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        assert pod["spec"]["nodeSelector"] == {"cloud.google.com/gke-spot": "true"}
+        assert pod["spec"]["terminationGracePeriodSeconds"] == 15
+        find(documents, "ServiceAccount", pod["spec"]["serviceAccountName"])
+    # infer: 500m and 1024 Mi of its own, two models of 500m and 256Mi with two replicas each.
+    infer = find(documents, "Deployment", "kizashi-shop-infer")["spec"]["template"]["spec"]["containers"][0]
+    assert infer["resources"]["requests"] == {"cpu": "2500m", "memory": "2560Mi", "ephemeral-storage": "1Gi"}
+    assert infer["args"][:4] == ["up", "/project", "--role", "infer"]
+    account = find(documents, "ServiceAccount", "kizashi-shop-infer")["metadata"]["annotations"]
+    assert account == {"iam.gke.io/gcp-service-account": "kizashi-shop-infer@my-project.iam.gserviceaccount.com"}
+    scaler = find(documents, "HorizontalPodAutoscaler", "kizashi-shop-process")["spec"]["metrics"]
+    external = scaler[0]["external"]["metric"]
+    assert external["name"] == "pubsub.googleapis.com|subscription|num_undelivered_messages"
+    assert external["selector"]["matchLabels"] == {
+        "resource.labels.subscription_id": "kizashi-shop-events-process"}
+    assert scaler[1]["pods"]["metric"]["name"] == "prometheus.googleapis.com|kizashi_lag_seconds|gauge"
+    assert {d["metadata"]["name"] for d in documents if d["kind"] == "PodDisruptionBudget"} == {
+        f"kizashi-shop-{role}" for role in ("collect", "process", "infer", "serve")}
+    assert {d["metadata"]["name"] for d in documents if d["kind"] == "Service"} == {
+        "kizashi-shop-collect", "kizashi-shop-serve"}
+    find(documents, "PodMonitoring", "kizashi-shop-metrics")
+    find(documents, "PriorityClass", "kizashi-shop-balloon")
+
+
+def test_cloud_run_serves_infer(validator):
+    documents = validator(render(harness.ROOT / "examples" / "shop", "--cloud-run"))
+    assert [d["kind"] for d in documents] == ["Service"]
+    spec = documents[0]["spec"]["template"]["spec"]
+    assert spec["containers"][0]["args"][:4] == ["up", "/project", "--role", "infer"]
+    assert spec["containers"][0]["resources"] == {"limits": {"cpu": "4", "memory": "2048Mi"}}
+
+
+def test_what_is_missing_is_said():
+    shop = harness.ROOT / "examples" / "shop"
+    assert b"--image is missing" in harness.run("manifests", shop, check=2).stderr
+    clean = {k: v for k, v in os.environ.items() if k != "GOOGLE_CLOUD_PROJECT"}
+    done = subprocess.run([harness.BINARY, "manifests", shop, "--image", "x"], capture_output=True,
+                          env=clean, check=False)
+    assert done.returncode == 2 and b"--gcp-project is missing" in done.stderr
