@@ -25,6 +25,8 @@ struct kz_history_query {
     uint32_t events_max; /* newest that many; 0 for all */
     int64_t since_ms;    /* EVENTS with ts before this are left out; INT64_MIN for none */
     bool include_actions;
+    kz_lsn after; /* records at or before this address are known to the caller: an implementation
+                   * may leave them out, none has to; 0: none is */
 };
 
 struct kz_history_rows {
