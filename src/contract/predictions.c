@@ -13,8 +13,8 @@ static int newest_first(const void *a, const void *b)
 }
 
 /* The bytes are reserved in one go, so that what points into them stays good. */
-void kz_user_row_fill(struct kz_user_row *row, struct kz_str state, struct kz_entry *entries,
-        size_t entry_count)
+void kz_user_row_fill(
+        struct kz_user_row *row, struct kz_str state, struct kz_entry *entries, size_t entry_count)
 {
     size_t array_bytes = entry_count * sizeof(*entries);
     size_t bytes = array_bytes + KZ_ALIGN8(state.size);
@@ -45,8 +45,8 @@ void kz_user_row_fill(struct kz_user_row *row, struct kz_str state, struct kz_en
     }
 }
 
-enum kz_code kz_user_row_check(struct kz_str state, const struct kz_entry *entries,
-        size_t entry_count, struct kz_err *err)
+enum kz_code kz_user_row_check(
+        struct kz_str state, const struct kz_entry *entries, size_t entry_count, struct kz_err *err)
 {
     if (!state.size)
         return kz_fail(err, KZ_INVALID, "a user's state cannot be empty");
@@ -63,9 +63,6 @@ enum kz_code kz_user_row_check(struct kz_str state, const struct kz_entry *entri
             return kz_fail(err, KZ_INVALID,
                     "entry %" PRIu64 " does not come after its request %" PRIu64, entry->seq,
                     entry->request);
-        if (entry->at_ms < 0)
-            return kz_fail(err, KZ_INVALID, "entry %" PRIu64 " is of %" PRId64 " ms, before 1970",
-                    entry->seq, entry->at_ms);
         if (entry->record.size > KZ_STATE_SIZE_MAX || entry->json.size > KZ_STATE_SIZE_MAX)
             return kz_fail(err, KZ_TOO_LARGE,
                     "entry %" PRIu64 " of %zu bytes is over the limit of %d", entry->seq,

@@ -66,7 +66,8 @@ static void *find(void *const *tree, uint64_t key)
     return node ? *node : NULL;
 }
 
-/* ---- users --------------------------------------------------------------------------------------- */
+/* ---- users
+ * --------------------------------------------------------------------------------------- */
 
 static void free_user(void *node)
 {
@@ -83,8 +84,8 @@ static size_t entry_place(const struct user *user, const struct kz_entry *entry)
 {
     size_t i = 0;
 
-    while (i < user->entry_count && (user->entries[i].request != entry->request ||
-                                            user->entries[i].seq != entry->seq))
+    while (i < user->entry_count &&
+            (user->entries[i].request != entry->request || user->entries[i].seq != entry->seq))
         i++;
     return i;
 }
@@ -110,8 +111,8 @@ static void put_entry(struct user *user, const struct kz_entry *entry)
     user->entries[user->entry_count++].record = kz_str_n(copy, entry->record.size);
 }
 
-static void fill_row(const struct user *user, const struct kz_predictions_read *what,
-        struct kz_user_row *row)
+static void fill_row(
+        const struct user *user, const struct kz_predictions_read *what, struct kz_user_row *row)
 {
     struct kz_entry *picked = kz_malloc((user->entry_count + 1) * sizeof(*picked));
     size_t count = 0;
@@ -234,7 +235,7 @@ static enum kz_code memory_scan(struct kz_predictions *p, uint64_t from, uint64_
     pthread_mutex_lock(&m->lock);
     twalk_r(m->users, collect_owner, &owners);
     pthread_mutex_unlock(&m->lock);
-    for (size_t i = 0; i < owners.count && rc == KZ_OK; i++) { /* `each` may call us */
+    for (size_t i = 0; i < owners.count && rc == KZ_OK; i++) {        /* `each` may call us */
         KZ_IGNORE(memory_read(p, owners.items[i], &all, &row, NULL)); /* it never fails */
         if (row.there)
             rc = each(arg, owners.items[i], &row);
@@ -244,7 +245,8 @@ static enum kz_code memory_scan(struct kz_predictions *p, uint64_t from, uint64_
     return rc;
 }
 
-/* ---- totals -------------------------------------------------------------------------------------- */
+/* ---- totals
+ * -------------------------------------------------------------------------------------- */
 
 static struct totals *totals_of(struct memory *m, uint64_t action)
 {
@@ -295,8 +297,7 @@ static enum kz_code memory_reserve(struct kz_predictions *p, uint64_t action, ui
     if (!held && forget_before(totals, since_ms) < max) {
         if (totals->count == totals->capacity) {
             totals->capacity = totals->capacity ? totals->capacity * 2 : 16;
-            totals->items =
-                    kz_realloc(totals->items, totals->capacity * sizeof(*totals->items));
+            totals->items = kz_realloc(totals->items, totals->capacity * sizeof(*totals->items));
         }
         totals->items[totals->count++] = (struct total){id, at_ms};
         held = true;
@@ -323,7 +324,8 @@ static enum kz_code memory_release(
     return KZ_OK;
 }
 
-/* ---- words --------------------------------------------------------------------------------------- */
+/* ---- words
+ * --------------------------------------------------------------------------------------- */
 
 static struct word *find_word(struct memory *m, const char *name)
 {
@@ -386,7 +388,8 @@ static enum kz_code memory_set_word(struct kz_predictions *p, const char *name,
     return rc;
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------ */
+/* ---- the rest
+ * ------------------------------------------------------------------------------------ */
 
 static enum kz_code memory_check(struct kz_predictions *p, struct kz_err *err)
 {
