@@ -9,6 +9,10 @@ struct kz_zstd {
     ZSTD_DCtx *decompressor;
 };
 
+struct kz_zstd_dictionary {
+    ZSTD_DDict *prepared;
+};
+
 static void set(ZSTD_CCtx *compressor, ZSTD_cParameter what, int value)
 {
     /* The parameters are ours, and the levels are clamped by the library. */
@@ -24,6 +28,7 @@ struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level)
     KZ_BUG_ON(!zstd->compressor || !zstd->decompressor);
     set(zstd->compressor, ZSTD_c_compressionLevel, level);
     set(zstd->compressor, ZSTD_c_checksumFlag, 0);
+    set(zstd->compressor, ZSTD_c_dictIDFlag, 0); /* whoever keeps the frames knows which */
     if (dictionary.size && (ZSTD_isError(ZSTD_CCtx_loadDictionary(
                                     zstd->compressor, dictionary.ptr, dictionary.size)) ||
                                    ZSTD_isError(ZSTD_DCtx_loadDictionary(
@@ -58,11 +63,13 @@ enum kz_code kz_zstd_compress(
     return KZ_OK;
 }
 
-enum kz_code kz_zstd_decompress(struct kz_zstd *zstd, struct kz_str frame, size_t size_max_bytes,
+enum kz_code kz_zstd_decompress_with(struct kz_zstd *zstd,
+        const struct kz_zstd_dictionary *dictionary, struct kz_str frame, size_t size_max_bytes,
         struct kz_buf *buf, struct kz_err *err)
 {
     unsigned long long want = ZSTD_getFrameContentSize(frame.ptr, frame.size);
     size_t size;
+    char *to;
 
     if (want == ZSTD_CONTENTSIZE_ERROR || want == ZSTD_CONTENTSIZE_UNKNOWN)
         return kz_fail(err, KZ_CORRUPT, "no zstd frame that says its size");
@@ -70,8 +77,10 @@ enum kz_code kz_zstd_decompress(struct kz_zstd *zstd, struct kz_str frame, size_
         return kz_fail(err, KZ_TOO_LARGE, "zstd frame holds %llu bytes, the limit is %zu", want,
                 size_max_bytes);
     kz_buf_reserve(buf, want + 1); /* never a NULL target */
-    size = ZSTD_decompressDCtx(
-            zstd->decompressor, buf->data + buf->size, want, frame.ptr, frame.size);
+    to = buf->data + buf->size;
+    size = dictionary ? ZSTD_decompress_usingDDict(zstd->decompressor, to, want, frame.ptr,
+                                frame.size, dictionary->prepared)
+                      : ZSTD_decompressDCtx(zstd->decompressor, to, want, frame.ptr, frame.size);
     if (ZSTD_isError(size))
         return kz_fail(err, KZ_CORRUPT, "could not decompress a zstd frame of %zu bytes: %s",
                 frame.size, ZSTD_getErrorName(size));
@@ -79,16 +88,49 @@ enum kz_code kz_zstd_decompress(struct kz_zstd *zstd, struct kz_str frame, size_
     return KZ_OK;
 }
 
-enum kz_code kz_zstd_train(struct kz_str samples, const size_t *sizes, unsigned count,
-        size_t size_max_bytes, struct kz_buf *buf, struct kz_err *err)
+enum kz_code kz_zstd_decompress(struct kz_zstd *zstd, struct kz_str frame, size_t size_max_bytes,
+        struct kz_buf *buf, struct kz_err *err)
 {
+    return kz_zstd_decompress_with(zstd, NULL, frame, size_max_bytes, buf, err);
+}
+
+/* ---- dictionaries ---------------------------------------------------------------------------- */
+
+struct kz_zstd_dictionary *kz_zstd_dictionary_new(struct kz_str dictionary)
+{
+    ZSTD_DDict *prepared = ZSTD_createDDict(dictionary.ptr, dictionary.size);
+    struct kz_zstd_dictionary *made;
+
+    if (!prepared)
+        return NULL;
+    made = kz_malloc(sizeof(*made));
+    made->prepared = prepared;
+    return made;
+}
+
+void kz_zstd_dictionary_free(struct kz_zstd_dictionary *dictionary)
+{
+    if (!dictionary)
+        return;
+    ZSTD_freeDDict(dictionary->prepared);
+    free(dictionary);
+}
+
+enum kz_code kz_zstd_make_dictionary(struct kz_str content, struct kz_str samples,
+        const size_t *sizes, unsigned count, int level, size_t size_max_bytes, struct kz_buf *buf,
+        struct kz_err *err)
+{
+    ZDICT_params_t params = {.compressionLevel = level};
     size_t size;
 
+    if (!content.size || !count)
+        return kz_fail(err, KZ_INVALID, "there is nothing to make a dictionary of");
     kz_buf_reserve(buf, size_max_bytes);
-    size = ZDICT_trainFromBuffer(buf->data + buf->size, size_max_bytes, samples.ptr, sizes, count);
+    size = ZDICT_finalizeDictionary(buf->data + buf->size, size_max_bytes, content.ptr,
+            content.size, samples.ptr, sizes, count, params);
     if (ZDICT_isError(size))
-        return kz_fail(err, KZ_INVALID, "could not train a dictionary from %u samples: %s", count,
-                ZDICT_getErrorName(size));
+        return kz_fail(err, KZ_INVALID, "could not make a dictionary of %zu bytes: %s",
+                content.size, ZDICT_getErrorName(size));
     buf->size += size;
     return KZ_OK;
 }

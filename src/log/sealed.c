@@ -1,8 +1,8 @@
 /* Reading sealed segments.
  *
- * R1  The index is verified at open, a block whenever it is decompressed (checksum, sizes, order,
- * and that it begins where the index says and ends before the next one), a filter before its first
- *     answer. So nothing below trusts a byte that has not been looked at.
+ * R1  Dictionary and index are verified at open, a block whenever it is decompressed (checksum,
+ *     sizes, order, and that it begins where the index says and ends before the next one), keys and
+ *     filter before their first answer. So nothing below trusts a byte that has not been looked at.
  * R2  A run (the records of one owner) begins in the last block whose first record is not behind it
  *     and goes back as long as blocks say KZ_SEALED_CONTINUES.
  */
@@ -15,13 +15,15 @@
 
 #include "codec/crc32c.h"
 #include "codec/zstd.h"
+#include "log/dictionary.h"
 #include "log/filter.h"
+#include "log/tags.h"
 
 enum {
     SEALED_MAGIC = 0x7a736c64, /* in memory */
     RECORD_BYTES_MIN = KZ_SEALED_PREFIX_BYTES + sizeof(struct kz_record),
-    BLOCK_RECORDS_MAX = KZ_SEALED_BLOCK_BYTES / RECORD_BYTES_MIN,
-    KEPT_BYTES_MAX = 2 * KZ_SEALED_BLOCK_BYTES, /* of a scratch that waits for its next use */
+    BLOCK_RECORDS_MAX = KZ_SEALED_BLOCK_BYTES_V1 / RECORD_BYTES_MIN,
+    KEPT_BYTES_MAX = 2 * KZ_SEALED_BLOCK_BYTES_V1, /* of a scratch that waits for its next use */
 };
 #define NO_BLOCK UINT32_MAX
 
@@ -53,6 +55,8 @@ struct kz_sealed {
     uint64_t size;
     const char *data;
     const struct kz_sealed_header *header;
+    struct kz_zstd_dictionary *dictionary; /* owned; NULL: the blocks are without */
+    uint64_t blocks_at;                    /* where the first one is */
     const struct kz_sealed_block *blocks;
     struct filters {
         atomic_int keys, owners; /* enum filter_state */
@@ -88,9 +92,9 @@ static enum kz_code check_ends(const struct kz_sealed *sealed, uint32_t number, 
         return fail_corrupt(sealed, err, "it does not begin as one");
     if (header->crc != kz_crc32c(0, header, offsetof(struct kz_sealed_header, crc)))
         return fail_corrupt(sealed, err, "its header fails its checksum");
-    if (header->version != KZ_SEALED_VERSION)
+    if (header->version < 1 || header->version > KZ_SEALED_VERSION)
         return kz_fail(err, KZ_UNSUPPORTED,
-                "sealed segment \"%s\" has format %" PRIu32 ", this build reads %d",
+                "sealed segment \"%s\" has format %" PRIu32 ", this build reads up to %d",
                 sealed->file->path, header->version, KZ_SEALED_VERSION);
     if (header->segment != number)
         return fail_corrupt(sealed, err, "it is of another number");
@@ -106,28 +110,67 @@ static enum kz_code check_ends(const struct kz_sealed *sealed, uint32_t number, 
     return KZ_OK;
 }
 
+static uint64_t aligned(uint64_t offset)
+{
+    return (offset + KZ_FILTER_BLOCK_BYTES - 1) / KZ_FILTER_BLOCK_BYTES * KZ_FILTER_BLOCK_BYTES;
+}
+
+static uint64_t keys_size(const struct kz_sealed_header *header)
+{
+    return header->version == 1 ? kz_filter_size(header->key_count)
+                                : aligned(header->key_count * sizeof(uint32_t));
+}
+
 /* The sections follow one another and fill the file; only alignment is between them. */
 static enum kz_code check_sections(const struct kz_sealed *sealed, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
-    uint64_t size = header->file_size, align = KZ_FILTER_BLOCK_BYTES;
-    uint64_t index_end;
+    uint64_t size = header->file_size, index_end;
 
     if (header->index_offset > size || header->keys_offset > size || header->keys_size > size ||
             header->owners_offset > size || header->owners_size > size ||
             header->key_count > size || header->owner_count > size)
         return fail_corrupt(sealed, err, "its sections lie outside");
     index_end = header->index_offset + header->block_count * sizeof(struct kz_sealed_block);
-    if (header->index_offset % align || header->index_offset < sizeof(*header) ||
-            header->keys_offset != (index_end + align - 1) / align * align ||
+    if (header->index_offset % KZ_FILTER_BLOCK_BYTES || header->index_offset < sizeof(*header) ||
+            header->keys_offset != aligned(index_end) ||
             header->owners_offset != header->keys_offset + header->keys_size ||
             header->owners_offset + header->owners_size + sizeof(struct kz_sealed_footer) != size ||
-            header->keys_size != kz_filter_size(header->key_count) ||
+            header->keys_size != keys_size(header) ||
             header->owners_size != kz_filter_size(header->owner_count))
         return fail_corrupt(sealed, err, "its sections do not fit together");
     if (!is_zero(sealed->data + index_end, header->keys_offset - index_end))
         return fail_corrupt(sealed, err, "there are bytes between its sections");
     return KZ_OK;
+}
+
+/* Blocks begin behind it. Of an older version there is none. */
+static enum kz_code open_dictionary(struct kz_sealed *sealed, struct kz_err *err)
+{
+    uint64_t at = sizeof(*sealed->header);
+    struct kz_sealed_dictionary head;
+    const char *bytes;
+
+    sealed->blocks_at = at;
+    if (sealed->header->version == 1)
+        return KZ_OK;
+    if (sealed->header->index_offset - at < sizeof(head))
+        return fail_corrupt(sealed, err, "its dictionary lies outside");
+    memcpy(&head, sealed->data + at, sizeof(head));
+    at += sizeof(head);
+    bytes = sealed->data + at;
+    if (head.size > KZ_DICTIONARY_BYTES_MAX ||
+            KZ_ALIGN8((uint64_t)head.size) > sealed->header->index_offset - at)
+        return fail_corrupt(sealed, err, "its dictionary lies outside");
+    sealed->blocks_at = at + KZ_ALIGN8((uint64_t)head.size);
+    if (head.crc != kz_crc32c(0, bytes, head.size) ||
+            !is_zero(bytes + head.size, sealed->blocks_at - at - head.size))
+        return fail_corrupt(sealed, err, "its dictionary fails its checksum");
+    if (!head.size)
+        return KZ_OK;
+    sealed->dictionary = kz_zstd_dictionary_new(kz_str_n(bytes, head.size));
+    return sealed->dictionary ? KZ_OK
+                              : fail_corrupt(sealed, err, "its dictionary is none of zstd's");
 }
 
 static bool is_before(uint64_t owner_a, uint32_t offset_a, uint64_t owner_b, uint32_t offset_b)
@@ -140,7 +183,7 @@ static bool is_sound(const struct kz_sealed_block *block, const struct kz_sealed
     if (block->raw_size < RECORD_BYTES_MIN || block->raw_size % 8 || !block->stored_size ||
             !block->record_count || block->flags & ~(uint32_t)KZ_SEALED_CONTINUES)
         return false;
-    if (block->record_count > 1 ? block->raw_size > KZ_SEALED_BLOCK_BYTES
+    if (block->record_count > 1 ? block->raw_size > KZ_SEALED_BLOCK_BYTES_V1
                                 : block->raw_size > KZ_SEALED_PREFIX_BYTES +
                                                             (uint32_t)KZ_SEALED_RECORD_MAX_BYTES)
         return false;
@@ -152,7 +195,7 @@ static bool is_sound(const struct kz_sealed_block *block, const struct kz_sealed
 static enum kz_code check_index(const struct kz_sealed *sealed, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
-    uint64_t at = sizeof(*header), record_count = 0, raw_bytes = 0;
+    uint64_t at = sealed->blocks_at, record_count = 0, raw_bytes = 0;
 
     if (header->index_crc !=
             kz_crc32c(0, sealed->blocks, header->block_count * sizeof(struct kz_sealed_block)))
@@ -200,6 +243,7 @@ enum kz_code kz_sealed_open(struct kz_fs *fs, const char *path, struct kz_sealed
     sealed->header = data;
     KZ_TRY(check_ends(sealed, number, err));
     KZ_TRY(check_sections(sealed, err));
+    KZ_TRY(open_dictionary(sealed, err));
     sealed->blocks = (const void *)(sealed->data + sealed->header->index_offset);
     KZ_TRY(check_index(sealed, err));
     *ret_sealed = kz_take(&sealed);
@@ -214,6 +258,7 @@ void kz_sealed_close(struct kz_sealed *sealed)
     if (sealed->data)
         sealed->file->ops->unmap(sealed->file, sealed->data, sealed->size);
     kz_file_close(sealed->file);
+    kz_zstd_dictionary_free(sealed->dictionary);
     free(sealed->filters);
     sealed->magic = 0;
     free(sealed);
@@ -390,8 +435,8 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
         return KZ_OK;
     forget_block(scratch);
     if (kz_crc32c(0, frame, block->stored_size) == block->crc) {
-        rc = kz_zstd_decompress(scratch->zstd, kz_str_n(frame, block->stored_size), block->raw_size,
-                &scratch->raw, NULL);
+        rc = kz_zstd_decompress_with(scratch->zstd, sealed->dictionary,
+                kz_str_n(frame, block->stored_size), block->raw_size, &scratch->raw, NULL);
         if (rc != KZ_OK || scratch->raw.size != block->raw_size)
             what = "does not decompress to its size";
         else if (!find_records(sealed, number, scratch))
@@ -410,16 +455,58 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
 
 /* ---- one owner ------------------------------------------------------------------------------ */
 
-/* The last block whose first record is not behind (owner, offset); NO_BLOCK where all are. */
+static bool begins_behind(
+        const struct kz_sealed *sealed, uint32_t number, uint64_t owner, uint32_t offset)
+{
+    const struct kz_sealed_block *block = &sealed->blocks[number];
+
+    return is_before(owner, offset, block->owner, block->offset);
+}
+
+/* Where an owner would be if owners, which are hashes, were spread evenly; and again from what is
+ * found there, which leaves a few blocks of error. `block_count` is not 0. */
+static uint32_t guess_block(const struct kz_sealed *sealed, uint64_t owner)
+{
+    uint32_t count = sealed->header->block_count;
+    uint32_t guess = (uint32_t)(((owner >> 32) * count) >> 32);
+    uint64_t there = sealed->blocks[guess].owner;
+    uint64_t off = owner > there ? owner - there : there - owner;
+    uint32_t blocks = (uint32_t)(((off >> 32) * count) >> 32);
+
+    if (owner > there)
+        return blocks < count - guess ? guess + blocks : count - 1;
+    return blocks < guess ? guess - blocks : 0;
+}
+
+/* The last block whose first record is not behind (owner, offset); NO_BLOCK where all are. From the
+ * guess in growing steps, then by halves: a handful of cache misses, where halving all of the index
+ * would take one a step. */
 static uint32_t find_block(const struct kz_sealed *sealed, uint64_t owner, uint32_t offset)
 {
-    uint32_t low = 0, high = sealed->header->block_count;
+    uint32_t low = 0, high = sealed->header->block_count, step = 2, guess;
 
+    if (!high)
+        return NO_BLOCK;
+    guess = guess_block(sealed, owner);
+    if (begins_behind(sealed, guess, owner, offset)) {
+        high = guess;
+        while (high >= step && begins_behind(sealed, high - step, owner, offset)) {
+            high -= step;
+            step *= 2;
+        }
+        low = high >= step ? high - step + 1 : 0;
+    } else {
+        low = guess + 1;
+        while (step <= high - low && !begins_behind(sealed, low + step - 1, owner, offset)) {
+            low += step;
+            step *= 2;
+        }
+        high = step <= high - low ? low + step - 1 : high;
+    }
     while (low < high) {
         uint32_t mid = low + (high - low) / 2;
-        const struct kz_sealed_block *block = &sealed->blocks[mid];
 
-        if (is_before(owner, offset, block->owner, block->offset))
+        if (begins_behind(sealed, mid, owner, offset))
             high = mid;
         else
             low = mid + 1;
@@ -540,10 +627,19 @@ static enum kz_code check_owners(const struct kz_sealed *sealed, struct kz_err *
             header->owners_size, header->owners_crc, err);
 }
 
-static bool filter_has_key(const struct kz_sealed *sealed, uint64_t key)
+static const uint32_t *tags_of(const struct kz_sealed *sealed)
 {
-    return kz_filter_has(
-            sealed->data + sealed->header->keys_offset, sealed->header->keys_size, key);
+    return (const void *)(sealed->data + sealed->header->keys_offset);
+}
+
+static bool may_have_key(const struct kz_sealed *sealed, uint64_t key)
+{
+    const struct kz_sealed_header *header = sealed->header;
+
+    return header->version == 1
+                   ? kz_filter_has(
+                             sealed->data + header->keys_offset, header->keys_size, key)
+                   : kz_tags_have(tags_of(sealed), header->key_count, kz_tag(key));
 }
 
 static bool filter_has_owner(const struct kz_sealed *sealed, uint64_t owner)
@@ -641,9 +737,25 @@ enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t 
     return KZ_OK;
 }
 
+bool kz_sealed_tags(const struct kz_sealed *sealed, const uint32_t **ret_tags, size_t *ret_count)
+{
+    KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
+    if (sealed->header->version == 1 || check_keys(sealed, NULL) != KZ_OK)
+        return false;
+    *ret_tags = tags_of(sealed);
+    *ret_count = sealed->header->key_count;
+    return true;
+}
+
 void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key)
 {
-    kz_filter_prefetch(sealed->data + sealed->header->keys_offset, sealed->header->keys_size, key);
+    const struct kz_sealed_header *header = sealed->header;
+
+    if (header->version == 1)
+        kz_filter_prefetch(sealed->data + header->keys_offset, header->keys_size, key);
+    else if (header->key_count)
+        __builtin_prefetch(
+                &tags_of(sealed)[((uint64_t)kz_tag(key) * header->key_count) >> 32]);
 }
 
 enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, uint64_t owner,
@@ -654,7 +766,7 @@ enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, ui
 
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
     KZ_TRY(check_keys(sealed, err));
-    if (key && filter_has_key(sealed, key)) {
+    if (key && may_have_key(sealed, key)) {
         if (owner)
             KZ_TRY(search_owner(sealed, owner, &search, err));
         else
@@ -756,6 +868,7 @@ struct check {
     struct kz_err first; /* problem */
     uint64_t problem_count, denied_count;
     uint64_t event_count, key_count, owner_count, owner_last;
+    struct kz_buf tags; /* uint32_t each, of the records' keys */
 };
 
 static void note(struct check *check, const struct kz_err *problem)
@@ -772,8 +885,10 @@ static void check_record(struct check *check, const struct kz_record *record)
 
     check->event_count += record->type == KZ_RECORD_EVENT;
     check->key_count += record->key != 0;
-    if (record->key && !filter_has_key(check->sealed, record->key))
+    if (record->key && header->version == 1 && !may_have_key(check->sealed, record->key))
         check->denied_count++;
+    if (record->key && header->version != 1)
+        kz_buf_u32(&check->tags, kz_tag(record->key));
     if (!check->owner_count || record->owner != check->owner_last) {
         check->owner_last = record->owner;
         check->owner_count++;
@@ -799,6 +914,20 @@ static void check_blocks(struct check *check, struct kz_sealed_scratch *scratch)
     }
 }
 
+/* The tags are those of the records, no more and no fewer. */
+static bool tags_are_right(struct check *check)
+{
+    const struct kz_sealed *sealed = check->sealed;
+    uint32_t *tags = (void *)check->tags.data;
+    size_t size = sealed->header->key_count * sizeof(*tags);
+
+    if (sealed->header->version == 1)
+        return true;
+    kz_tags_sort(tags, check->tags.size / sizeof(*tags));
+    return check->tags.size == size && (!size || memcmp(tags, tags_of(sealed), size) == 0) &&
+           is_zero((const char *)tags_of(sealed) + size, sealed->header->keys_size - size);
+}
+
 enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         void (*report)(void *arg, const char *line), void *arg, struct kz_err *err)
 {
@@ -821,6 +950,11 @@ enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         (void)fail_corrupt(sealed, &problem, "a record is denied by a filter or the header");
         note(&check, &problem);
     }
+    if (!check.problem_count && !tags_are_right(&check)) {
+        (void)fail_corrupt(sealed, &problem, "its keys are not those of its records");
+        note(&check, &problem);
+    }
+    kz_buf_done(&check.tags);
     if (!check.problem_count &&
             (check.event_count != header->event_count || check.key_count != header->key_count ||
                     check.owner_count != header->owner_count)) {

@@ -28,8 +28,10 @@ struct kz_sealed_scratch;
 struct kz_sealed_writer;
 
 enum {
-    KZ_SEALED_VERSION = 1,
-    KZ_SEALED_BLOCK_BYTES = 32 << 10,       /* decompressed; a larger record has its own block */
+    KZ_SEALED_VERSION = 2,                  /* 1 is read, too */
+    KZ_SEALED_BLOCK_FULL_BYTES = 1 << 10,   /* decompressed: the next owner begins another block */
+    KZ_SEALED_BLOCK_BYTES = 8 << 10,        /* the most; a larger record has its own block */
+    KZ_SEALED_BLOCK_BYTES_V1 = 32 << 10,
     KZ_SEALED_RECORD_MAX_BYTES = 16 << 20,  /* twice the frame limit: more is corruption */
     KZ_SEALED_SCAN_WINDOW_BYTES = 64 << 20, /* addresses gathered at a time by kz_sealed_scan() */
     KZ_SEALED_LEVEL = 1,                    /* of zstd */
@@ -45,7 +47,8 @@ bool kz_sealed_name_parse(const char *name, uint32_t *ret_segment, bool *ret_tem
 
 #define KZ_SEALED_MAGIC UINT64_C(0x44454c4145535a4b) /* "KZSEALED" */
 
-/* At offset 0; the blocks follow, then the index, the two filters and the footer. */
+/* At offset 0; then the dictionary, the blocks, the index, the keys, the filter of owners and the
+ * footer. */
 struct kz_sealed_header {
     uint64_t magic;
     uint32_t version;
@@ -69,6 +72,13 @@ struct kz_sealed_header {
     uint32_t crc;      /* of all before it */
 };
 _Static_assert(sizeof(struct kz_sealed_header) == 192, "on disk");
+
+/* Behind the header; `size` bytes follow, then zeros up to the next multiple of 8. */
+struct kz_sealed_dictionary {
+    uint32_t size; /* 0: the blocks are compressed without one */
+    uint32_t crc;  /* of the bytes */
+};
+_Static_assert(sizeof(struct kz_sealed_dictionary) == 8, "on disk");
 
 enum { KZ_SEALED_CONTINUES = 1 }; /* the block's first owner has records in the block before */
 
@@ -111,6 +121,7 @@ struct kz_sealed_params {
     size_t erased_count;
     uint64_t left_out_count; /* by an earlier sealing: what the old header says */
     int level;               /* 0: KZ_SEALED_LEVEL */
+    uint32_t version;        /* 0: KZ_SEALED_VERSION; 1 as it used to be written, for tests */
 };
 
 /* Creates the temporary file. */
@@ -149,7 +160,7 @@ void kz_sealed_pool_free(struct kz_sealed_pool *pool);
 KZ_DEFINE_FREEP(struct kz_sealed_pool, kz_sealed_pool_free)
 
 /* Maps the file and verifies header, footer and index, and that it is of the number its name says;
- * blocks and filters are verified when they are read. `fs` and `pool` are borrowed until close. */
+ * blocks, keys and filter are verified when they are read. `fs` and `pool` are borrowed until close. */
 KZ_MUST_USE enum kz_code kz_sealed_open(struct kz_fs *fs, const char *path,
         struct kz_sealed_pool *pool, struct kz_sealed **ret_sealed, struct kz_err *err);
 void kz_sealed_close(struct kz_sealed *sealed); /* NULL is nothing */
@@ -185,11 +196,14 @@ KZ_MUST_USE enum kz_code kz_sealed_has_owner(
  * it turns out to be somebody's the whole segment is searched. KZ_NOT_FOUND: not in here. */
 KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err);
+/* The tags (log/tags.h) of its keys, sorted; borrowed. False: it is of version 1 and has none, or
+ * they are damaged, which kz_sealed_find_key() will say. */
+bool kz_sealed_tags(const struct kz_sealed *sealed, const uint32_t **ret_tags, size_t *ret_count);
 /* Begins to fetch what kz_sealed_find_key() will look at first. */
 void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key);
-/* Filter first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:
+/* The keys' tags first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:
  * any), the newest first? `owner` 0: anybody's, in no order, and the whole segment is searched
- * where the filter does not rule it out. */
+ * where the tags do not rule it out. */
 KZ_MUST_USE enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key,
         uint64_t owner, bool (*match)(void *arg, const struct kz_record *record), void *arg,
         bool *ret_found, struct kz_err *err);
@@ -204,7 +218,7 @@ KZ_MUST_USE enum kz_code kz_sealed_scan(const struct kz_sealed *sealed, kz_lsn f
 KZ_MUST_USE enum kz_code kz_sealed_scan_sorted(const struct kz_sealed *sealed,
         enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
         struct kz_err *err);
-/* Verifies every byte of the file, its order, counts and filters; problems go to `report` (may be
+/* Verifies every byte of the file, its order, counts, keys and filter; problems go to `report` (may be
  * NULL), one line each. The insides of records are the caller's to check. KZ_CORRUPT with the first
  * problem, and how many more there are. */
 KZ_MUST_USE enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,

@@ -32,6 +32,12 @@ struct sample {
     int64_t at_first_ms;
 };
 
+static const char common[] =
+        "{\"name\":\"view\",\"product_id\":\"0\",\"category_code\":\"electronics.smartphone\",\"brand\":"
+        "\"samsung\",\"price\":9.99,\"currency\":\"JPY\",\"url\":\"https://shop.example/products/\","
+        "\"referrer\":\"https://search.example/find?q=\",\"campaign\":\"autumn-sale\",\"device\":{\"kind\":"
+        "\"phone\",\"width\":390,\"height\":844},\"consent\":[\"analytics\",\"personalisation\"]}";
+
 static uint64_t owner_number(unsigned i)
 {
     return i ? kz_hash_mix(i, 99) | 1 : 0;
@@ -59,9 +65,10 @@ static void sample_add(struct sample *sample, struct kz_prng *prng, uint64_t own
             break;
         }
     }
-    /* Half of it compresses. */
+    /* Half of it is what many have. */
     for (size_t i = 0; i < body_size; i++)
-        body[i] = i < body_size / 2 ? "{\"name\":\"view\"}"[i % 15] : (char)kz_prng_u64(prng);
+        body[i] = i < body_size / 2 ? common[(i + 31 * sample->count) % (sizeof(common) - 1)]
+                                    : (char)kz_prng_u64(prng);
     sample->items = kz_realloc(sample->items, (sample->count + 1) * sizeof(*sample->items));
     sample->items[sample->count++] = (struct item){sample->end, record};
     sample->end += KZ_ALIGN8((size_t)record->size) + 48 * (kz_prng_below(prng, 9) == 0);
@@ -245,14 +252,32 @@ static void open_sample(struct kz_fs *fs, struct opened *ret_opened)
     must(open_bytes(data, size, "00000007.kzs", ret_opened, &err), &err);
 }
 
-static void seal_and_open(const struct sample *sample, struct opened *ret_opened)
+static void seal_and_open_version(
+        const struct sample *sample, uint32_t version, struct opened *ret_opened)
 {
     KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(1);
     struct kz_sealed_params params = sample_params(sample, fs);
     struct kz_err err;
 
+    params.version = version;
     must(seal(sample, &params, &err), &err);
     open_sample(fs, ret_opened);
+}
+
+static void seal_and_open(const struct sample *sample, struct opened *ret_opened)
+{
+    seal_and_open_version(sample, 2, ret_opened);
+}
+
+/* Empty where the segment has none. */
+static struct kz_str dictionary_of(const struct opened *opened)
+{
+    struct kz_sealed_dictionary head;
+
+    if (kz_sealed_get_header(opened->sealed)->version == 1)
+        return KZ_STR_NULL;
+    memcpy(&head, opened->bytes.data + 192, sizeof(head));
+    return kz_str_n(opened->bytes.data + 200, head.size);
 }
 
 static void assert_clean(const struct kz_sealed *sealed)
@@ -314,18 +339,21 @@ static void check_owner(const struct sample *sample, const struct kz_sealed *sea
     assert_int_equal(count, expected);
 }
 
-static void a_sealed_segment_answers_as_the_plain_one(void **state)
+static void answers_as_the_plain_one(
+        uint32_t version, unsigned blocks_min, unsigned blocks_max, size_t dictionary_min)
 {
     struct kz_prng prng;
     struct sample sample;
     struct opened opened;
 
-    (void)state;
     kz_prng_init(&prng, 11);
     sample_random(&sample, &prng, 6000, 300);
-    seal_and_open(&sample, &opened);
+    seal_and_open_version(&sample, version, &opened);
     assert_clean(opened.sealed);
-    assert_in_range(kz_sealed_get_header(opened.sealed)->block_count, 30, 90);
+    assert_int_equal(kz_sealed_get_header(opened.sealed)->version, version);
+    assert_in_range(
+            kz_sealed_get_header(opened.sealed)->block_count, blocks_min, blocks_max);
+    assert_in_range(dictionary_of(&opened).size, dictionary_min, 2 * dictionary_min);
     for (unsigned i = 0; i <= 301; i++) {
         kz_lsn any = sample.items[kz_prng_below(&prng, sample.count)].lsn;
 
@@ -337,6 +365,72 @@ static void a_sealed_segment_answers_as_the_plain_one(void **state)
             check_owner(&sample, opened.sealed, owner_number(i), chain, 5, 3);
         }
     }
+    opened_done(&opened);
+    sample_done(&sample);
+}
+
+static void a_sealed_segment_answers_as_the_plain_one(void **state)
+{
+    (void)state;
+    answers_as_the_plain_one(2, 270, 400, 500);
+}
+
+static void one_of_version_1_does_too(void **state)
+{
+    (void)state;
+    answers_as_the_plain_one(1, 30, 90, 0);
+}
+
+/* What a look-up costs is the bytes it has to decompress. */
+static void what_a_user_did_is_one_small_block(void **state)
+{
+    const struct kz_sealed_block *blocks;
+    const struct kz_sealed_header *header;
+    struct kz_prng prng;
+    struct sample sample;
+    struct opened opened;
+
+    (void)state;
+    kz_prng_init(&prng, 18);
+    sample_start(&sample);
+    for (int i = 0; i < 4000; i++)
+        sample_add(&sample, &prng, owner_number(1 + i % 1000), KZ_RECORD_EVENT, 300);
+    seal_and_open(&sample, &opened);
+    header = kz_sealed_get_header(opened.sealed);
+    blocks = (const void *)(opened.bytes.data + header->index_offset);
+    /* 4 records of 360 bytes each: past the 1,024 that make a block full. */
+    assert_int_equal(header->block_count, 1000);
+    for (unsigned i = 0; i < 1000; i++) {
+        assert_int_equal(blocks[i].record_count, 4);
+        assert_int_equal(blocks[i].raw_size, 1440);
+        assert_int_equal(blocks[i].flags, 0);
+    }
+    opened_done(&opened);
+    sample_done(&sample);
+}
+
+static void a_long_run_is_cut_and_continues(void **state)
+{
+    const struct kz_sealed_block *blocks;
+    const struct kz_sealed_header *header;
+    struct kz_prng prng;
+    struct sample sample;
+    struct opened opened;
+
+    (void)state;
+    kz_prng_init(&prng, 20);
+    sample_start(&sample);
+    for (int i = 0; i < 50; i++)
+        sample_add(&sample, &prng, owner_number(1), KZ_RECORD_EVENT, 300);
+    seal_and_open(&sample, &opened);
+    header = kz_sealed_get_header(opened.sealed);
+    blocks = (const void *)(opened.bytes.data + header->index_offset);
+    assert_int_equal(header->block_count, 3); /* of 22 records, 7,920 bytes */
+    assert_int_equal(blocks[0].flags, 0);
+    assert_int_equal(blocks[1].flags, KZ_SEALED_CONTINUES);
+    assert_int_equal(blocks[2].record_count, 6);
+    assert_int_equal(dictionary_of(&opened).size, 0); /* of one user it would be theirs */
+    check_owner(&sample, opened.sealed, owner_number(1), KZ_CHAIN_EVENTS, UINT64_MAX, 50);
     opened_done(&opened);
     sample_done(&sample);
 }
@@ -549,7 +643,7 @@ static void a_giant_record_has_its_own_block(void **state)
                 &sample, &prng, owner_number(i % 5 + 1), KZ_RECORD_EVENT, i == 20 ? 3 << 20 : 60);
     seal_and_open(&sample, &opened);
     assert_clean(opened.sealed);
-    assert_int_equal(kz_sealed_get_header(opened.sealed)->block_count, 3);
+    assert_int_equal(kz_sealed_get_header(opened.sealed)->block_count, 4);
     for (unsigned i = 1; i <= 5; i++) {
         check_owner(&sample, opened.sealed, owner_number(i), KZ_CHAIN_EVENTS, UINT64_MAX, 40);
         check_owner(&sample, opened.sealed, owner_number(i), KZ_CHAIN_EVENTS,
@@ -592,10 +686,11 @@ static enum kz_code append_record(void *arg, kz_lsn lsn, const struct kz_record 
     return KZ_OK;
 }
 
-/* Everything a reader of the file could make out: the bytes, and all blocks decompressed. */
+/* Everything a reader of the file could make out: the bytes, dictionary included, and all blocks
+ * decompressed. */
 static void everything_in(const struct opened *opened, struct kz_buf *out)
 {
-    KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(KZ_STR_NULL, 1);
+    KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(dictionary_of(opened), 1);
     const struct kz_sealed_header *header = kz_sealed_get_header(opened->sealed);
     const struct kz_sealed_block *blocks =
             (const void *)(opened->bytes.data + header->index_offset);
@@ -642,6 +737,7 @@ static void an_erased_owner_is_gone_from_every_byte(void **state)
     open_sample(fs, &opened);
     assert_clean(opened.sealed);
     everything_in(&opened, &bytes);
+    assert_in_range(dictionary_of(&opened).size, 400, 2000);
 
     for (size_t i = 0; i < sample.count; i++) {
         const struct kz_record *record = sample.items[i].record;
@@ -765,8 +861,9 @@ static void any_damaged_byte_is_noticed(void **state)
 
     (void)state;
     kz_prng_init(&prng, 31);
-    sample_random(&sample, &prng, 300, 30);
+    sample_random(&sample, &prng, 400, 60);
     seal_and_open(&sample, &opened);
+    assert_in_range(dictionary_of(&opened).size, 400, 2000);
     for (size_t at = 0; at < opened.bytes.size; at += 97) {
         struct opened damaged;
         struct kz_err err;
@@ -785,7 +882,7 @@ static void any_damaged_byte_is_noticed(void **state)
             fail_msg("byte %zu: %s", at, kz_code_name(rc));
         opened_done(&damaged);
     }
-    assert_in_range(at_open, 2, 60); /* header, index, footer */
+    assert_in_range(at_open, 2, 60); /* header, dictionary, index, footer */
     assert_in_range(at_check, 200, 2000);
     opened_done(&opened);
     sample_done(&sample);
@@ -833,12 +930,12 @@ static void a_newer_format_and_another_number_are_told_apart_from_damage(void **
             err.message, "sealed segment \"d/00000008.kzs\" is damaged: it is of another number");
     opened_done(&other);
     header = (void *)opened.bytes.data;
-    header->version = 2;
+    header->version = 3;
     header->crc = kz_crc32c(0, header, offsetof(struct kz_sealed_header, crc));
     assert_int_equal(open_bytes(opened.bytes.data, opened.bytes.size, "00000007.kzs", &other, &err),
             KZ_UNSUPPORTED);
     assert_string_equal(
-            err.message, "sealed segment \"00000007.kzs\" has format 2, this build reads 1");
+            err.message, "sealed segment \"00000007.kzs\" has format 3, this build reads up to 2");
     opened_done(&other);
     opened_done(&opened);
     sample_done(&sample);
@@ -898,10 +995,10 @@ static void fsck_says_where_the_damage_is(void **state)
     must(kz_sealed_find_key(opened.sealed, sample.items[0].record->key, owner_number(1), NULL, NULL,
                  &found, &err),
             &err);
-    opened.bytes.data[200] ^= 1;
+    opened.bytes.data[210] ^= 1;
     assert_int_equal(kz_sealed_fsck(opened.sealed, add_line, &lines, &err), KZ_CORRUPT);
     assert_string_equal(err.message,
-            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 192 fails its checksum");
+            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 200 fails its checksum");
     opened.bytes.data[header->keys_offset + 3] ^= 1;
     assert_int_equal(kz_sealed_fsck(opened.sealed, add_line, &lines, &err), KZ_CORRUPT);
     assert_string_equal(err.message,
@@ -909,9 +1006,9 @@ static void fsck_says_where_the_damage_is(void **state)
             "problems");
     kz_buf_char(&lines, 0);
     assert_string_equal(lines.data,
-            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 192 fails its checksum\n"
+            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 200 fails its checksum\n"
             "sealed segment \"00000007.kzs\" is damaged: a filter fails its checksum\n"
-            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 192 fails its checksum\n");
+            "sealed segment \"00000007.kzs\" is damaged: block 0 at byte 200 fails its checksum\n");
     kz_buf_done(&lines);
     opened_done(&opened);
     sample_done(&sample);
@@ -1092,6 +1189,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(a_sealed_segment_answers_as_the_plain_one),
+            cmocka_unit_test(one_of_version_1_does_too),
+            cmocka_unit_test(what_a_user_did_is_one_small_block),
+            cmocka_unit_test(a_long_run_is_cut_and_continues),
             cmocka_unit_test(one_record_is_found_with_its_owner_or_without),
             cmocka_unit_test(a_key_is_found_and_a_foreign_one_is_not),
             cmocka_unit_test(a_scan_is_in_the_order_of_arrival),

@@ -1,7 +1,7 @@
 /* Any bytes as a sealed segment: opened, read in every way, checked; never a crash, and what fsck
  * finds sound must be readable. The first byte says which checksums are made right beforehand, so
- * that the fuzzer gets past them: 1 header and footer, 2 index, 4 filters, 8 blocks. The rest is
- * the file of segment 7. */
+ * that the fuzzer gets past them: 1 header and footer, 2 index, 4 keys and owners, 8 blocks, 16 the
+ * dictionary. The rest is the file of segment 7. */
 #include <stdlib.h>
 
 #include "codec/crc32c.h"
@@ -81,6 +81,19 @@ static void repair_blocks(const struct bytes *bytes, const struct kz_sealed_head
     }
 }
 
+static void repair_dictionary(const struct bytes *bytes)
+{
+    struct kz_sealed_dictionary head;
+    uint64_t at = sizeof(struct kz_sealed_header);
+
+    if (!lies_within(bytes, at, sizeof(head)))
+        return;
+    memcpy(&head, bytes->data + at, sizeof(head));
+    if (lies_within(bytes, at + sizeof(head), head.size))
+        head.crc = kz_crc32c(0, bytes->data + at + sizeof(head), head.size);
+    memcpy(bytes->data + at, &head, sizeof(head));
+}
+
 static void repair(const struct bytes *bytes, uint8_t what)
 {
     struct kz_sealed_header header;
@@ -90,6 +103,8 @@ static void repair(const struct bytes *bytes, uint8_t what)
     if (bytes->size < sizeof(header) + sizeof(footer))
         return;
     memcpy(&header, bytes->data, sizeof(header));
+    if (what & 16 && header.version != 1)
+        repair_dictionary(bytes);
     index_size = header.block_count * sizeof(struct kz_sealed_block);
     if (what & 8)
         repair_blocks(bytes, &header);
