@@ -848,6 +848,7 @@ static void read_limits(struct reader *reader, const struct kz_yaml *map, struct
 
     project->limits.segment_size_bytes = bytes(&f, "segment_size", 256ull << 20);
     project->limits.checkpoint_bytes = bytes(&f, "checkpoint", 256ull << 20);
+    project->limits.dedupe_memory_bytes = bytes(&f, "dedupe_memory", 256ull << 20);
     project->limits.reserve_bytes = bytes(&f, "reserve", 64ull << 20);
     project->limits.pending_max = (uint32_t)integer(&f, "pending", 1000000, 1, 100000000);
     project->limits.python = text(&f, "python", NULL);

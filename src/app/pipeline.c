@@ -599,6 +599,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
             .dir = p->log_dir,
             .segment_size_bytes = p->project->limits.segment_size_bytes,
             .reserve_bytes = p->project->limits.reserve_bytes,
+            .keys_bytes_max = p->project->limits.dedupe_memory_bytes,
             .behind_ms = p->project->events.max_behind_ms,
             .sync_inline = p->options.sync_inline,
             .on_durable = on_wake,

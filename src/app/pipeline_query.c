@@ -308,6 +308,8 @@ static void counters(struct kz_query *query, struct kz_pipeline_counters *ret)
     ret->log_commits_total = log.commits;
     ret->log_bytes_total = log.bytes;
     ret->log_syncs_total = log.syncs;
+    ret->log_keys_bytes = log.keys_bytes;
+    ret->log_keys_forgotten_total = log.keys_forgotten_total;
     ret->log_segments = count;
     for (size_t i = 0; i < count; i++) {
         ret->log_segments_sealed += segments[i].sealed;

@@ -104,6 +104,9 @@ struct kz_model_status {
     X(log_segments, true, "segments of the log")                                                   \
     X(log_segments_sealed, true, "of these sealed")                                                \
     X(log_disk_bytes, true, "bytes of the log on disk")                                            \
+    X(log_keys_bytes, true, "memory of the filter that duplicates are looked for in")              \
+    X(log_keys_forgotten_total, false,                                                             \
+            "parts of it given up at limits.dedupe_memory; such events cost a look a segment")     \
     X(checkpoints_total, false, "checkpoints written")                                             \
     X(checkpoints_failed_total, false, "checkpoints that could not be written")                    \
     X(records_copied_total, false,                                                                 \

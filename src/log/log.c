@@ -19,7 +19,9 @@
 enum {
     SEGMENT_SIZE_DEFAULT = 256 << 20,
     BEHIND_MS_DEFAULT = 24 * 3600 * 1000,
+    KEYS_BYTES_MAX_DEFAULT = 256 << 20,
     KEY_RECORD_BYTES = 256, /* a guess at a record's size, for how many keys a segment will have */
+    KEY_GUESS_BYTES_MIN = 1 << 20, /* of a segment that says more than that */
 };
 
 /* ---- stopping ---------------------------------------------------------------------------------
@@ -107,6 +109,17 @@ static void change_view(
     kz_log_view_unref(old);
 }
 
+/* How many keys a segment will have: as the one before, for its size, and a tenth more. A table
+ * that has to grow while it is written holds up the writer; one that is too large is memory. */
+static uint32_t guess_keys(const struct kz_segment *seg, const struct kz_segment *prev)
+{
+    uint64_t used = prev ? atomic_load_explicit(&prev->end, memory_order_relaxed) : 0;
+
+    if (used < KEY_GUESS_BYTES_MIN)
+        return (uint32_t)(seg->file_size / KEY_RECORD_BYTES);
+    return (uint32_t)(prev->keys.count * (seg->file_size * 11 / 10) / used);
+}
+
 enum kz_code kz_log_begin_segment(struct kz_log *log, struct kz_segment *seg,
         const struct kz_segment *prev, struct kz_err *err)
 {
@@ -129,7 +142,7 @@ enum kz_code kz_log_begin_segment(struct kz_log *log, struct kz_segment *seg,
     seg->header = header;
     seg->seq_first = header.seq_first;
     seg->last_crc = header.prev_crc;
-    kz_keytab_init(&seg->keys, (uint32_t)(seg->file_size / KEY_RECORD_BYTES));
+    kz_keytab_init(&seg->keys, guess_keys(seg, prev));
     change_view(log, 0, seg, NULL);
     kz_segment_unref(log->current);
     log->current = seg;
@@ -244,8 +257,10 @@ enum kz_code kz_log_append(struct kz_log *log, const struct kz_log_entry *entry,
     };
     if (entry->body.size)
         memcpy(record + 1, entry->body.ptr, entry->body.size);
-    if (entry->key)
+    if (entry->key) {
         kz_keytab_put(&log->current->keys, entry->key, offset);
+        kz_keyfilter_add(&log->keys, kz_tag(entry->key), KZ_LSN(log->current->number, offset));
+    }
     log->staged_size += (uint32_t)padded;
     log->staged_count++;
     *ret_lsn = KZ_LSN(log->current->number, offset);
@@ -273,6 +288,7 @@ static const struct kz_log_view *writer_view(struct kz_log *log)
         kz_log_view_unref(log->writer_view);
         log->writer_view = kz_log_get_view(log);
         log->writer_view_change = change;
+        kz_keyfilter_drop(&log->keys, KZ_LSN(log->writer_view->first, 0));
     }
     return log->writer_view;
 }
@@ -462,6 +478,8 @@ void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats)
             .sync_us_last = atomic_load(&log->sync_us_last),
             .sync_us_max = atomic_load(&log->sync_us_max),
             .dropped_segments = atomic_load(&log->dropped_segments),
+            .keys_bytes = log->keys.bytes,
+            .keys_forgotten_total = log->keys.forgotten_total,
     };
 
     for (size_t i = 0; i < view->count; i++)
@@ -538,11 +556,25 @@ static bool find_in_raw(struct kz_log *log, struct kz_segment *seg, uint64_t key
     return false;
 }
 
+/* Segments before this one are looked through each by itself: the filter over all keys does not reach
+ * back to their beginning. */
+static uint32_t first_covered(const struct kz_log *log)
+{
+    kz_lsn from = kz_keyfilter_covered_from(&log->keys);
+
+    if (from == UINT64_MAX)
+        return UINT32_MAX;
+    return KZ_LSN_SEGMENT(from) + (KZ_LSN_OFFSET(from) != 0);
+}
+
 void kz_log_prefetch_key(struct kz_log *log, uint64_t key)
 {
     const struct kz_log_view *view = writer_view(log);
+    uint32_t covered = first_covered(log);
 
-    for (size_t i = 0; i < view->count; i++) {
+    kz_keyfilter_prefetch(&log->keys, kz_tag(key));
+    kz_keytab_prefetch(&log->current->keys, key); /* its place, should it be new */
+    for (size_t i = 0; i < view->count && view->segments[i]->number < covered; i++) {
         const struct kz_segment *seg = view->segments[i];
 
         if (seg->is_sealed)
@@ -552,24 +584,43 @@ void kz_log_prefetch_key(struct kz_log *log, uint64_t key)
     }
 }
 
+static enum kz_code find_in(struct kz_log *log, struct kz_segment *seg, uint64_t key,
+        uint64_t owner, int64_t since_ms,
+        bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
+        struct kz_err *err)
+{
+    if (!seg->is_sealed) {
+        if (seg == log->current ||
+                atomic_load_explicit(&seg->at_last_ms, memory_order_relaxed) >= since_ms)
+            *ret_found = find_in_raw(log, seg, key, match, arg);
+        return KZ_OK;
+    }
+    if (kz_sealed_get_header(seg->sealed)->at_last_ms < since_ms)
+        return KZ_OK;
+    return kz_sealed_find_key(seg->sealed, key, owner, match, arg, ret_found, err);
+}
+
 enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint64_t owner, int64_t since_ms,
         bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
         struct kz_err *err)
 {
     const struct kz_log_view *view = writer_view(log);
+    uint64_t groups = kz_keyfilter_find(&log->keys, kz_tag(key));
+    uint32_t covered = first_covered(log);
     bool found = false;
 
+    /* As nearly always: it is new, and all is covered. */
+    if (!groups && view->first >= covered) {
+        *ret_found = false;
+        return KZ_OK;
+    }
     for (size_t i = view->count; i-- > 0 && !found;) {
         struct kz_segment *seg = view->segments[i];
 
-        if (seg->is_sealed) {
-            if (kz_sealed_get_header(seg->sealed)->at_last_ms < since_ms)
-                continue;
-            KZ_TRY(kz_sealed_find_key(seg->sealed, key, owner, match, arg, &found, err));
-        } else if (seg == log->current ||
-                   atomic_load_explicit(&seg->at_last_ms, memory_order_relaxed) >= since_ms) {
-            found = find_in_raw(log, seg, key, match, arg);
-        }
+        if (seg->number < covered ||
+                kz_keyfilter_allows(&log->keys, groups, KZ_LSN(seg->number, 0),
+                        KZ_LSN((uint64_t)seg->number + 1, 0)))
+            KZ_TRY(find_in(log, seg, key, owner, since_ms, match, arg, &found, err));
     }
     *ret_found = found;
     return KZ_OK;
@@ -655,6 +706,8 @@ static struct kz_log *log_new(const struct kz_log_options *options)
     pthread_cond_init(&log->space_wanted, NULL);
     pthread_cond_init(&log->space_changed, NULL);
     log->pool = kz_sealed_pool_new(4);
+    kz_keyfilter_init(&log->keys, options->keys_bytes_max ? options->keys_bytes_max
+                                                          : KEYS_BYTES_MAX_DEFAULT);
     return log;
 }
 
@@ -698,6 +751,7 @@ void kz_log_close(struct kz_log *log)
     kz_log_view_unref(log->view);
     kz_segment_unref(log->current);
     kz_sealed_pool_free(log->pool);
+    kz_keyfilter_done(&log->keys);
     kz_file_close(log->lock_file);
     pthread_cond_destroy(&log->space_changed);
     pthread_cond_destroy(&log->space_wanted);

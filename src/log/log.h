@@ -30,6 +30,7 @@ struct kz_log_options {
     const char *dir;             /* made if absent */
     uint64_t segment_size_bytes; /* 0: 256 MiB */
     uint64_t reserve_bytes;      /* 0: none (tests) */
+    uint64_t keys_bytes_max;     /* memory of the filter over all keys; 0: 256 MiB */
     /* What a checkpoint covers, 0 for nothing: segments wholly below are not verified again, and a
      * log that ends before it is refused as corrupt. */
     kz_lsn verify_from;
@@ -109,8 +110,8 @@ KZ_MUST_USE enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint6
         int64_t since_ms, bool (*match)(void *arg, const struct kz_record *record), void *arg,
         bool *ret_found, struct kz_err *err);
 
-/* Begins to fetch what kz_log_find_key() will look at: called some records ahead, it hides a cache
- * miss a segment. Writer only. */
+/* Begins to fetch what kz_log_find_key() and kz_log_append() will look at: called some records
+ * ahead, it hides their cache misses. Writer only. */
 void kz_log_prefetch_key(struct kz_log *log, uint64_t key);
 
 /* ---- upkeep (each can run while the log is written) ------------------------------------------ */
@@ -150,6 +151,9 @@ struct kz_log_stats {
     uint64_t commits, records, bytes, syncs, sync_us_total;
     uint32_t sync_us_last, sync_us_max;
     uint64_t sealed_segments, dropped_segments;
+    uint64_t keys_bytes;           /* of the filter over all keys; the writer's, as the next one */
+    uint64_t keys_forgotten_total; /* parts of it given up at keys_bytes_max: a duplicate of that
+                                    * time costs a look a segment */
 };
 void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats);
 

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "base/arena.h"
+#include "log/keyfilter.h"
 #include "log/sealed.h"
 #include "log/segment.h"
 #include "sys/thread.h"
@@ -72,6 +73,7 @@ struct kz_log {
     uint32_t next_asked; /* number of the segment that space.c was last asked for */
     struct kz_log_view *writer_view; /* what find_key looks through, taken anew when it changed */
     uint64_t writer_view_change;
+    struct kz_keyfilter keys; /* of all segments, as far as it reaches */
     _Atomic(uint64_t) writer_thread; /* the one that stages, for reads of what is staged */
 
     /* The list of segments; also the pool of scans. */

@@ -34,6 +34,7 @@ struct recovery {
     char **temporary; /* leftovers of unfinished writers */
     size_t temporary_count;
     struct kz_segment **segments; /* opened, one for each of found; raw ones without a header too */
+    struct kz_buf tags;           /* of the raw segment being walked */
     size_t raw_at;                /* index of the first raw one; count where there is none */
     bool has_id;
     /* The end so far. */
@@ -80,6 +81,7 @@ static void recovery_done(struct recovery *r)
     free(r->temporary);
     free(r->segments);
     free(r->found);
+    kz_buf_done(&r->tags);
 }
 
 static enum kz_code remove_name(struct kz_log *log, const char *name, struct kz_err *err)
@@ -182,13 +184,27 @@ static bool take_frame(
         if (frame->size - at < sizeof(*record) || record->size < sizeof(*record) ||
                 record->size > frame->size - at || record->seq != frame->first_seq + count)
             return false;
-        if (record->key && keys)
+        if (record->key && keys) {
             kz_keytab_put(&seg->keys, record->key, offset + at);
+            kz_buf_u32(&r->tags, kz_tag(record->key));
+        }
         kz_segment_count(seg, record);
         at += (uint32_t)KZ_ALIGN8(record->size);
         count++;
     }
     return count == frame->record_count;
+}
+
+/* Sorted they go in much faster. */
+static void cover_walked(struct recovery *r)
+{
+    struct kz_keyfilter_run run = {(void *)r->tags.data, r->tags.size / sizeof(uint32_t)};
+
+    if (!run.count)
+        return;
+    kz_tags_sort((void *)r->tags.data, run.count);
+    kz_keyfilter_add_runs(&r->log->keys, &run, 1);
+    kz_buf_clear(&r->tags);
 }
 
 /* Follows the chain through one segment; r->offset is where it ends there. */
@@ -217,6 +233,7 @@ static enum kz_code walk(struct recovery *r, size_t index, struct kz_err *err)
         seg->last_crc = frame->crc;
         at += frame->size;
     }
+    cover_walked(r);
     atomic_store_explicit(&seg->end, at, memory_order_release);
     r->last = index;
     r->offset = at;
@@ -446,6 +463,43 @@ static enum kz_code follow_chain(struct recovery *r, struct kz_err *err)
     return KZ_OK;
 }
 
+/* Where the filter over all keys begins: behind the last sealed segment that cannot say which it has. */
+static size_t first_with_tags(const struct recovery *r, struct kz_keyfilter_run *runs)
+{
+    size_t first = 0;
+
+    for (size_t i = 0; i < r->raw_at; i++)
+        if (!kz_sealed_tags(r->segments[i]->sealed, &runs[i].tags, &runs[i].count))
+            first = i + 1;
+    return first;
+}
+
+/* Fills the filter with the keys of the sealed segments; the raw ones add theirs as they are walked,
+ * for which there is room, and for what comes next. */
+static void cover_keys(struct recovery *r)
+{
+    struct kz_keyfilter *keys = &r->log->keys;
+    KZ_AUTO(kz_freep) struct kz_keyfilter_run *runs = kz_calloc(r->raw_at + 1, sizeof(*runs));
+    uint32_t number = r->count ? r->segments[r->count - 1]->number + 1 : 1;
+    size_t room = 0, at = first_with_tags(r, runs);
+
+    for (size_t i = r->raw_at; i < r->count; i++)
+        room += r->segments[i]->file_size / KEY_RECORD_BYTES;
+    if (at < r->count)
+        number = r->segments[at]->number;
+    do {
+        size_t count = 0, end = at;
+
+        while (end < r->raw_at &&
+                (end == at || count + runs[end].count <= KZ_KEYFILTER_KEYS_MAX))
+            count += runs[end++].count;
+        kz_keyfilter_begin(keys, KZ_LSN(number, 0), end < r->raw_at ? count : count * 5 / 4 + room);
+        kz_keyfilter_add_runs(keys, runs + at, end - at);
+        number += (uint32_t)(end - at);
+        at = end;
+    } while (at < r->raw_at);
+}
+
 static enum kz_code recover_once(
         struct recovery *r, struct kz_log_recovery *ret, struct kz_err *err)
 {
@@ -459,6 +513,8 @@ static enum kz_code recover_once(
     KZ_TRY(check_run(r, err));
     r->last = r->count;
     KZ_TRY(open_all(r, err));
+    if (!log->options.read_only)
+        cover_keys(r);
     KZ_TRY(follow_chain(r, err));
     if (r->last < r->count && !r->segments[r->last]->is_sealed) {
         KZ_TRY(check_behind(r, &used, &torn, err));

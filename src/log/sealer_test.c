@@ -33,16 +33,24 @@ static void must(enum kz_code rc, const struct kz_err *err)
         fail_msg("%s", err->message);
 }
 
-static struct kz_log *open_log(struct kz_fs *fs)
+static struct kz_log *open_log_keys(struct kz_fs *fs, uint64_t keys_bytes_max)
 {
-    struct kz_log_options options = {
-            .fs = fs, .dir = "./log", .segment_size_bytes = 256 << 10, .sync_inline = true};
+    struct kz_log_options options = {.fs = fs,
+            .dir = "./log",
+            .segment_size_bytes = 256 << 10,
+            .keys_bytes_max = keys_bytes_max,
+            .sync_inline = true};
     struct kz_log_recovery recovery;
     struct kz_log *log = NULL;
     struct kz_err err;
 
     must(kz_log_open(&options, &log, &recovery, &err), &err);
     return log;
+}
+
+static struct kz_log *open_log(struct kz_fs *fs)
+{
+    return open_log_keys(fs, 0);
 }
 
 /* Fills whole segments until there are SEGMENTS complete ones. */
@@ -604,6 +612,142 @@ static void readers_do_not_notice_sealing(void **state)
     free(memory);
 }
 
+/* ---- keys ----------------------------------------------------------------------------------- */
+
+static enum kz_code add_to_writer(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    return kz_sealed_writer_add(arg, lsn, record, NULL);
+}
+
+/* A sealed segment as it was before version 2. */
+static void write_as_version_1(struct kz_fs *fs, const char *path)
+{
+    struct kz_sealed_pool *pool = kz_sealed_pool_new(1);
+    const struct kz_sealed_header *header;
+    struct kz_sealed_writer *writer = NULL;
+    struct kz_sealed *sealed = NULL;
+    struct kz_sealed_params params;
+    struct kz_err err;
+
+    must(kz_sealed_open(fs, path, pool, &sealed, &err), &err);
+    header = kz_sealed_get_header(sealed);
+    params = (struct kz_sealed_params){.fs = fs,
+            .dir = "./log",
+            .segment = header->segment,
+            .seq_first = header->seq_first,
+            .seq_last = header->seq_last,
+            .at_first_ms = header->at_first_ms,
+            .at_last_ms = header->at_last_ms,
+            .end = header->end,
+            .last_crc = header->last_crc,
+            .version = 1};
+    memcpy(params.log_id, header->log_id, sizeof(params.log_id));
+    must(kz_sealed_writer_new(&params, &writer, &err), &err);
+    must(kz_sealed_scan_sorted(sealed, add_to_writer, writer, &err), &err);
+    must(kz_sealed_writer_finish(writer, &err), &err);
+    kz_sealed_writer_free(writer);
+    kz_sealed_close(sealed);
+    kz_sealed_pool_free(pool);
+}
+
+static void write_more(struct kz_log *log, struct kz_prng *prng, unsigned count)
+{
+    kz_lsn head = 0;
+    struct kz_err err;
+
+    for (unsigned i = 0; i < count; i++) {
+        struct kz_event_body body = {0};
+        struct kz_log_entry entry = {.type = KZ_RECORD_EVENT,
+                .owner = owner_number(50),
+                .prev = head,
+                .key = kz_prng_u64(prng) | 1,
+                .at_ms = 1700000010000 + i,
+                .body = kz_str_n(&body, sizeof(body))};
+        uint64_t seq;
+
+        must(kz_log_append(log, &entry, &head, &seq, &err), &err);
+        must(kz_log_commit(log, &err), &err);
+    }
+}
+
+/* Each key that is there, and one beside it that is not. */
+static void check_keys(struct kz_log *log, const struct memory *memory)
+{
+    struct kz_err err;
+
+    for (size_t i = 0; i < memory->count; i++) {
+        const struct kz_record *record = memory->records[i];
+        bool found;
+
+        if (!record->key)
+            continue;
+        must(kz_log_find_key(log, record->key, record->owner, INT64_MIN, NULL, NULL, &found, &err),
+                &err);
+        assert_true(found);
+        must(kz_log_find_key(
+                     log, record->key ^ 2, record->owner, INT64_MIN, NULL, NULL, &found, &err),
+                &err);
+        assert_false(found);
+        kz_log_prefetch_key(log, record->key);
+    }
+}
+
+/* Raw and sealed, written in this run or an earlier one, of the older format (which has no tags to
+ * make a filter of), and with no memory for a filter that reaches back to the beginning. */
+static void a_key_is_found_wherever_it_lies(void **state)
+{
+    KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(5);
+    KZ_AUTO(kz_log_closep) struct kz_log *log = open_log(fs);
+    struct kz_log_seal seal = {.below = KZ_LSN(4, 0), .segments_max = 9};
+    struct memory memory = {0};
+    struct kz_log_stats stats;
+    struct kz_prng prng;
+    struct kz_err err;
+
+    (void)state;
+    kz_prng_init(&prng, 15);
+    write_log(log, &prng);
+    memorise(log, &memory);
+    check_keys(log, &memory);
+    kz_log_stats(log, &stats);
+    assert_int_equal(stats.keys_bytes, 327680); /* the least, 256 Ki keys */
+    kz_log_closep(&log);
+    log = open_log(fs);
+    check_keys(log, &memory);
+    must(kz_log_seal(log, &seal, &err), &err);
+    assert_int_equal(seal.ret_sealed, 3);
+    check_keys(log, &memory);
+    kz_log_closep(&log);
+    log = open_log(fs);
+    check_keys(log, &memory);
+    kz_log_closep(&log);
+
+    log = open_log_keys(fs, 1024); /* less than a segment's keys */
+    check_keys(log, &memory);
+    kz_log_stats(log, &stats);
+    assert_in_range(stats.keys_bytes, 64, 1024);
+    write_more(log, &prng, 1500);
+    forget(&memory);
+    memorise(log, &memory);
+    kz_log_stats(log, &stats);
+    assert_in_range(stats.keys_bytes, 64, 1024);
+    assert_in_range(stats.keys_forgotten_total, 4, 20);
+    assert_in_range(KZ_LSN_SEGMENT(kz_log_end(log)), 6, 7);
+    check_keys(log, &memory);
+    kz_log_closep(&log);
+
+    write_as_version_1(fs, "./log/00000002.kzs");
+    log = open_log(fs);
+    check_keys(log, &memory);
+    kz_log_closep(&log);
+    write_as_version_1(fs, "./log/00000003.kzs");
+    log = open_log(fs);
+    check_keys(log, &memory);
+    kz_log_closep(&log);
+    assert_sound(fs);
+    forget(&memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -616,6 +760,7 @@ int main(void)
             cmocka_unit_test(rewriting_may_be_cut_off_at_every_step),
             cmocka_unit_test(dropping_may_be_cut_off_at_every_step),
             cmocka_unit_test(readers_do_not_notice_sealing),
+            cmocka_unit_test(a_key_is_found_wherever_it_lies),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

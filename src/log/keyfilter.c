@@ -1,0 +1,175 @@
+#include "log/keyfilter.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum {
+    LINE_BYTES = sizeof(struct kz_keyfilter_line),
+    LINE_BITS = LINE_BYTES * 8,
+    BITS = 5,               /* of a key in its line */
+    BIT_BITS = 9,           /* log2 of LINE_BITS */
+    HUGE_BYTES = 2 << 20,   /* pages, so that a look does not miss the TLB as well */
+};
+
+void kz_keyfilter_init(struct kz_keyfilter *filter, uint64_t bytes_max)
+{
+    memset(filter, 0, sizeof(*filter));
+    filter->bytes_max = bytes_max;
+}
+
+static size_t bytes_of(const struct kz_keyfilter_group *group)
+{
+    return group->line_count * LINE_BYTES;
+}
+
+static void forget_oldest(struct kz_keyfilter *filter)
+{
+    filter->bytes -= bytes_of(&filter->groups[0]);
+    free(filter->groups[0].lines);
+    filter->group_count--;
+    memmove(filter->groups, filter->groups + 1, filter->group_count * sizeof(filter->groups[0]));
+}
+
+void kz_keyfilter_done(struct kz_keyfilter *filter)
+{
+    while (filter->group_count)
+        forget_oldest(filter);
+}
+
+void kz_keyfilter_begin(struct kz_keyfilter *filter, kz_lsn from, size_t count)
+{
+    struct kz_keyfilter_group *group;
+    /* A quarter of the memory at most, so that at the limit a quarter is forgotten at a time. */
+    uint64_t keys_max = filter->bytes_max / 4 * 8 / KZ_KEYFILTER_KEY_BITS;
+    size_t bytes;
+
+    count = KZ_MIN(
+            KZ_MAX(count, (size_t)KZ_KEYFILTER_KEYS_MIN), (size_t)KZ_KEYFILTER_KEYS_MAX);
+    count = (size_t)KZ_MAX(KZ_MIN(count, keys_max), (uint64_t)1);
+    bytes = KZ_MAX(count * KZ_KEYFILTER_KEY_BITS / 8, (size_t)LINE_BYTES);
+    while (filter->group_count && (filter->bytes + bytes > filter->bytes_max ||
+                                          filter->group_count == KZ_KEYFILTER_GROUPS_MAX)) {
+        forget_oldest(filter);
+        filter->forgotten_total++;
+    }
+    group = &filter->groups[filter->group_count++];
+    *group = (struct kz_keyfilter_group){
+            .from = from, .max = count, .line_count = bytes / LINE_BYTES};
+    bytes = (bytes_of(group) + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+    group->lines = aligned_alloc(HUGE_BYTES, bytes);
+    KZ_BUG_ON(!group->lines);
+    /* Advice; without it looks take a little longer. */
+    (void)madvise(group->lines, bytes, MADV_HUGEPAGE);
+    memset(group->lines, 0, bytes_of(group));
+    filter->bytes += bytes_of(group);
+}
+
+/* The line by the tag's upper bits, so that sorted tags go through memory once. */
+static size_t line_of(const struct kz_keyfilter_group *group, uint32_t tag)
+{
+    return (size_t)(((uint64_t)tag * group->line_count) >> 32);
+}
+
+/* BIT_BITS of it for each bit in the line. */
+static uint64_t bits_of(uint32_t tag)
+{
+    return kz_hash_mix(tag, 1);
+}
+
+static void add(struct kz_keyfilter_group *group, uint32_t tag)
+{
+    struct kz_keyfilter_line *line = &group->lines[line_of(group, tag)];
+    uint64_t bits = bits_of(tag);
+
+    for (int i = 0; i < BITS; i++, bits >>= BIT_BITS)
+        line->words[bits % LINE_BITS / 64] |= UINT64_C(1) << bits % 64;
+    group->count++;
+}
+
+static struct kz_keyfilter_group *last_group(struct kz_keyfilter *filter)
+{
+    KZ_BUG_ON(!filter->group_count);
+    return &filter->groups[filter->group_count - 1];
+}
+
+/* A stretch of lines after the other, so that it stays in the cache for all runs. */
+void kz_keyfilter_add_runs(
+        struct kz_keyfilter *filter, struct kz_keyfilter_run *runs, size_t run_count)
+{
+    enum { STRETCH_BITS = 24 }; /* of 32 */
+    struct kz_keyfilter_group *group = last_group(filter);
+
+    for (uint64_t stretch = 0; stretch < UINT64_C(1) << (32 - STRETCH_BITS); stretch++) {
+        for (size_t i = 0; i < run_count; i++) {
+            struct kz_keyfilter_run *run = &runs[i];
+
+            while (run->count && *run->tags >> STRETCH_BITS <= stretch) {
+                add(group, *run->tags++);
+                run->count--;
+            }
+        }
+    }
+}
+
+void kz_keyfilter_add(struct kz_keyfilter *filter, uint32_t tag, kz_lsn lsn)
+{
+    struct kz_keyfilter_group *group = last_group(filter);
+
+    if (KZ_UNLIKELY(group->count >= group->max)) {
+        size_t sum = 0;
+
+        for (unsigned i = 0; i < filter->group_count; i++)
+            sum += filter->groups[i].count;
+        kz_keyfilter_begin(filter, lsn, 3 * sum);
+        group = last_group(filter);
+    }
+    add(group, tag);
+}
+
+void kz_keyfilter_drop(struct kz_keyfilter *filter, kz_lsn below)
+{
+    while (filter->group_count > 1 && filter->groups[1].from <= below)
+        forget_oldest(filter);
+}
+
+kz_lsn kz_keyfilter_covered_from(const struct kz_keyfilter *filter)
+{
+    return filter->group_count ? filter->groups[0].from : UINT64_MAX;
+}
+
+void kz_keyfilter_prefetch(const struct kz_keyfilter *filter, uint32_t tag)
+{
+    for (unsigned i = 0; i < filter->group_count; i++)
+        __builtin_prefetch(&filter->groups[i].lines[line_of(&filter->groups[i], tag)]);
+}
+
+static bool has(const struct kz_keyfilter_group *group, uint32_t tag, uint64_t bits)
+{
+    const struct kz_keyfilter_line *line = &group->lines[line_of(group, tag)];
+    uint64_t all = 1;
+
+    for (int i = 0; i < BITS; i++, bits >>= BIT_BITS)
+        all &= line->words[bits % LINE_BITS / 64] >> bits % 64;
+    return all;
+}
+
+uint64_t kz_keyfilter_find(const struct kz_keyfilter *filter, uint32_t tag)
+{
+    uint64_t bits = bits_of(tag), found = 0;
+
+    for (unsigned i = 0; i < filter->group_count; i++)
+        found |= (uint64_t)has(&filter->groups[i], tag, bits) << i;
+    return found;
+}
+
+bool kz_keyfilter_allows(
+        const struct kz_keyfilter *filter, uint64_t found, kz_lsn from, kz_lsn until)
+{
+    for (unsigned i = 0; i < filter->group_count; i++) {
+        kz_lsn end = i + 1 < filter->group_count ? filter->groups[i + 1].from : UINT64_MAX;
+
+        if (found >> i & 1 && filter->groups[i].from < until && from < end)
+            return true;
+    }
+    return false;
+}
