@@ -134,7 +134,7 @@ static KZ_BT_FILTER *user_filter(struct kz_bt_filters *f, const struct kz_predic
         kz_bt_put_hex(~what->request, until);
         memcpy(regex, ".{16}", 5);
         kz_bt_put_hex(what->request, regex + 5);
-        entries = kz_bt_chain(f, kz_bt_columns(f, "e", kz_str_n(until, 16)),
+        entries = kz_bt_chain(f, kz_bt_columns(f, "e", KZ_STR("0"), kz_str_n(until, 16)),
                 kz_bt_qualifier(f, kz_str_n(regex, 21)), kz_bt_newest(f),
                 kz_bt_limit(f, what->entries_max), NULL);
     } else {

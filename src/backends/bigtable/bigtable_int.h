@@ -109,8 +109,9 @@ struct kz_bt_filters {
 /* Each is good as long as `f`. Chains and interleaves end with NULL. */
 KZ_BT_FILTER *kz_bt_family(struct kz_bt_filters *f, const char *regex);
 KZ_BT_FILTER *kz_bt_qualifier(struct kz_bt_filters *f, struct kz_str regex);
+/* Columns in [from, until]. */
 KZ_BT_FILTER *kz_bt_columns(
-        struct kz_bt_filters *f, const char *family, struct kz_str until /* closed */);
+        struct kz_bt_filters *f, const char *family, struct kz_str from, struct kz_str until);
 /* Values in [from, until); an empty bound is none. */
 KZ_BT_FILTER *kz_bt_values(struct kz_bt_filters *f, struct kz_str from, struct kz_str until);
 KZ_BT_FILTER *kz_bt_newest(struct kz_bt_filters *f); /* of each column */

@@ -45,17 +45,16 @@ static KZ_BT_FILTER *holds(
         struct prefix *prefix, const struct kz_bt_place *place, struct kz_str value)
 {
     struct kz_bt_filters *f = &prefix->filters;
-    struct kz_str until;
+    struct kz_str name = kz_str(place->qualifier), until;
+    KZ_BT_FILTER *column;
 
     memset(f, 0, sizeof(*f));
+    column = kz_bt_columns(f, place->family, name, name);
     if (!value.size)
-        return kz_bt_chain(f, kz_bt_family(f, place->family),
-                kz_bt_qualifier(f, kz_str(place->qualifier)), kz_bt_newest(f), kz_bt_strip(f),
-                NULL);
+        return kz_bt_chain(f, column, kz_bt_newest(f), kz_bt_strip(f), NULL);
     hash_of(value, prefix->from);
     until = above(prefix->from, prefix->until);
-    return kz_bt_chain(f, kz_bt_family(f, place->family),
-            kz_bt_qualifier(f, kz_str(place->qualifier)), kz_bt_newest(f),
+    return kz_bt_chain(f, column, kz_bt_newest(f),
             kz_bt_values(f, kz_str_n(prefix->from, KZ_BT_HASH_SIZE), until), kz_bt_strip(f), NULL);
 }
 

@@ -38,7 +38,8 @@ KZ_BT_FILTER *kz_bt_qualifier(struct kz_bt_filters *f, struct kz_str regex)
     return filter;
 }
 
-KZ_BT_FILTER *kz_bt_columns(struct kz_bt_filters *f, const char *family, struct kz_str until)
+KZ_BT_FILTER *kz_bt_columns(
+        struct kz_bt_filters *f, const char *family, struct kz_str from, struct kz_str until)
 {
     Google__Bigtable__V2__ColumnRange *range = &f->columns[f->column_count++];
     KZ_BT_FILTER *filter = next(f);
@@ -46,11 +47,12 @@ KZ_BT_FILTER *kz_bt_columns(struct kz_bt_filters *f, const char *family, struct 
     KZ_BUG_ON(f->column_count > KZ_ARRAY_COUNT(f->columns));
     google__bigtable__v2__column_range__init(range);
     range->family_name = (char *)(uintptr_t)family;
-    if (until.size) {
-        range->end_qualifier_case =
-                GOOGLE__BIGTABLE__V2__COLUMN_RANGE__END_QUALIFIER_END_QUALIFIER_CLOSED;
-        range->end_qualifier_closed = binary(until);
-    }
+    range->start_qualifier_case =
+            GOOGLE__BIGTABLE__V2__COLUMN_RANGE__START_QUALIFIER_START_QUALIFIER_CLOSED;
+    range->start_qualifier_closed = binary(from);
+    range->end_qualifier_case =
+            GOOGLE__BIGTABLE__V2__COLUMN_RANGE__END_QUALIFIER_END_QUALIFIER_CLOSED;
+    range->end_qualifier_closed = binary(until);
     filter->filter_case = CASE(COLUMN_RANGE_FILTER);
     filter->column_range_filter = range;
     return filter;

@@ -205,20 +205,37 @@ static enum kz_code read_all(struct kz_bt *bt, struct kz_bt_totals *t, struct kz
     return rc;
 }
 
+static KZ_BT_FILTER *version_cell(struct kz_bt_filters *f)
+{
+    return kz_bt_chain(f, kz_bt_columns(f, "t", KZ_STR(KZ_BT_VERSION), KZ_STR(KZ_BT_VERSION)),
+            kz_bt_newest(f), NULL);
+}
+
+/* Whether the row is still the one that is known: a read of one cell. */
+static enum kz_code is_current(
+        struct kz_bt *bt, struct kz_bt_totals *t, bool *ret_current, struct kz_err *err)
+{
+    struct kz_bt_filters f = {0};
+    struct update update = {.t = t};
+
+    KZ_TRY(read_update(bt, t, version_cell(&f), &update, err)); /* no items: nothing to free */
+    *ret_current =
+            update.exists == t->exists && memcmp(update.version, t->version, VERSION_SIZE) == 0;
+    return KZ_OK;
+}
+
 /* What has changed since (T2). */
 static enum kz_code read_changes(struct kz_bt *bt, struct kz_bt_totals *t, struct kz_err *err)
 {
     struct kz_bt_filters f = {0};
     struct update update = {.t = t};
     char above[8];
-    KZ_BT_FILTER *version = kz_bt_chain(&f, kz_bt_family(&f, "t"),
-            kz_bt_qualifier(&f, KZ_STR(KZ_BT_VERSION)), kz_bt_newest(&f), NULL);
-    KZ_BT_FILTER *changed;
+    KZ_BT_FILTER *version = version_cell(&f), *changed;
     enum kz_code rc;
 
     put_be(get_be(t->version) + 1, above);
-    changed = kz_bt_chain(&f, kz_bt_family(&f, "t"), kz_bt_qualifier(&f, KZ_STR("[0-9a-f]{16}")),
-            kz_bt_newest(&f), kz_bt_values(&f, kz_str_n(above, sizeof(above)), KZ_STR_NULL), NULL);
+    changed = kz_bt_chain(&f, kz_bt_columns(&f, "t", KZ_STR("0"), KZ_STR("g")), kz_bt_newest(&f),
+            kz_bt_values(&f, kz_str_n(above, sizeof(above)), KZ_STR_NULL), NULL);
     rc = read_update(bt, t, kz_bt_interleave(&f, version, changed, NULL), &update, err);
     if (rc == KZ_OK) {
         if (update.exists == t->exists && get_be(update.version) >= get_be(t->version) &&
@@ -233,7 +250,11 @@ static enum kz_code read_changes(struct kz_bt *bt, struct kz_bt_totals *t, struc
 
 static enum kz_code refresh(struct kz_bt *bt, struct kz_bt_totals *t, struct kz_err *err)
 {
+    bool current = false;
+
     if (t->known)
+        KZ_TRY(is_current(bt, t, &current, err));
+    if (t->known && !current)
         KZ_TRY(read_changes(bt, t, err));
     return t->known ? KZ_OK : read_all(bt, t, err);
 }
@@ -361,17 +382,15 @@ static enum kz_code change(struct kz_bt *bt, struct kz_bt_totals *t, const struc
     uint64_t past[TRIM_MAX];
     size_t past_count = find_past(t, plan, since_ms, past);
     char until[VERSION_SIZE + 1] = {0};
-    KZ_BT_FILTER *family = kz_bt_family(&f, "t");
-    KZ_BT_FILTER *qualifier = kz_bt_qualifier(&f, KZ_STR(KZ_BT_VERSION));
-    KZ_BT_FILTER *newest = kz_bt_newest(&f), *filter;
+    KZ_BT_FILTER *filter;
     enum kz_code rc;
 
     memcpy(until, t->version, VERSION_SIZE); /* and a NUL: the very next value */
-    filter = t->exists ? kz_bt_chain(&f, family, qualifier, newest,
+    filter = t->exists ? kz_bt_chain(&f, version_cell(&f),
                                  kz_bt_values(&f, kz_str_n(t->version, VERSION_SIZE),
                                          kz_str_n(until, sizeof(until))),
                                  NULL)
-                       : kz_bt_chain(&f, family, qualifier, newest, NULL);
+                       : version_cell(&f);
     next_version(t, names->version);
     add_changes(plan, past, past_count, names, &changes);
     rc = kz_bt_check_and_mutate(bt, kz_str_n(t->key, sizeof(t->key)), filter, t->exists, &changes,
