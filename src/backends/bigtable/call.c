@@ -49,10 +49,10 @@ bool kz_bt_may_pass(enum kz_code code)
     case KZ_UNAVAILABLE:
     case KZ_OVERLOADED:
     case KZ_LIMIT:
-    case KZ_IO:
-    case KZ_INTERNAL: /* a stream that was reset has this status */
-    case KZ_CONFLICT: /* ABORTED */
+    case KZ_IO: /* INTERNAL: a stream that was reset */
         return true;
+    case KZ_CONFLICT:
+        return kz_rpc_status() == KZ_RPC_ABORTED;
     default:
         return false;
     }
@@ -71,7 +71,7 @@ static void add_remedy(const struct kz_bt *bt, enum kz_code code, struct kz_err 
                 "roles/bigtable.admin "
                 "to whoever runs kizashi gcp init",
                 bt->instance);
-    else if (kz_rpc_status() == KZ_RPC_FAILED_PRECONDITION)
+    else if (code == KZ_CONFIG)
         kz_hint(err,
                 "the app profile must route to a single cluster and permit single-row "
                 "transactions: "
@@ -82,10 +82,14 @@ static void add_remedy(const struct kz_bt *bt, enum kz_code code, struct kz_err 
 
 enum kz_code kz_bt_failed(struct kz_bt *bt, enum kz_code code, struct kz_err *err)
 {
+    /* To whoever calls us a conflict is somebody else's change of what they have read. */
+    if (code == KZ_CONFLICT)
+        code = kz_rpc_status() == KZ_RPC_FAILED_PRECONDITION ? KZ_CONFIG : KZ_UNAVAILABLE;
     if (code == KZ_LIMIT)
         atomic_store(&bt->throttled_until_ms, kz_mono_ms() + THROTTLED_MS);
     if (!err)
         return code;
+    err->code = code;
     kz_wrap(err, "table \"%s\" of Bigtable instance \"%s\" in project \"%s\"", bt->table,
             bt->instance, bt->project);
     add_remedy(bt, code, err);
