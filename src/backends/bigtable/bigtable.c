@@ -344,12 +344,9 @@ static void bigtable_stats(struct kz_predictions *p, struct kz_predictions_stats
             .bytes_written = bt->bytes_written,
             .read_us_total = bt->read_us_total,
             .write_us_total = bt->write_us_total,
-            .throttled = kz_mono_ms() < bt->throttled_until_ms,
     };
 
-    pthread_mutex_lock(&bt->problem_lock);
-    memcpy(stats.problem, bt->problem, sizeof(stats.problem));
-    pthread_mutex_unlock(&bt->problem_lock);
+    kz_rpc_health_get(&bt->health, &stats.throttled, stats.problem);
     *ret_stats = stats;
 }
 
@@ -363,7 +360,7 @@ static void bigtable_close(struct kz_predictions *p)
     if (bt->admin)
         kz_rpc_channel_close(bt->admin);
     pthread_mutex_destroy(&bt->totals_lock);
-    pthread_mutex_destroy(&bt->problem_lock);
+    kz_rpc_health_done(&bt->health);
     free(bt->project);
     free(bt->instance);
     free(bt->table);
@@ -465,7 +462,7 @@ enum kz_code kz_bigtable_open(const struct kz_bigtable_options *options,
     bt->state_retention_ms = options->state_retention_ms;
     bt->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
     pthread_mutex_init(&bt->totals_lock, NULL);
-    pthread_mutex_init(&bt->problem_lock, NULL);
+    kz_rpc_health_init(&bt->health);
     rc = connect_channels(bt, options, err);
     if (rc != KZ_OK) {
         bigtable_close(&bt->base);

@@ -8,6 +8,7 @@
 
 #include "backends/bigtable/bigtable.h"
 #include "backends/bigtable/rows.h"
+#include "rpc/patience.h"
 #include "rpc/proto/bigtable_admin.pb-c.h"
 
 /* ---- what is in the table (docs/bigtable-format.md)
@@ -52,10 +53,7 @@ struct kz_bt {
 
     _Atomic uint64_t reads, writes, conflicts, retries, rows_read, bytes_written;
     _Atomic uint64_t read_us_total, write_us_total;
-    _Atomic int64_t throttled_until_ms; /* monotonic */
-    _Atomic bool has_problem;
-    pthread_mutex_t problem_lock;
-    char problem[200];
+    struct kz_rpc_health health;
 };
 enum { KZ_BT_MAGIC = 0x62746230 };
 
@@ -70,21 +68,8 @@ static inline struct kz_bt *kz_bt_of(struct kz_predictions *p)
 /* ---- calls (call.c)
  * -------------------------------------------------------------------------------- */
 
-/* Tries until `deadline_ms` (monotonic), each wait longer than the one before and jittered. */
-struct kz_bt_patience {
-    int64_t deadline_ms;
-    unsigned tries;
-};
-struct kz_bt_patience kz_bt_patience(const struct kz_bt *bt);
-int64_t kz_bt_left_ms(const struct kz_bt_patience *patience);
-/* Waits before the next try; false: there is no time for one. */
-bool kz_bt_wait(struct kz_bt_patience *patience);
-/* Whether a failure may pass, the server's status of this thread's last call included. */
-bool kz_bt_may_pass(enum kz_code code);
-
-/* What a failed or successful call says about the service; adds table and remedy to `err`. */
+/* Adds table and remedy to `err`, and notes what is wrong for stats. */
 enum kz_code kz_bt_failed(struct kz_bt *bt, enum kz_code code, struct kz_err *err);
-void kz_bt_worked(struct kz_bt *bt);
 
 /* ---- filters and mutations (message.c)
  * ------------------------------------------------------------- */

@@ -84,7 +84,7 @@ static enum kz_code find_own(
 static enum kz_code swap(struct kz_bt *bt, const struct kz_bt_place *place, struct kz_str expected,
         struct kz_str value, const struct kz_bt_changes *changes, struct kz_err *err)
 {
-    struct kz_bt_patience patience = kz_bt_patience(bt);
+    struct kz_rpc_patience patience = kz_rpc_patience(bt->timeout_ms);
     struct prefix prefix;
     KZ_BT_FILTER *filter = holds(&prefix, place, expected);
     struct kz_err local;
@@ -96,15 +96,15 @@ static enum kz_code swap(struct kz_bt *bt, const struct kz_bt_place *place, stru
         /* An attempt has a part of the time, so that there is some left to find out what came of
          * it. */
         rc = kz_bt_check_and_mutate(bt, place->key, filter, expected.size > 0, changes,
-                KZ_MIN(kz_bt_left_ms(&patience), KZ_MAX(bt->timeout_ms / 3, (int64_t)1)), &done,
+                KZ_MIN(kz_rpc_left_ms(&patience), KZ_MAX(bt->timeout_ms / 3, (int64_t)1)), &done,
                 err);
-        if (rc == KZ_OK || !kz_bt_may_pass(rc) || !kz_bt_wait(&patience))
+        if (rc == KZ_OK || !kz_rpc_may_pass(rc) || !kz_rpc_wait(&patience, 0))
             break;
         atomic_fetch_add(&bt->retries, 1);
     }
     if (rc != KZ_OK)
         return kz_bt_failed(bt, rc, err);
-    kz_bt_worked(bt);
+    kz_rpc_health_worked(&bt->health);
     return done ? KZ_OK : find_own(bt, place, value, err);
 }
 

@@ -118,7 +118,7 @@ enum kz_code kz_bt_read_rows(struct kz_bt *bt, const struct kz_bt_scan *scan,
 {
     KZ_AUTO(kz_bt_rows_freep) struct kz_bt_rows *rows = kz_bt_rows_new();
     struct reading reading = {bt, scan, rows, each, arg, 0, false};
-    struct kz_bt_patience patience = kz_bt_patience(bt);
+    struct kz_rpc_patience patience = kz_rpc_patience(bt->timeout_ms);
     const int64_t started_us = kz_mono_us();
     enum kz_code rc;
 
@@ -126,12 +126,12 @@ enum kz_code kz_bt_read_rows(struct kz_bt *bt, const struct kz_bt_scan *scan,
         const uint64_t before = reading.count;
         struct kz_err local;
 
-        rc = read_once(&reading, kz_bt_left_ms(&patience), err ? err : &local);
-        if (rc == KZ_OK || reading.stopped || !kz_bt_may_pass(rc))
+        rc = read_once(&reading, kz_rpc_left_ms(&patience), err ? err : &local);
+        if (rc == KZ_OK || reading.stopped || !kz_rpc_may_pass(rc))
             break;
         if (reading.count > before) /* a scan may take long as long as it gets on */
-            patience = kz_bt_patience(bt);
-        if (!kz_bt_wait(&patience))
+            patience = kz_rpc_patience(bt->timeout_ms);
+        if (!kz_rpc_wait(&patience, 0))
             break;
         kz_bt_rows_restart(rows);
         atomic_fetch_add(&bt->retries, 1);
@@ -141,7 +141,7 @@ enum kz_code kz_bt_read_rows(struct kz_bt *bt, const struct kz_bt_scan *scan,
     atomic_fetch_add(&bt->read_us_total, (uint64_t)(kz_mono_us() - started_us));
     if (rc != KZ_OK && !reading.stopped)
         return kz_bt_failed(bt, rc, err);
-    kz_bt_worked(bt);
+    kz_rpc_health_worked(&bt->health);
     return rc;
 }
 
@@ -222,6 +222,6 @@ enum kz_code kz_bt_mutate(struct kz_bt *bt, struct kz_str key, const struct kz_b
     if (rc != KZ_OK)
         return kz_bt_failed(bt, rc, err);
     protobuf_c_message_free_unpacked(answer, NULL);
-    kz_bt_worked(bt);
+    kz_rpc_health_worked(&bt->health);
     return KZ_OK;
 }

@@ -414,7 +414,7 @@ static enum kz_code settle(struct kz_bt *bt, struct kz_bt_totals *t, struct ask 
         size_t count, struct kz_err *err)
 {
     const int64_t since_ms = earliest_since(asks, count);
-    struct kz_bt_patience patience = kz_bt_patience(bt);
+    struct kz_rpc_patience patience = kz_rpc_patience(bt->timeout_ms);
     bool looked = false;
 
     for (;;) {
@@ -436,13 +436,13 @@ static enum kz_code settle(struct kz_bt *bt, struct kz_bt_totals *t, struct ask 
             continue;
         }
         rc = change(bt, t, &plan, since_ms,
-                KZ_MIN(kz_bt_left_ms(&patience), bt->timeout_ms / 3 + 1), &done, err);
+                KZ_MIN(kz_rpc_left_ms(&patience), bt->timeout_ms / 3 + 1), &done, err);
         if (rc == KZ_OK && done)
             return KZ_OK;
-        if (rc != KZ_OK && !kz_bt_may_pass(rc))
+        if (rc != KZ_OK && !kz_rpc_may_pass(rc))
             return kz_bt_failed(bt, rc, err);
         atomic_fetch_add(rc == KZ_OK ? &bt->conflicts : &bt->retries, 1);
-        if (!kz_bt_wait(&patience))
+        if (!kz_rpc_wait(&patience, 0))
             return rc != KZ_OK ? kz_bt_failed(bt, rc, err)
                                : kz_fail(err, KZ_UNAVAILABLE,
                                          "cap %016" PRIx64 " was changed by others again and again",
@@ -479,7 +479,7 @@ static void lead(struct kz_bt *bt, struct kz_bt_totals *t)
     pthread_mutex_unlock(&t->lock);
     rc = settle(bt, t, asks, count, &err);
     if (rc == KZ_OK)
-        kz_bt_worked(bt);
+        kz_rpc_health_worked(&bt->health);
     pthread_mutex_lock(&t->lock);
     t->led = false;
     for (size_t i = 0; i < count; i++) {
