@@ -2,9 +2,10 @@
  * requests on their way, for `process` roles that share it. (One machine has log/ and history/
  * instead: one writer needs no transactions.)
  *
- * A record's address (kz_lsn) is its place among the records of its owner, given by the process role:
- * our clock in the upper bits, so that addresses of different users compare nearly as time does. A
- * record is found by (owner, lsn).
+ * A record's address (kz_lsn) is its place among the records of its owner, given by the process role
+ * (kz_store_lsn()): our clock in the upper bits, so that addresses of different users compare nearly
+ * as time does. A record is found by (owner, lsn). An event's ts may be ahead of its address's time by
+ * at most KZ_STORE_AHEAD_MS: a store may look for since_ms by address.
  *
  * Threads  any; a transaction belongs to one thread.
  * Fails    KZ_CONFLICT: somebody else changed what was read, begin again. KZ_UNAVAILABLE, KZ_TIMEOUT,
@@ -13,6 +14,21 @@
 #pragma once
 
 #include "contract/history.h"
+
+enum {
+    KZ_STORE_LSN_SHIFT = 22,
+    KZ_STORE_AHEAD_MS = 86400000,
+    KZ_STORE_ROWS_MAX = 6000, /* users, ids, records and all the rest of one commit */
+};
+/* The first address of a ms; of the process role's clock, in [0, 2^41): until 2039. */
+static inline kz_lsn kz_store_lsn(int64_t ms)
+{
+    return (kz_lsn)ms << KZ_STORE_LSN_SHIFT;
+}
+static inline int64_t kz_store_lsn_ms(kz_lsn lsn)
+{
+    return (int64_t)(lsn >> KZ_STORE_LSN_SHIFT);
+}
 
 struct kz_store_user {
     uint64_t owner;
@@ -80,7 +96,8 @@ struct kz_store_ops {
     /* Which of `ids` are there. */
     enum kz_code (*read_ids)(struct kz_store_txn *txn, const struct kz_store_id *ids, size_t count,
             bool *ret_there, struct kz_err *err);
-    /* Ends the transaction in any case. An answer that was lost (KZ_TIMEOUT, KZ_UNAVAILABLE) leaves open
+    /* Ends the transaction in any case. KZ_TOO_LARGE: more than KZ_STORE_ROWS_MAX, or than the store
+     * takes at once (100 MB). An answer that was lost (KZ_TIMEOUT, KZ_UNAVAILABLE) leaves open
      * whether it was committed: begin again, the ids tell. */
     enum kz_code (*commit)(
             struct kz_store_txn *txn, const struct kz_store_commit *commit, struct kz_err *err);
@@ -96,8 +113,9 @@ struct kz_store_ops {
      * by (owner, lsn). scan_all() goes by time (lsn), for datasets; it may read everything. */
     struct kz_history_reader *(*reader)(struct kz_store *store);
 
-    /* Timers due at `now_ms`, earliest first, at most `max`, of the parts `part` of `part_count` (0 of 1:
-     * all). `ret_next_ms`: when the next one behind them is due; INT64_MAX none. */
+    /* Timers due at `now_ms`, earliest first, at most `max`, of those whose owner % `part_count` is
+     * `part` (0 of 1: all). `ret_next_ms`: the next one behind them is not due before it: at the
+     * latest then ask again; INT64_MAX: there is none. Others put timers meanwhile, so ask sooner. */
     enum kz_code (*due)(struct kz_store *store, int64_t now_ms, unsigned part, unsigned part_count,
             size_t max, struct kz_store_timer *ret_timers, size_t *ret_count, int64_t *ret_next_ms,
             struct kz_err *err);
@@ -123,7 +141,9 @@ struct kz_store_ops {
      * and keeps them away: it is there before anything goes. Can be run again after a failure. */
     enum kz_code (*erase)(struct kz_store *store, uint64_t stone, struct kz_str body,
             const uint64_t *owners, size_t owner_count, struct kz_err *err);
-    /* The bodies of the tombstones of these hashes that are there, in `out`; empty where not. */
+    /* The bodies of the tombstones of these hashes that are there, in `out`; empty where not. Whoever
+     * asks between read_users() and commit() of the owners commits nothing of a user erased meanwhile:
+     * the erasure is seen here, or the commit is KZ_CONFLICT, or the erasure takes what it put. */
     enum kz_code (*stones)(struct kz_store *store, const uint64_t *hashes, size_t count,
             struct kz_str *ret_bodies, struct kz_buf *out, struct kz_err *err);
 
