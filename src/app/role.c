@@ -239,6 +239,7 @@ static void bus_metrics(struct kz_bus *bus, struct kz_buf *out)
     COUNTER("bus_", s, redelivered, "messages that came again");
     COUNTER("bus_", s, leases_extended, "leases of messages extended");
     COUNTER("bus_", s, reconnects, "streams opened again");
+    GAUGE("bus_", s, publishing, "messages being published");
     GAUGE("bus_", s, held, "messages received and not acknowledged");
     GAUGE("bus_", s, throttled, "1: the bus asks for less");
 }

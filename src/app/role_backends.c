@@ -1,6 +1,7 @@
 /* app/role_backends.c -- the backends of a deployment, opened as a project names them. */
 
 #include "app/role.h"
+#include "backends/memory/bus.h"
 #include "backends/memory/predictions.h"
 #include "backends/memory/store.h"
 
@@ -36,8 +37,10 @@ static enum kz_code not_yet(const char *what, struct kz_err *err)
 static enum kz_code open_bus(const struct kz_project *project, const struct kz_backends_def *def,
         struct kz_backends *backends, struct kz_err *err)
 {
-    (void)project, (void)def, (void)backends;
-    return not_yet("a bus", err);
+    (void)project;
+    if (def->bus == KZ_BACKEND_MEMORY)
+        return kz_memory_bus_open(NULL, &backends->bus, err);
+    return not_yet("Pub/Sub", err);
 }
 
 static enum kz_code open_store(const struct kz_project *project, const struct kz_backends_def *def,
