@@ -10,18 +10,22 @@
  */
 
 #include <ctype.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "app/check.h"
 #include "app/command.h"
 #include "base/diag.h"
-#include "contract/bus.h"
 
 enum {
     PORT = 8080,
     CPU_STEP_MILLI = 250,
     MIB_MIN = 512,
+    CPU_MAX_MILLI = 30000, /* of a pod on Autopilot's general-purpose machines */
+    MIB_MAX = 110 << 10,
+    CLOUD_RUN_CPU_MAX_MILLI = 8000,
+    CLOUD_RUN_MIB_MAX = 32 << 10,
     GRACE_S = 30,
     SPOT_GRACE_S = 15, /* Spot pods get no more */
 };
@@ -36,11 +40,12 @@ struct role {
     bool models;
 };
 
+enum { COLLECT, PROCESS, INFER, SERVE };
 static const struct role roles[] = {
-        {"collect", 1000, 1024, 2, 20, NULL, 0, true, false},
-        {"process", 1000, 1024, 2, 50, "events-process", 500, false, false},
-        {"infer", 500, 1024, 2, 50, "requests-infer", 200, false, true},
-        {"serve", 1000, 1024, 2, 20, NULL, 0, true, false},
+        [COLLECT] = {"collect", 1000, 1024, 2, 20, NULL, 0, true, false},
+        [PROCESS] = {"process", 1000, 1024, 2, 50, "events-process", 500, false, false},
+        [INFER] = {"infer", 500, 1024, 2, 50, "requests-infer", 200, false, true},
+        [SERVE] = {"serve", 1000, 1024, 2, 20, NULL, 0, true, false},
 };
 
 struct render {
@@ -95,19 +100,29 @@ static void put_selector(struct render *r, const char *indent, const char *part)
             indent, part);
 }
 
-static void put_resources(struct render *r, unsigned cpu_milli, unsigned memory_mib)
-{
-    unsigned cpu = (KZ_MAX(cpu_milli, 1u) + CPU_STEP_MILLI - 1) / CPU_STEP_MILLI * CPU_STEP_MILLI;
-    unsigned least = KZ_MAX(cpu * 1024 / 1000, (unsigned)MIB_MIN), memory;
+struct needs { /* of a pod */
+    uint64_t cpu_milli, memory_mib;
+};
 
-    /* Much memory needs CPU to go with it. */
-    while ((uint64_t)cpu * 6656 / 1000 < memory_mib)
-        cpu += CPU_STEP_MILLI;
-    memory = KZ_MAX(KZ_MAX(memory_mib, least), cpu * 1024 / 1000);
-    PUT(r, "          resources:\n"
-           "            requests: {cpu: %um, memory: %uMi, ephemeral-storage: 1Gi}\n"
-           "            limits: {cpu: %um, memory: %uMi, ephemeral-storage: 1Gi}\n",
-            cpu, memory, cpu, memory);
+/* The least that Autopilot admits and that is enough. */
+static struct needs admitted(struct needs n)
+{
+    n.cpu_milli = (KZ_MAX(n.cpu_milli, (uint64_t)1) + CPU_STEP_MILLI - 1) / CPU_STEP_MILLI *
+                  CPU_STEP_MILLI;
+    while (n.cpu_milli * 6656 / 1000 < n.memory_mib) /* much memory needs CPU to go with it */
+        n.cpu_milli += CPU_STEP_MILLI;
+    n.memory_mib = KZ_MAX(KZ_MAX(n.memory_mib, n.cpu_milli * 1024 / 1000), (uint64_t)MIB_MIN);
+    return n;
+}
+
+static void put_resources(struct render *r, struct needs needs)
+{
+    struct needs n = admitted(needs);
+
+    PUT(r, "          resources:\n");
+    for (int limits = 0; limits < 2; limits++)
+        PUT(r, "            %s: {cpu: %" PRIu64 "m, memory: %" PRIu64 "Mi, ephemeral-storage: 1Gi}\n",
+                limits ? "limits" : "requests", n.cpu_milli, n.memory_mib);
 }
 
 static void put_probes(struct render *r, const char *live, const char *ready)
@@ -166,26 +181,34 @@ static void put_container_security(struct render *r)
 
 /* ---- a role ------------------------------------------------------------------------------------------ */
 
-static void needs_of(const struct render *r, const struct role *role, unsigned *ret_cpu_milli,
-        unsigned *ret_memory_mib)
+static struct needs needs_of_model(const struct kz_model_def *model, uint64_t replicas)
 {
-    *ret_cpu_milli = role->cpu_milli;
-    *ret_memory_mib = role->memory_mib;
+    return (struct needs){model->resources.cpu_milli * replicas,
+            (model->resources.memory_bytes >> 20) * replicas};
+}
+
+static struct needs needs_of(const struct render *r, const struct role *role)
+{
+    struct needs needs = {role->cpu_milli, role->memory_mib};
+
     for (size_t i = 0; role->models && i < r->project->model_count; i++) {
         const struct kz_model_def *model = &r->project->models[i];
-        unsigned replicas = KZ_MAX(model->replicas.max, 1u);
+        struct needs its = needs_of_model(model, KZ_MAX(model->replicas.max, 1u));
 
         if (model->image)
             continue;
-        *ret_cpu_milli += model->resources.cpu_milli * replicas;
-        *ret_memory_mib += (unsigned)(model->resources.memory_bytes >> 20) * replicas;
+        needs.cpu_milli += its.cpu_milli;
+        needs.memory_mib += its.memory_mib;
     }
+    return needs;
 }
 
 static void put_arguments(struct render *r, const struct role *role)
 {
     PUT(r, "          args: [up, /project, --role, %s, --listen, \"0.0.0.0:%d\", --data, /data, --log, json",
             role->name, PORT);
+    if (r->project->backends.bus != KZ_BACKEND_GCP)
+        PUT(r, ", --backend, gcp");
     if (r->env) {
         PUT(r, ", --env, ");
         put_quoted(r, r->env);
@@ -207,9 +230,6 @@ static void put_volumes(struct render *r, const struct role *role)
 
 static void put_role(struct render *r, const struct role *role)
 {
-    unsigned cpu_milli, memory_mib;
-
-    needs_of(r, role, &cpu_milli, &memory_mib);
     put_deployment_head(r, role->name, role->pods_min);
     PUT(r, "      containers:\n        - name: kizashi\n          image: ");
     put_quoted(r, r->image);
@@ -220,7 +240,7 @@ static void put_role(struct render *r, const struct role *role)
             PORT);
     put_quoted(r, r->gcp);
     PUT(r, "}\n");
-    put_resources(r, cpu_milli, memory_mib);
+    put_resources(r, needs_of(r, role));
     put_probes(r, "/healthz", "/readyz");
     /* The load balancer hears of our end a little after we do. */
     if (role->serves)
@@ -256,12 +276,13 @@ static void put_scaling(struct render *r, const struct role *role)
     PUT(r, "    - type: External # what waits in Pub/Sub\n      external:\n        metric:\n"
            "          name: pubsub.googleapis.com|subscription|num_undelivered_messages\n"
            "          selector: {matchLabels: {resource.labels.subscription_id: "
-           "kizashi-%s-%s}}\n"
+           "%skizashi-%s-%s}}\n"
            "        target: {type: AverageValue, averageValue: \"%u\"}\n"
            "    - type: Pods # how long it has waited: ours, by way of Managed Prometheus\n"
            "      pods:\n        metric: {name: prometheus.googleapis.com|kizashi_lag_seconds|gauge}\n"
            "        target: {type: AverageValue, averageValue: \"2\"}\n",
-            r->project->name, role->subscription, role->backlog_target);
+            r->project->backends.gcp.prefix, r->project->name, role->subscription,
+            role->backlog_target);
 }
 
 static void put_disruption(struct render *r, const char *part)
@@ -304,7 +325,7 @@ static void put_model(struct render *r, const struct kz_model_def *model)
     PUT(r, "\n          ports: [{name: http, containerPort: %d}]\n"
            "          env: [{name: PORT, value: \"%d\"}]\n",
             PORT, PORT);
-    put_resources(r, model->resources.cpu_milli, (unsigned)(model->resources.memory_bytes >> 20));
+    put_resources(r, needs_of_model(model, 1));
     put_probes(r, "/v2/health/live", "/v2/health/ready");
     PUT(r, "          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n"
            "          volumeMounts: [{name: tmp, mountPath: /tmp}]\n"
@@ -321,8 +342,8 @@ static void put_model(struct render *r, const struct kz_model_def *model)
 
 /* ---- room for a quick scale-up ------------------------------------------------------------------------- */
 
-/* Pods that do nothing, at a priority below all: they hold nodes, and make way at once when a real pod
- * needs the place; Autopilot then makes new nodes for them. */
+/* Pods that do nothing, as large as infer's, at a priority below all: they hold nodes, and make way at
+ * once when a real pod needs the place; Autopilot then makes new nodes for them. */
 static void put_balloon(struct render *r)
 {
     if (!r->balloon)
@@ -338,7 +359,7 @@ static void put_balloon(struct render *r)
             r->name);
     put_quoted(r, r->image);
     PUT(r, "\n          command: [sleep, infinity]\n");
-    put_resources(r, 1000, 1024);
+    put_resources(r, needs_of(r, &roles[INFER]));
     put_container_security(r);
 }
 
@@ -352,15 +373,15 @@ static void account_id(const struct render *r, const char *role, char out[31])
 
 static void put_cloud_run(struct render *r)
 {
-    const struct role *infer = &roles[2];
-    unsigned cpu_milli, memory_mib, cpus;
+    const struct role *infer = &roles[INFER];
+    struct needs needs = needs_of(r, infer);
+    uint64_t cpus = KZ_MAX((needs.cpu_milli + 999) / 1000, (uint64_t)1);
+    uint64_t least;
     char google[31];
 
     account_id(r, infer->name, google);
-    needs_of(r, infer, &cpu_milli, &memory_mib);
-    cpus = KZ_MAX((cpu_milli + 999) / 1000, 1u);
     cpus = cpus > 4 ? 8 : cpus > 2 ? 4 : cpus;
-    memory_mib = KZ_MAX(memory_mib, cpus >= 8 ? 4096u : cpus >= 4 ? 2048u : 512u);
+    least = cpus >= 8 ? 4096 : cpus >= 4 ? 2048 : 512;
     PUT(r, "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push\n"
            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: %s-infer\n"
            "  annotations: {run.googleapis.com/ingress: internal}\n"
@@ -380,10 +401,10 @@ static void put_cloud_run(struct render *r)
            "GOOGLE_CLOUD_PROJECT, value: ",
             PORT);
     put_quoted(r, r->gcp);
-    PUT(r, "}]\n          resources: {limits: {cpu: \"%u\", memory: %uMi}}\n"
+    PUT(r, "}]\n          resources: {limits: {cpu: \"%" PRIu64 "\", memory: %" PRIu64 "Mi}}\n"
            "          startupProbe: {httpGet: {path: /readyz}, periodSeconds: 2, failureThreshold: 60}\n"
            "          livenessProbe: {httpGet: {path: /healthz}, periodSeconds: 10}\n",
-            cpus, memory_mib);
+            cpus, KZ_MAX(needs.memory_mib, least));
 }
 
 /* ---- the command ---------------------------------------------------------------------------------------- */
@@ -416,6 +437,34 @@ static void put_all(struct render *r)
     put_balloon(r);
 }
 
+/* The largest pod of all is infer's, or that of a model with an image of its own. */
+static enum kz_code check_sizes(const struct render *r, bool cloud_run, struct kz_err *err)
+{
+    struct needs most = {cloud_run ? CLOUD_RUN_CPU_MAX_MILLI : CPU_MAX_MILLI,
+            cloud_run ? CLOUD_RUN_MIB_MAX : MIB_MAX};
+
+    for (size_t i = 0; i <= r->project->model_count; i++) {
+        const struct kz_model_def *model = i ? &r->project->models[i - 1] : NULL;
+        struct needs needs;
+
+        if (model && (!model->image || cloud_run))
+            continue;
+        needs = model ? needs_of_model(model, 1) : needs_of(r, &roles[INFER]);
+        if (!cloud_run)
+            needs = admitted(needs);
+        if (needs.cpu_milli <= most.cpu_milli && needs.memory_mib <= most.memory_mib)
+            continue;
+        (void)kz_fail(err, KZ_LIMIT, "a pod of %s \"%s\" would need %" PRIu64 "m of CPU and %" PRIu64
+                "Mi of memory; %s admits %" PRIu64 "m and %" PRIu64 "Mi", model ? "model" : "role",
+                model ? model->name : "infer", needs.cpu_milli, needs.memory_mib,
+                cloud_run ? "Cloud Run" : "Autopilot", most.cpu_milli, most.memory_mib);
+        return kz_hint(err, model ? "lower the model's resources"
+                                  : "lower \"replicas\" or \"resources\" of the models: pods make up "
+                                    "for it; or give a model an image of its own");
+    }
+    return KZ_OK;
+}
+
 static int run(const struct kz_args *args)
 {
     KZ_AUTO(kz_config_freep) struct kz_config *config = NULL;
@@ -430,18 +479,21 @@ static int run(const struct kz_args *args)
 
     if (!r.image)
         return kz_command_usage(args, "--image is missing: the image that holds the project in /project");
-    if (!r.gcp)
-        r.gcp = getenv("GOOGLE_CLOUD_PROJECT");
-    if (!r.gcp || !r.gcp[0])
-        return kz_command_usage(args, "--gcp-project is missing, and GOOGLE_CLOUD_PROJECT is not set");
     kz_diag_set(KZ_DIAG_WARN, false);
     config = kz_check_load(args->arguments[0], r.env, &err);
     if (!config)
         return kz_command_fail(&err);
     r.project = kz_config_project(config);
+    if (!r.gcp) /* which is GOOGLE_CLOUD_PROJECT where the project has none of its own */
+        r.gcp = r.project->backends.gcp.project;
+    if (!r.gcp || !r.gcp[0])
+        return kz_command_usage(args, "--gcp-project is missing, the project has no backends.gcp.project, "
+                                      "and GOOGLE_CLOUD_PROJECT is not set");
     r.grace_s = r.spot ? SPOT_GRACE_S : GRACE_S;
     label(r.project->name, project, sizeof(project));
     snprintf(r.name, sizeof(r.name), "kizashi-%s", project);
+    if (check_sizes(&r, kz_args_flag(args, "cloud-run"), &err) != KZ_OK)
+        return kz_command_fail(&err);
     if (kz_args_flag(args, "cloud-run"))
         put_cloud_run(&r);
     else
@@ -467,7 +519,8 @@ const struct kz_command kz_command_manifests = {
                 {
                         {"image", "IMAGE", NULL, "the image, with the project in /project"},
                         {"gcp-project", "ID", NULL,
-                                "Google Cloud project (default: the environment's GOOGLE_CLOUD_PROJECT)"},
+                                "Google Cloud project (default: backends.gcp.project, else the "
+                                "environment's GOOGLE_CLOUD_PROJECT)"},
                         {"namespace", "NAME", "kizashi", "Kubernetes namespace"},
                         {"env", "NAME", NULL, "pods run with kizashi.NAME.yaml laid over"},
                         {"spot", NULL, NULL, "pods on Spot machines: cheaper, ended at short notice"},

@@ -1,7 +1,7 @@
 """`kizashi manifests`: valid by Kubernetes' own schema, and what GKE Autopilot admits.
 
 The schema comes with the PyPI package kubernetes-validate, installed into an environment of the
-test's own; where it cannot be had the tests are skipped, in CI they fail.
+test's own below build/; where it cannot be had the tests are skipped, in CI they fail.
 """
 
 import json
@@ -26,8 +26,8 @@ json.dump(documents, sys.stdout)
 
 
 @pytest.fixture(scope="module")
-def validator(tmp_path_factory):
-    home = tmp_path_factory.mktemp("kubernetes")
+def validator():
+    home = harness.ROOT / "build" / PACKAGE  # kept: it has all of Kubernetes' schemas, 70 MB
     made = subprocess.run([sys.executable, "-m", "venv", home], capture_output=True, check=False)
     if made.returncode == 0:
         made = subprocess.run([home / "bin" / "pip", "install", "-q", PACKAGE], capture_output=True,
@@ -64,14 +64,22 @@ def milli(text):
 def check_autopilot(deployment):
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
     assert not any(v.get("hostPath") for v in pod.get("volumes", []))
+    # Partitioned over zones and machines, and it goes where it likes otherwise.
+    assert [c["topologyKey"] for c in pod["topologySpreadConstraints"]] == [
+        "topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    assert set(pod.get("nodeSelector", {})) <= {"cloud.google.com/gke-spot"}
     for container in pod["containers"]:
         needs = container["resources"]
         assert needs["requests"] == needs["limits"]
         cpu, memory = milli(needs["requests"]["cpu"]), int(needs["requests"]["memory"][:-2])
-        assert cpu % 250 == 0 and cpu >= 250
-        assert 1024 <= memory * 1000 / cpu <= 6656 and memory >= 512
+        assert cpu % 250 == 0 and 250 <= cpu <= 30000
+        assert 1024 <= memory * 1000 / cpu <= 6656 and 512 <= memory <= 110 * 1024
+        assert not any(port.get("hostPort") for port in container.get("ports", []))
         security = container["securityContext"]
+        assert not security.get("privileged") and "add" not in security["capabilities"]
         assert security["allowPrivilegeEscalation"] is False and security["capabilities"] == {"drop": ["ALL"]}
 
 
@@ -92,6 +100,9 @@ def test_the_example_is_valid_and_what_autopilot_admits(validator):
     infer = find(documents, "Deployment", "kizashi-shop-infer")["spec"]["template"]["spec"]["containers"][0]
     assert infer["resources"]["requests"] == {"cpu": "2500m", "memory": "2560Mi", "ephemeral-storage": "1Gi"}
     assert infer["args"][:4] == ["up", "/project", "--role", "infer"]
+    assert infer["args"][-2:] == ["--backend", "gcp"]  # the example says nothing of backends
+    balloon = find(documents, "Deployment", "kizashi-shop-balloon")["spec"]["template"]["spec"]
+    assert balloon["containers"][0]["resources"] == infer["resources"]
     account = find(documents, "ServiceAccount", "kizashi-shop-infer")["metadata"]["annotations"]
     assert account == {"iam.gke.io/gcp-service-account": "kizashi-shop-infer@my-project.iam.gserviceaccount.com"}
     scaler = find(documents, "HorizontalPodAutoscaler", "kizashi-shop-process")["spec"]["metrics"]
@@ -123,3 +134,19 @@ def test_what_is_missing_is_said():
     done = subprocess.run([harness.BINARY, "manifests", shop, "--image", "x"], capture_output=True,
                           env=clean, check=False)
     assert done.returncode == 2 and b"--gcp-project is missing" in done.stderr
+
+
+def test_a_pod_larger_than_what_is_admitted_is_refused(tmp_path):
+    yaml = harness.YAML.replace("    timeout: 2s", "    replicas: {min: 1, max: 40}\n    resources: {cpu: 1, memory: 1Gi}\n    timeout: 2s")
+    project = harness.write_project(tmp_path / "shop", yaml=yaml)
+    for more, admits in ((), b"Autopilot admits 30000m"), (("--cloud-run",), b"Cloud Run admits 8000m"):
+        refused = harness.run("manifests", project, "--image", "x", "--gcp-project", "p", *more, check=1).stderr
+        assert b"would need 40500m of CPU" in refused and admits in refused, refused
+
+
+def test_the_prefix_of_a_deployment_is_in_the_subscriptions_it_is_scaled_by(tmp_path):
+    yaml = harness.YAML + "backends: {bus: pubsub, history: spanner, predictions: bigtable, gcp: {project: theirs, prefix: blue-}}\n"
+    project = harness.write_project(tmp_path / "shop", yaml=yaml)
+    told = harness.run("manifests", project, "--image", "x", check=0).stdout
+    assert b"subscription_id: blue-kizashi-testshop-events-process" in told
+    assert b"{name: GOOGLE_CLOUD_PROJECT, value: \"theirs\"}" in told and b"--backend" not in told
