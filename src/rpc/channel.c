@@ -1,0 +1,159 @@
+/* Channels: where to, with which credentials, over how many connections. */
+#include <limits.h>
+#include <stdlib.h>
+
+#include "rpc/rpc_int.h"
+
+enum {
+    DEFAULT_RECEIVE_MAX_BYTES = 64 << 20,
+    CONNECTIONS_MAX = 64,
+    CONNECT_TIMEOUT_MS = 10000,
+    RECONNECT_FIRST_MS = 100,
+    RECONNECT_MAX_MS = 5000,
+    /* What Google's own clients use. Its servers allow a ping every 30 s. */
+    KEEPALIVE_MS = 30000,
+    KEEPALIVE_TIMEOUT_MS = 10000,
+    ARGS_MAX = 12,
+};
+
+struct args {
+    grpc_channel_args list;
+    grpc_arg items[ARGS_MAX];
+};
+
+static void put_number(struct args *args, const char *key, int number)
+{
+    KZ_BUG_ON(args->list.num_args == ARGS_MAX);
+    args->items[args->list.num_args++] = (grpc_arg){
+            .type = GRPC_ARG_INTEGER,
+            .key = (char *)key, /* gRPC copies it */
+            .value.integer = number,
+    };
+    args->list.args = args->items;
+}
+
+static void fill_args(struct args *args, const struct kz_rpc_target *target, bool is_emulator)
+{
+    size_t receive_max =
+            target->receive_max_bytes ? target->receive_max_bytes : DEFAULT_RECEIVE_MAX_BYTES;
+
+    put_number(
+            args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)KZ_MIN(receive_max, (size_t)INT_MAX));
+    /* Else gRPC joins channels to one address into one connection. */
+    put_number(args, GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    put_number(args, GRPC_ARG_ENABLE_CHANNELZ, 0);
+    put_number(args, GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RECONNECT_FIRST_MS);
+    put_number(args, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RECONNECT_MAX_MS);
+    put_number(args, GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_TIMEOUT_MS);
+    if (is_emulator) {
+        put_number(args, GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+        return;
+    }
+    /* An emulator takes pings this often for an attack (its default is one in 5 minutes) and hangs
+     * up. */
+    put_number(args, GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS);
+    put_number(args, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS);
+    put_number(args, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+}
+
+/* Made once and shared, so that one token serves all channels. May ask the metadata server. */
+static enum kz_code google_credentials(
+        struct kz_rpc *rpc, grpc_channel_credentials **ret_credentials, struct kz_err *err)
+{
+    enum kz_code rc = KZ_OK;
+
+    pthread_mutex_lock(&rpc->lock);
+    if (!rpc->google) {
+        kz_grpc_log_mark();
+        rpc->google = rpc->grpc->grpc_google_default_credentials_create(NULL);
+    }
+    if (!rpc->google) {
+        rc = kz_fail(err, KZ_UNAUTHENTICATED, "no credentials for Google Cloud could be had%s%s",
+                kz_grpc_log_last()[0] ? ": " : "", kz_grpc_log_last());
+        kz_hint(err, "run where a service account is attached, or gcloud auth application-default "
+                     "login, or set GOOGLE_APPLICATION_CREDENTIALS to the file of a key");
+    }
+    *ret_credentials = rpc->google;
+    pthread_mutex_unlock(&rpc->lock);
+    return rc;
+}
+
+static void connect_all(struct kz_rpc_channel *channel, grpc_channel_credentials *credentials,
+        const struct kz_rpc_target *target)
+{
+    struct kz_buf uri = {0};
+
+    /* "localhost:8085" alone would be read as the scheme "localhost". */
+    kz_buf_printf(
+            &uri, "%s%s", strstr(channel->endpoint, ":/") ? "" : "dns:///", channel->endpoint);
+    kz_buf_char(&uri, '\0');
+    for (unsigned i = 0; i < channel->connection_count; i++) {
+        struct args args = {0};
+
+        fill_args(&args, target, channel->is_emulator);
+        channel->connections[i] =
+                channel->rpc->grpc->grpc_channel_create(uri.data, credentials, &args.list);
+    }
+    kz_buf_done(&uri);
+}
+
+enum kz_code kz_rpc_connect(struct kz_rpc *rpc, const struct kz_rpc_target *target,
+        struct kz_rpc_channel **ret_channel, struct kz_err *err)
+{
+    const bool is_emulator = target->emulator && target->emulator[0];
+    const char *endpoint = is_emulator ? target->emulator : target->endpoint;
+    grpc_channel_credentials *credentials;
+    struct kz_rpc_channel *channel;
+
+    if (!endpoint || !endpoint[0])
+        return kz_fail(err, KZ_INVALID, "an endpoint cannot be empty");
+    if (target->connection_count > CONNECTIONS_MAX)
+        return kz_fail(err, KZ_INVALID, "%u connections to %s are over the limit of %d",
+                target->connection_count, endpoint, CONNECTIONS_MAX);
+    if (is_emulator)
+        credentials = rpc->grpc->grpc_insecure_credentials_create();
+    else
+        KZ_TRY(google_credentials(rpc, &credentials, err));
+    channel = kz_calloc(1, sizeof(*channel));
+    channel->rpc = rpc;
+    channel->endpoint = kz_strdup(endpoint);
+    channel->is_emulator = is_emulator;
+    channel->connection_count = KZ_MAX(target->connection_count, 1u);
+    channel->connections = kz_calloc(channel->connection_count, sizeof(*channel->connections));
+    KZ_BUG_ON(pthread_mutex_init(&channel->lock, NULL) != 0);
+    KZ_BUG_ON(pthread_cond_init(&channel->empty, NULL) != 0);
+    connect_all(channel, credentials, target);
+    if (is_emulator)
+        rpc->grpc->grpc_channel_credentials_release(credentials);
+    atomic_fetch_add(&rpc->channel_count, 1);
+    *ret_channel = channel;
+    return KZ_OK;
+}
+
+void kz_rpc_channel_close(struct kz_rpc_channel *channel)
+{
+    if (!channel)
+        return;
+    KZ_BUG_ON(atomic_load(&channel->streams) != 0);
+    kz_rpc_calls_close(channel);
+    for (unsigned i = 0; i < channel->connection_count; i++)
+        channel->rpc->grpc->grpc_channel_destroy(channel->connections[i]);
+    atomic_fetch_sub(&channel->rpc->channel_count, 1);
+    pthread_cond_destroy(&channel->empty);
+    pthread_mutex_destroy(&channel->lock);
+    free(channel->connections);
+    free(channel->endpoint);
+    free(channel);
+}
+
+grpc_channel *kz_rpc_channel_pick(struct kz_rpc_channel *channel)
+{
+    unsigned turn = atomic_fetch_add_explicit(&channel->turn, 1, memory_order_relaxed);
+
+    return channel->connections[turn % channel->connection_count];
+}
+
+grpc_connectivity_state kz_rpc_state(const struct kz_rpc *rpc, grpc_channel *connection)
+{
+    return rpc->grpc->grpc_channel_check_connectivity_state(connection, 0);
+}

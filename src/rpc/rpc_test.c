@@ -1,0 +1,860 @@
+/* Unary calls and streams against a peer that fails as told, and against none at all. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "rpc/peer_int.h"
+
+#define ANY &kizashi__rpc__any__descriptor
+
+struct fixture {
+    struct kz_rpc *rpc;
+    struct peer_process peer;
+    struct kz_rpc_channel *channel;
+};
+
+static int set_up(void **state)
+{
+    struct fixture *f = kz_calloc(1, sizeof(*f));
+    struct kz_rpc_target target = {0};
+
+    f->peer = peer_start(0);
+    assert_int_equal(kz_rpc_open(&f->rpc, NULL), KZ_OK);
+    target.emulator = f->peer.address;
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &f->channel, NULL), KZ_OK);
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+
+    kz_rpc_channel_close(f->channel);
+    kz_rpc_close(f->rpc);
+    peer_kill(&f->peer);
+    free(f);
+    return 0;
+}
+
+static struct kz_rpc_stats stats_of(struct fixture *f)
+{
+    struct kz_rpc_stats stats;
+
+    kz_rpc_stats(f->rpc, &stats);
+    return stats;
+}
+
+static Kizashi__Rpc__Any any(const char *type_url, const char *value)
+{
+    Kizashi__Rpc__Any message = KIZASHI__RPC__ANY__INIT;
+
+    message.type_url = (char *)type_url;
+    message.value = (ProtobufCBinaryData){strlen(value), (uint8_t *)value};
+    return message;
+}
+
+static enum kz_code call(struct kz_rpc_channel *channel, const struct kz_rpc_options *options,
+        const char *type_url, const char *value, Kizashi__Rpc__Any **ret_answer, struct kz_err *err)
+{
+    Kizashi__Rpc__Any request = any(type_url, value);
+    ProtobufCMessage *answer = NULL;
+    enum kz_code rc = kz_rpc_call(channel, options, &request.base, ANY, &answer, err);
+
+    if (rc == KZ_OK)
+        *ret_answer = (Kizashi__Rpc__Any *)answer;
+    return rc;
+}
+
+/* The answer's type_url, which must be `expected`. */
+static void expect(struct kz_rpc_channel *channel, const struct kz_rpc_options *options,
+        const char *type_url, const char *value, const char *expected)
+{
+    Kizashi__Rpc__Any *answer = NULL;
+    struct kz_err err = {0};
+
+    if (call(channel, options, type_url, value, &answer, &err) != KZ_OK)
+        fail_msg("%s", err.message);
+    assert_string_equal(answer->type_url, expected);
+    kizashi__rpc__any__free_unpacked(answer, NULL);
+}
+
+/* ---- before anything is opened
+ * --------------------------------------------------------------------- */
+
+static bool is_mapped(const char *name)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[1000];
+    bool found = false;
+
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps))
+        found |= strstr(line, name) != NULL;
+    fclose(maps);
+    return found;
+}
+
+static int thread_count(void)
+{
+    FILE *status = fopen("/proc/self/status", "r");
+    char line[1000];
+    int count = 0;
+
+    assert_non_null(status);
+    while (fgets(line, sizeof(line), status))
+        sscanf(line, "Threads: %d", &count);
+    fclose(status);
+    return count;
+}
+
+/* The first test of all: the others load it. A sanitizer has threads of its own. */
+static void test_nothing_is_loaded_before_the_first_open(void **state)
+{
+    const int before = thread_count();
+    struct kz_rpc *rpc = NULL;
+
+    (void)state;
+    assert_false(is_mapped("libgrpc"));
+    assert_false(is_mapped("libabsl"));
+    assert_true(before <= 2);
+    assert_int_equal(kz_rpc_open(&rpc, NULL), KZ_OK);
+    assert_true(is_mapped(KZ_GRPC_LIBRARY));
+    assert_true(thread_count() > before);
+    kz_rpc_close(rpc);
+}
+
+/* ---- unary
+ * ----------------------------------------------------------------------------------------- */
+
+static void test_echo(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Echo"};
+
+    expect(f->channel, &options, "there and back", "", "there and back");
+    expect(f->channel, &options, "", "", "");
+    assert_int_equal(stats_of(f).calls, 2);
+    assert_int_equal(stats_of(f).failures, 0);
+    assert_int_equal(stats_of(f).bytes_sent, 16);
+    assert_int_equal(stats_of(f).bytes_received, 16);
+}
+
+static void test_metadata(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Metadata",
+            .routing = "database=projects%2Fp",
+            .resource = "projects/p/databases/d"};
+    const struct kz_rpc_options bad = {.method = "/peer/Metadata", .routing = "a\nb"};
+    Kizashi__Rpc__Any *answer = NULL;
+    struct kz_err err;
+
+    assert_int_equal(call(f->channel, &options, "", "", &answer, &err), KZ_OK);
+    assert_string_equal(answer->type_url, "database=projects%2Fp");
+    assert_int_equal(answer->value.len, 22);
+    assert_memory_equal(answer->value.data, "projects/p/databases/d", 22);
+    kizashi__rpc__any__free_unpacked(answer, NULL);
+    assert_int_equal(call(f->channel, &bad, "", "", &answer, &err), KZ_INVALID);
+    assert_non_null(strstr(err.message, "characters that cannot be sent"));
+}
+
+static void test_statuses(void **state)
+{
+    static const struct {
+        const char *script;
+        enum kz_code code;
+    } rows[] = {
+            {"1", KZ_UNAVAILABLE},
+            {"2", KZ_IO},
+            {"3", KZ_INVALID},
+            {"4", KZ_TIMEOUT},
+            {"5", KZ_NOT_FOUND},
+            {"6", KZ_CONFLICT},
+            {"7", KZ_FORBIDDEN},
+            {"9", KZ_CONFLICT},
+            {"10", KZ_CONFLICT},
+            {"11", KZ_INVALID},
+            {"12", KZ_UNSUPPORTED},
+            {"13", KZ_IO},
+            {"14", KZ_UNAVAILABLE},
+            {"15", KZ_CORRUPT},
+            {"16", KZ_UNAUTHENTICATED},
+    };
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Script"};
+    Kizashi__Rpc__Any *answer = NULL;
+
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(rows); i++) {
+        char expected[100];
+        struct kz_err err;
+
+        assert_int_equal(call(f->channel, &options, rows[i].script, rows[i].script, &answer, &err),
+                rows[i].code);
+        assert_int_equal(kz_rpc_status(), atoi(rows[i].script));
+        assert_int_equal(err.code, rows[i].code);
+        snprintf(expected, sizeof(expected), "peer/Script at %s: ", f->peer.address);
+        assert_memory_equal(err.message, expected, strlen(expected));
+        assert_non_null(strstr(err.message, ": as told to")); /* in one line */
+    }
+    assert_int_equal(stats_of(f).failures, KZ_ARRAY_COUNT(rows));
+    assert_int_equal(stats_of(f).retries, 0);
+}
+
+static void test_what_is_tried_again(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options once = {.method = "/peer/Script"};
+    const struct kz_rpc_options idempotent = {.method = "/peer/Script", .idempotent = true};
+    Kizashi__Rpc__Any *answer = NULL;
+
+    /* Refused before it ran. */
+    expect(f->channel, &once, "8 8 0", "refused", "3");
+    /* May have run. */
+    assert_int_equal(call(f->channel, &once, "14 0", "once", &answer, NULL), KZ_UNAVAILABLE);
+    expect(f->channel, &idempotent, "14 4 14 0", "idempotent", "4");
+    expect(f->channel, &idempotent, "13 13 0", "internal", "3");
+    assert_int_equal(call(f->channel, &idempotent, "13 13 13 0", "thrice", &answer, NULL), KZ_IO);
+    /* Would fail again. */
+    assert_int_equal(call(f->channel, &idempotent, "3 0", "invalid", &answer, NULL), KZ_INVALID);
+    assert_int_equal(call(f->channel, &idempotent, "10 0", "aborted", &answer, NULL), KZ_CONFLICT);
+    assert_int_equal(stats_of(f).retries, 2 + 3 + 2 + 2);
+}
+
+static void test_retry_info(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Script", .timeout_ms = 2000};
+    const int64_t before_ms = kz_mono_ms();
+    Kizashi__Rpc__Any *answer = NULL;
+
+    expect(f->channel, &options, "8+300 0", "obeyed", "2");
+    assert_true(kz_mono_ms() - before_ms >= 300);
+    /* Longer than there is time: at once, and told. */
+    assert_int_equal(call(f->channel, &options, "8+60000 0", "long", &answer, NULL), KZ_LIMIT);
+    assert_true(kz_mono_ms() - before_ms < 1500);
+    assert_int_equal(kz_rpc_retry_ms(), 60000);
+    assert_int_equal(call(f->channel, &options, "10+25", "aborted", &answer, NULL), KZ_CONFLICT);
+    assert_int_equal(kz_rpc_retry_ms(), 25);
+    assert_int_equal(call(f->channel, &options, "5", "without", &answer, NULL), KZ_NOT_FOUND);
+    assert_int_equal(kz_rpc_retry_ms(), 0);
+}
+
+static void test_retry_info_is_foreign(void **state)
+{
+    (void)state;
+    assert_int_equal(kz_rpc_parse_retry_info_ms(KZ_STR("")), 0);
+    assert_int_equal(kz_rpc_parse_retry_info_ms(KZ_STR("\xff\xff\xff\xff")), 0);
+    assert_int_equal(kz_rpc_parse_retry_info_ms(KZ_STR("\x1a\x7f")), 0);
+}
+
+static void test_deadline(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Hold", .timeout_ms = 200};
+    const int64_t before_ms = kz_mono_ms();
+    Kizashi__Rpc__Any *answer = NULL;
+    struct kz_err err;
+
+    assert_int_equal(call(f->channel, &options, "", "", &answer, &err), KZ_TIMEOUT);
+    assert_int_equal(kz_rpc_status(), KZ_RPC_DEADLINE_EXCEEDED);
+    assert_true(kz_mono_ms() - before_ms >= 190);
+    assert_true(kz_mono_ms() - before_ms < 5000);
+    assert_null(strstr(err.message, "without a connection"));
+}
+
+static void test_answers_that_are_none(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options nothing = {.method = "/peer/Nothing"};
+    const struct kz_rpc_options garbage = {.method = "/peer/Garbage"};
+    Kizashi__Rpc__Any *answer = NULL;
+    struct kz_err err;
+
+    /* gRPC itself makes INTERNAL or UNIMPLEMENTED of it, by version. */
+    assert_int_not_equal(call(f->channel, &nothing, "", "", &answer, &err), KZ_OK);
+    assert_int_equal(call(f->channel, &garbage, "", "", &answer, &err), KZ_CORRUPT);
+    assert_non_null(strstr(err.message, "an answer of 3 bytes is no valid kizashi.rpc.Any"));
+    assert_int_equal(kz_rpc_status(), KZ_RPC_UNKNOWN);
+}
+
+static void test_receive_limit(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Big"};
+    const struct kz_rpc_target small = {.emulator = f->peer.address, .receive_max_bytes = 1000};
+    KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
+    Kizashi__Rpc__Any *answer = NULL;
+    struct kz_err err;
+
+    assert_int_equal(kz_rpc_connect(f->rpc, &small, &channel, NULL), KZ_OK);
+    expect(channel, &options, "900", "", "");
+    assert_int_equal(call(channel, &options, "1100", "", &answer, &err), KZ_TOO_LARGE);
+    assert_int_equal(call(f->channel, &options, "20000000", "", &answer, &err), KZ_OK);
+    assert_int_equal(answer->value.len, 20000000);
+    kizashi__rpc__any__free_unpacked(answer, NULL);
+}
+
+static void test_connections(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Where"};
+    const struct kz_rpc_target target = {.emulator = f->peer.address, .connection_count = 3};
+    KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
+    char seen[3][64] = {{0}};
+    int count = 0;
+
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
+    for (int i = 0; i < 9; i++) {
+        Kizashi__Rpc__Any *answer = NULL;
+        int k = 0;
+
+        assert_int_equal(call(channel, &options, "", "", &answer, NULL), KZ_OK);
+        while (k < count && strcmp(seen[k], answer->type_url) != 0)
+            k++;
+        assert_true(k < 3);
+        if (k == count)
+            snprintf(seen[count++], sizeof(seen[0]), "%s", answer->type_url);
+        kizashi__rpc__any__free_unpacked(answer, NULL);
+    }
+    assert_int_equal(count, 3);
+}
+
+/* ---- callbacks
+ * ------------------------------------------------------------------------------------- */
+
+struct waiting {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int ok, failed;
+    enum kz_code code;
+    enum kz_rpc_status status;
+};
+#define WAITING                                                                                    \
+    {                                                                                              \
+        .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER                     \
+    }
+
+static void on_answer(
+        void *arg, enum kz_code code, const ProtobufCMessage *answer, const struct kz_err *err)
+{
+    struct waiting *w = arg;
+
+    pthread_mutex_lock(&w->lock);
+    assert_true((code == KZ_OK) == (answer != NULL));
+    assert_true((code == KZ_OK) == (err == NULL));
+    if (code == KZ_OK) {
+        w->ok++;
+    } else {
+        w->failed++;
+        w->code = code;
+        w->status = kz_rpc_status();
+    }
+    pthread_cond_signal(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void wait_for(struct waiting *w, int count)
+{
+    pthread_mutex_lock(&w->lock);
+    while (w->ok + w->failed < count)
+        pthread_cond_wait(&w->changed, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void test_callbacks(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options echo = {.method = "/peer/Echo"};
+    const struct kz_rpc_options script = {.method = "/peer/Script"};
+    struct waiting w = WAITING;
+
+    for (int i = 0; i < 200; i++) {
+        /* Nothing of the request is needed once the call has been started. */
+        Kizashi__Rpc__Any request = any("x", "y");
+
+        kz_rpc_start(f->channel, &echo, &request.base, ANY, on_answer, &w);
+    }
+    wait_for(&w, 200);
+    assert_int_equal(w.ok, 200);
+    for (int i = 0; i < 20; i++) {
+        char name[16];
+        Kizashi__Rpc__Any request = any("8 8 0", name);
+
+        snprintf(name, sizeof(name), "callback%d", i);
+        request.value.len = strlen(name);
+        kz_rpc_start(f->channel, &script, &request.base, ANY, on_answer, &w);
+    }
+    wait_for(&w, 220);
+    assert_int_equal(w.ok, 220);
+    assert_int_equal(stats_of(f).retries, 40);
+    {
+        Kizashi__Rpc__Any request = any("7", "forbidden");
+
+        kz_rpc_start(f->channel, &script, &request.base, ANY, on_answer, &w);
+    }
+    wait_for(&w, 221);
+    assert_int_equal(w.code, KZ_FORBIDDEN);
+    assert_int_equal(w.status, KZ_RPC_PERMISSION_DENIED);
+}
+
+/* One that is under way, and one that waits for its next attempt. */
+static void test_closing_a_channel_ends_its_calls(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options hold = {.method = "/peer/Hold", .timeout_ms = 60000};
+    const struct kz_rpc_options script = {.method = "/peer/Script", .timeout_ms = 60000};
+    const struct kz_rpc_target target = {.emulator = f->peer.address};
+    const int64_t before_ms = kz_mono_ms();
+    struct kz_rpc_channel *channel = NULL;
+    Kizashi__Rpc__Any held = any("", ""), refused = any("8+30000", "closing");
+    struct waiting w = WAITING;
+
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
+    kz_rpc_start(channel, &hold, &held.base, ANY, on_answer, &w);
+    kz_rpc_start(channel, &script, &refused.base, ANY, on_answer, &w);
+    while (stats_of(f).retries < 1)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    kz_rpc_channel_close(channel);
+    assert_int_equal(w.failed, 2);
+    assert_int_equal(w.code, KZ_UNAVAILABLE);
+    assert_true(kz_mono_ms() - before_ms < 10000);
+}
+
+struct worker {
+    struct fixture *f;
+    int done;
+};
+
+static void *many_calls(void *arg)
+{
+    struct worker *worker = arg;
+    const struct kz_rpc_options options = {.method = "/peer/Echo"};
+
+    for (int i = 0; i < 100; i++) {
+        Kizashi__Rpc__Any *answer = NULL;
+        char text[32];
+
+        snprintf(text, sizeof(text), "%p %d", arg, i);
+        if (call(worker->f->channel, &options, text, "", &answer, NULL) == KZ_OK)
+            worker->done += strcmp(answer->type_url, text) == 0;
+        kizashi__rpc__any__free_unpacked(answer, NULL);
+    }
+    return NULL;
+}
+
+static void test_many_threads(void **state)
+{
+    enum { THREADS = 8 };
+    struct worker workers[THREADS];
+    pthread_t threads[THREADS];
+
+    for (int i = 0; i < THREADS; i++) {
+        workers[i] = (struct worker){.f = *state};
+        assert_int_equal(pthread_create(&threads[i], NULL, many_calls, &workers[i]), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(workers[i].done, 100);
+    }
+}
+
+/* ---- nobody there
+ * ---------------------------------------------------------------------------------- */
+
+/* A port that nobody listens on, or, with `listen`, one that never says a word. */
+static int silent_port(bool listening, char address[32])
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    if (listening)
+        assert_int_equal(listen(fd, 5), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &size), 0);
+    snprintf(address, 32, "127.0.0.1:%d", ntohs(at.sin_port));
+    return fd;
+}
+
+static void test_connection_refused(void **state)
+{
+    struct fixture *f = *state;
+    char address[32];
+    int fd = silent_port(false, address);
+    const struct kz_rpc_target target = {.emulator = address};
+    struct kz_rpc_options options = {.method = "/peer/Echo", .idempotent = true};
+    KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
+    Kizashi__Rpc__Any *answer = NULL;
+    int64_t before_ms = kz_mono_ms();
+    struct kz_err err;
+
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(call(channel, &options, "", "", &answer, &err), KZ_UNAVAILABLE);
+    assert_true(kz_mono_ms() - before_ms < 1000);
+    assert_non_null(strstr(err.message, "Connection refused"));
+    assert_non_null(strstr(err.hint, address));
+
+    options.wait_for_ready = true;
+    options.timeout_ms = 500;
+    before_ms = kz_mono_ms();
+    assert_int_equal(call(channel, &options, "", "", &answer, &err), KZ_TIMEOUT);
+    assert_true(kz_mono_ms() - before_ms >= 490);
+    assert_true(kz_mono_ms() - before_ms < 3000);
+    assert_non_null(strstr(err.message, "without a connection"));
+    close(fd);
+}
+
+static void test_wait_for_ready_until_the_peer_is_there(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_target target = {.emulator = f->peer.address};
+    const struct kz_rpc_options options = {.method = "/peer/Echo", .wait_for_ready = true};
+    KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
+    Kizashi__Rpc__Any request = any("late", "");
+    struct waiting w = WAITING;
+
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
+    peer_kill(&f->peer);
+    kz_rpc_start(channel, &options, &request.base, ANY, on_answer, &w);
+    f->peer = peer_start(f->peer.port);
+    wait_for(&w, 1);
+    assert_int_equal(w.ok, 1);
+}
+
+static void test_peer_killed_under_a_call(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options echo = {.method = "/peer/Echo", .idempotent = true};
+    const struct kz_rpc_options hold = {.method = "/peer/Hold", .idempotent = true};
+    Kizashi__Rpc__Any request = any("", "");
+    struct waiting w = WAITING;
+
+    expect(f->channel, &echo, "before", "", "before");
+    kz_rpc_start(f->channel, &hold, &request.base, ANY, on_answer, &w);
+    peer_kill(&f->peer);
+    wait_for(&w, 1);
+    assert_int_equal(w.code, KZ_UNAVAILABLE);
+    f->peer = peer_start(f->peer.port);
+    {
+        const struct kz_rpc_options again = {.method = "/peer/Echo", .wait_for_ready = true};
+
+        expect(f->channel, &again, "after", "", "after");
+    }
+}
+
+static void test_peer_suspended(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Echo", .timeout_ms = 300};
+    Kizashi__Rpc__Any *answer = NULL;
+
+    expect(f->channel, &options, "before", "", "before");
+    kill(f->peer.pid, SIGSTOP);
+    assert_int_equal(call(f->channel, &options, "", "", &answer, NULL), KZ_TIMEOUT);
+    kill(f->peer.pid, SIGCONT);
+    expect(f->channel, &(struct kz_rpc_options){.method = "/peer/Echo"}, "after", "", "after");
+}
+
+/* Credentials that gRPC takes without asking anybody: the handshake fails before they are used. */
+static void use_made_up_credentials(char path[64])
+{
+    static const char text[] = "{\"type\": \"authorized_user\", \"client_id\": \"a\", "
+                               "\"client_secret\": \"b\", \"refresh_token\": \"c\"}";
+    int fd;
+
+    snprintf(path, 64, "/tmp/kz-rpc-test-XXXXXX");
+    fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
+    close(fd);
+    setenv("GOOGLE_APPLICATION_CREDENTIALS", path, 1);
+}
+
+static void test_tls_to_what_is_no_tls(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_target target = {.endpoint = f->peer.address, .emulator = ""};
+    const struct kz_rpc_options options = {.method = "/peer/Echo", .timeout_ms = 10000};
+    KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
+    const int64_t before_ms = kz_mono_ms();
+    Kizashi__Rpc__Any *answer = NULL;
+    char path[64];
+
+    use_made_up_credentials(path);
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
+    assert_int_equal(call(channel, &options, "", "", &answer, NULL), KZ_UNAVAILABLE);
+    assert_true(kz_mono_ms() - before_ms < 5000);
+    unsetenv("GOOGLE_APPLICATION_CREDENTIALS");
+    unlink(path);
+}
+
+static void test_no_credentials(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_target target = {.endpoint = f->peer.address};
+    struct kz_rpc_channel *channel = NULL;
+    struct kz_err err;
+
+    setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json", 1);
+    setenv("NO_GCE_CHECK", "true", 1); /* of gRPC: there is no metadata server to wait for */
+    setenv("HOME", "/nowhere", 1);
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, &err), KZ_UNAUTHENTICATED);
+    assert_non_null(strstr(err.message, "/nowhere/key.json"));
+    assert_non_null(strstr(err.hint, "GOOGLE_APPLICATION_CREDENTIALS"));
+    unsetenv("GOOGLE_APPLICATION_CREDENTIALS");
+}
+
+/* ---- streams
+ * --------------------------------------------------------------------------------------- */
+
+static struct kz_rpc_stream *open_stream(struct fixture *f, const char *method, int64_t timeout_ms)
+{
+    const struct kz_rpc_options options = {.method = method, .timeout_ms = timeout_ms};
+    struct kz_rpc_stream *stream = NULL;
+
+    assert_int_equal(kz_rpc_stream(f->channel, &options, ANY, &stream, NULL), KZ_OK);
+    return stream;
+}
+
+static void write_any(struct kz_rpc_stream *stream, const char *type_url, const char *value)
+{
+    Kizashi__Rpc__Any message = any(type_url, value);
+
+    assert_int_equal(kz_rpc_stream_write(stream, &message.base, NULL), KZ_OK);
+}
+
+static void expect_next(struct kz_rpc_stream *stream, const char *expected)
+{
+    ProtobufCMessage *message = NULL;
+    struct kz_err err = {0};
+
+    if (kz_rpc_stream_next(stream, 10000, &message, &err) != KZ_OK)
+        fail_msg("%s", err.message);
+    assert_string_equal(((Kizashi__Rpc__Any *)message)->type_url, expected);
+    protobuf_c_message_free_unpacked(message, NULL);
+}
+
+static enum kz_code next_code(struct kz_rpc_stream *stream, int64_t wait_ms)
+{
+    ProtobufCMessage *message = NULL;
+    enum kz_code rc = kz_rpc_stream_next(stream, wait_ms, &message, NULL);
+
+    protobuf_c_message_free_unpacked(message, NULL);
+    return rc;
+}
+
+static void test_both_ways(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Chat", 0);
+    Kizashi__Rpc__Any late = any("late", "");
+
+    assert_int_equal(stats_of(f).streams_open, 1);
+    write_any(stream, "one", "");
+    expect_next(stream, "one");
+    assert_int_equal(next_code(stream, 20), KZ_TIMEOUT);
+    assert_int_equal(kz_rpc_status(), KZ_RPC_UNKNOWN);
+    write_any(stream, "two", "");
+    write_any(stream, "three", "");
+    expect_next(stream, "two");
+    expect_next(stream, "three");
+    kz_rpc_stream_half_close(stream);
+    assert_int_equal(kz_rpc_stream_write(stream, &late.base, NULL), KZ_END);
+    expect_next(stream, "bye");
+    assert_int_equal(next_code(stream, -1), KZ_END);
+    assert_int_equal(next_code(stream, 0), KZ_END);
+    kz_rpc_stream_close(stream);
+    assert_int_equal(stats_of(f).streams_open, 0);
+    assert_int_equal(stats_of(f).failures, 0);
+}
+
+static void test_server_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Flood", 0);
+
+    write_any(stream, "1000", "");
+    kz_rpc_stream_half_close(stream);
+    for (int i = 0; i < 1000; i++) {
+        char number[16];
+
+        snprintf(number, sizeof(number), "%d", i);
+        expect_next(stream, number);
+    }
+    assert_int_equal(next_code(stream, -1), KZ_END);
+    kz_rpc_stream_close(stream);
+
+    /* With a status at the end: all messages first. */
+    stream = open_stream(f, "/peer/Flood", 0);
+    write_any(stream, "3", "\x0a");
+    kz_rpc_stream_half_close(stream);
+    expect_next(stream, "0");
+    expect_next(stream, "1");
+    expect_next(stream, "2");
+    assert_int_equal(next_code(stream, -1), KZ_CONFLICT);
+    assert_int_equal(kz_rpc_status(), KZ_RPC_ABORTED);
+    assert_int_equal(next_code(stream, -1), KZ_CONFLICT);
+    kz_rpc_stream_close(stream);
+    assert_int_equal(stats_of(f).failures, 1);
+}
+
+/* Far more than fits into the windows of HTTP/2: what nobody reads is not sent. */
+static void test_stream_given_up(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Flood", 0);
+    const int64_t before_ms = kz_mono_ms();
+
+    write_any(stream, "1000000", "");
+    kz_rpc_stream_half_close(stream);
+    expect_next(stream, "0");
+    kz_rpc_stream_close(stream);
+    assert_true(kz_mono_ms() - before_ms < 5000);
+    assert_true(stats_of(f).bytes_received < 10000);
+}
+
+static void test_closing_ends_a_chat_in_order(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Chat", 0);
+    const uint64_t before = stats_of(f).bytes_received;
+
+    write_any(stream, "unread", "");
+    kz_rpc_stream_close(stream);
+    /* The peer's last word came, so it has seen the half-close. */
+    assert_int_equal(stats_of(f).bytes_received - before, 2 + 6 + 2 + 3);
+}
+
+static void *cancel_soon(void *arg)
+{
+    nanosleep(&(struct timespec){0, 50000000}, NULL);
+    kz_rpc_stream_cancel(arg);
+    return NULL;
+}
+
+static void test_cancel_from_another_thread(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Chat", 0);
+    Kizashi__Rpc__Any message = any("after", "");
+    pthread_t thread;
+
+    write_any(stream, "one", "");
+    expect_next(stream, "one");
+    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, stream), 0);
+    assert_int_equal(next_code(stream, -1), KZ_UNAVAILABLE);
+    assert_int_equal(kz_rpc_status(), KZ_RPC_CANCELLED);
+    pthread_join(thread, NULL);
+    assert_int_equal(kz_rpc_stream_write(stream, &message.base, NULL), KZ_END);
+    kz_rpc_stream_close(stream);
+}
+
+static void test_stream_deadline(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Chat", 200);
+
+    assert_int_equal(next_code(stream, -1), KZ_TIMEOUT);
+    assert_int_equal(kz_rpc_status(), KZ_RPC_DEADLINE_EXCEEDED);
+    kz_rpc_stream_close(stream);
+}
+
+static void test_peer_killed_in_mid_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Chat", 0);
+    Kizashi__Rpc__Any message = any("two", "");
+
+    write_any(stream, "one", "");
+    expect_next(stream, "one");
+    peer_kill(&f->peer);
+    assert_int_equal(next_code(stream, 10000), KZ_UNAVAILABLE);
+    assert_int_equal(kz_rpc_stream_write(stream, &message.base, NULL), KZ_END);
+    kz_rpc_stream_close(stream);
+}
+
+static void test_stream_to_nobody(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream;
+    Kizashi__Rpc__Any message = any("one", "");
+
+    peer_kill(&f->peer);
+    stream = open_stream(f, "/peer/Chat", 0);
+    assert_int_equal(kz_rpc_stream_write(stream, &message.base, NULL), KZ_END);
+    assert_int_equal(next_code(stream, 10000), KZ_UNAVAILABLE);
+    kz_rpc_stream_close(stream);
+}
+
+static void *write_many(void *arg)
+{
+    for (int i = 0; i < 300; i++)
+        write_any(arg, "message", "");
+    kz_rpc_stream_half_close(arg);
+    return NULL;
+}
+
+static void test_one_thread_writes_another_reads(void **state)
+{
+    struct fixture *f = *state;
+    struct kz_rpc_stream *stream = open_stream(f, "/peer/Chat", 0);
+    pthread_t thread;
+
+    assert_int_equal(pthread_create(&thread, NULL, write_many, stream), 0);
+    for (int i = 0; i < 300; i++)
+        expect_next(stream, "message");
+    expect_next(stream, "bye");
+    assert_int_equal(next_code(stream, -1), KZ_END);
+    pthread_join(thread, NULL);
+    kz_rpc_stream_close(stream);
+}
+
+#define WITH_PEER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+            cmocka_unit_test(test_nothing_is_loaded_before_the_first_open),
+            WITH_PEER(test_echo),
+            WITH_PEER(test_metadata),
+            WITH_PEER(test_statuses),
+            WITH_PEER(test_what_is_tried_again),
+            WITH_PEER(test_retry_info),
+            cmocka_unit_test(test_retry_info_is_foreign),
+            WITH_PEER(test_deadline),
+            WITH_PEER(test_answers_that_are_none),
+            WITH_PEER(test_receive_limit),
+            WITH_PEER(test_connections),
+            WITH_PEER(test_callbacks),
+            WITH_PEER(test_closing_a_channel_ends_its_calls),
+            WITH_PEER(test_many_threads),
+            WITH_PEER(test_connection_refused),
+            WITH_PEER(test_wait_for_ready_until_the_peer_is_there),
+            WITH_PEER(test_peer_killed_under_a_call),
+            WITH_PEER(test_peer_suspended),
+            WITH_PEER(test_tls_to_what_is_no_tls),
+            WITH_PEER(test_no_credentials),
+            WITH_PEER(test_both_ways),
+            WITH_PEER(test_server_stream),
+            WITH_PEER(test_stream_given_up),
+            WITH_PEER(test_closing_ends_a_chat_in_order),
+            WITH_PEER(test_cancel_from_another_thread),
+            WITH_PEER(test_stream_deadline),
+            WITH_PEER(test_peer_killed_in_mid_stream),
+            WITH_PEER(test_stream_to_nobody),
+            WITH_PEER(test_one_thread_writes_another_reads),
+    };
+
+    if (argc == 3 && strcmp(argv[1], "--peer") == 0)
+        peer_main(atoi(argv[2]));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
