@@ -154,7 +154,7 @@ static void start_attempt(struct kz_rpc_call *call)
 static int64_t retry_at(const struct kz_rpc_call *call)
 {
     const struct kz_rpc_channel *channel = call->channel;
-    int64_t wait_ms = kz_rpc_backoff_ms(call->end.status, call->idempotent, call->attempt,
+    int64_t wait_ms = kz_rpc_try_again_ms(call->end.status, call->idempotent, call->attempt,
             kz_rpc_retry_info_ms(&call->end.trailing));
     int64_t at_ms = kz_mono_ms() + wait_ms;
 

@@ -175,5 +175,5 @@ enum kz_code kz_rpc_failed(const struct kz_rpc_channel *channel, const char *met
         const struct kz_rpc_end *end, struct kz_err *err);
 
 /* How long to wait before attempt number `attempt` + 1, jittered; -1: this is not tried again. */
-int64_t kz_rpc_backoff_ms(
+int64_t kz_rpc_try_again_ms(
         grpc_status_code status, bool idempotent, unsigned attempt, int64_t retry_info_ms);

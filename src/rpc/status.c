@@ -162,7 +162,7 @@ enum kz_code kz_rpc_failed(const struct kz_rpc_channel *channel, const char *met
     return code;
 }
 
-int64_t kz_rpc_backoff_ms(
+int64_t kz_rpc_try_again_ms(
         grpc_status_code status, bool idempotent, unsigned attempt, int64_t retry_info_ms)
 {
     const int64_t first = statuses[known(status)].back_off_ms;
