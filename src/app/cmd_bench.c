@@ -2,7 +2,7 @@
  * conditions by a server and a load generator in processes of their own.
  *
  *     project, empty data -> [idle memory] -> [cost of an event] -> history stored -> [memory]
- *       -> [cost of an event] -> [intake] -> [single] -> [latency] -> [get] -> [nginx]
+ *       -> [cost of an event] -> [intake] -> [single] -> [latency] -> [together] -> [get] -> [nginx]
  *       -> SIGTERM, start -> kill -9, start -> [features over the stored data]
  *
  * A rate counts as sustained where, in an open loop at that rate, 99 % of what was offered was
@@ -342,7 +342,8 @@ static void told_sustained(struct bench *b, const char *id, const char *what, co
         SAY(row->measured, "%.0f a second", rate);
     else
         SAY(row->measured, "nothing sustained");
-    SAY(row->details, "capacity in a closed loop %.0f a second", s->capacity * s->load.batch);
+    if (s->capacity > 0)
+        SAY(row->details, "capacity in a closed loop %.0f a second", s->capacity * s->load.batch);
     say_latency(row->details, sizeof(row->details), &s->at.load.latency);
     if (b->server.pid)
         say_cpu(row->details, sizeof(row->details), &s->at, s->at.load.seconds);
@@ -494,6 +495,47 @@ static enum kz_code latency(struct bench *b, struct kz_err *err)
     return KZ_OK;
 }
 
+/* All at once: intake at its target, of which 2,000 requests a second come, and beside it single
+ * events that wait for their prediction: what a page sees while everybody is there. */
+static enum kz_code together(struct bench *b, struct kz_err *err)
+{
+    struct kz_bench_load probe = {.kind = KZ_BENCH_WAIT,
+            .path = "/v1/events?wait=trivial&timeout_ms=2000",
+            .connections = 16,
+            .rate = 200,
+            .warm_s = 3,
+            .seconds = b->seconds,
+            .batch = 1};
+    struct kz_bench_load flood = {.kind = KZ_BENCH_INTAKE,
+            .port = b->server.port,
+            .path = "/v1/events",
+            .connections = 32,
+            .rate = 134000.0 / BATCH,
+            .warm_s = 1,
+            .seconds = b->seconds + 3,
+            .batch = BATCH,
+            .users = &b->users};
+    struct sustain s = {.load = flood, .p99_max_ms = 1000, .rate = 134000.0 / BATCH};
+    struct kz_bench_child child;
+    struct measured m;
+
+    if (!wanted(b, "together"))
+        return KZ_OK;
+    kz_bench_settle(&b->server, SETTLE_MS);
+    flood.run = ++b->run;
+    KZ_TRY(kz_bench_load_start(&flood, &child, err));
+    KZ_TRY(measure(b, probe, &m, err));
+    told_latency(b, "together_latency", "event -> prediction beside 134,000 events/s", &m);
+    s.at = m;
+    KZ_TRY(kz_bench_load_wait(&child, &s.at.load, err));
+    if (!holds(&s, &s.at, flood.rate))
+        s.rate = 0;
+    told_sustained(b, "together_intake", "intake of all at once, 134,000/s offered", "134,000/s",
+            133000, &s);
+    kz_bench_settle(&b->server, SETTLE_MS);
+    return KZ_OK;
+}
+
 static enum kz_code get(struct bench *b, struct kz_err *err)
 {
     struct sustain s = {.load = {.kind = KZ_BENCH_GET,
@@ -623,14 +665,15 @@ static enum kz_code bench(struct bench *b, struct kz_err *err)
     KZ_TRY(intake(b, err));
     KZ_TRY(single(b, err));
     KZ_TRY(latency(b, err));
+    KZ_TRY(together(b, err));
     KZ_TRY(get(b, err));
     KZ_TRY(peer(b, err));
     KZ_TRY(starts(b, err));
     return features(b, err);
 }
 
-static const char *const names[] = {"intake", "single", "latency", "get", "nginx", "start", "memory",
-        "cost", "features"};
+static const char *const names[] = {"intake", "single", "latency", "together", "get", "nginx", "start",
+        "memory", "cost", "features"};
 
 static bool is_name(const char *text)
 {
@@ -675,8 +718,8 @@ const struct kz_command kz_command_bench = {
         .arguments = "[WHAT...]",
         .argument_max = KZ_ARGUMENTS_MAX,
         .summary = "Measures this machine against the targets: intake, latency, memory, start.",
-        .details = "WHAT: intake, single, latency, get, nginx, start, memory, cost, features; all of\n"
-                   "them where none is named. It makes a project of its own on the disk of --data,\n"
+        .details = "WHAT: intake, single, latency, together, get, nginx, start, memory, cost, features;\n"
+                   "all of them where none is named. It makes a project of its own on the disk of --data,\n"
                    "stores a history (1M users, 10M events), and loads it in an open loop. fsync is\n"
                    "on. The load generator's share of the cores is stated beside each figure.",
         .example = "kizashi bench --quick intake latency",

@@ -29,11 +29,12 @@ struct slot_counts {
     uint32_t all, pending, waiting, targets;
 };
 
-/* V4: every slot is in one list; times of one name are in order, newest first. */
+/* V4: every slot is in one list; times come last in it, those of one name in order, newest first. */
 static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uint8_t *seen,
         struct slot_counts *counts, struct kz_err *err)
 {
     uint32_t source_count = 0, target_count = 0;
+    bool times_began = false;
 
     for (uint32_t at = kz_views_at(views, user)->slots; at;) {
         const struct kz_slot *slot;
@@ -52,8 +53,11 @@ static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uin
         source_count += slot->kind == KZ_SLOT_SOURCE;
         target_count += slot->kind == KZ_SLOT_TARGET;
         at = slot->next;
+        if (slot->kind != KZ_SLOT_TIMES && times_began)
+            BAD("a slot of user %u lies behind times", user);
         if (slot->kind != KZ_SLOT_TIMES)
             continue;
+        times_began = true;
         n = kz_views_times_get(views, user, slot->name, times);
         for (size_t i = 1; i < n; i++) {
             if (times[i] > times[i - 1])

@@ -29,6 +29,9 @@ static bool rebuild_slots(struct kz_views *views)
 
         if (slot->next >= views->slots.end || slot->kind >= KZ_SLOT_KIND_END)
             return false;
+        if (slot->kind == KZ_SLOT_TIMES && slot->next &&
+                kz_views_slot_at(views, slot->next)->kind != KZ_SLOT_TIMES)
+            return false; /* V4: whoever looks for it would not find it */
         views->slot_count += slot->kind != KZ_SLOT_FREE;
         views->pending_count += slot->kind == KZ_SLOT_REQUEST;
         views->waiting_count += slot->kind == KZ_SLOT_DELIVERY;

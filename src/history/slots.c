@@ -7,6 +7,8 @@ static bool is(const struct kz_slot *slot, enum kz_slot_kind kind, uint64_t name
     return slot->kind == kind && (!name || slot->name == name);
 }
 
+/* A user who is counted often has dozens of slots of times: whoever looks for something else stops
+ * before them (V4). */
 static struct kz_slot *find_from(
         const struct kz_views *views, uint32_t at, enum kz_slot_kind kind, uint64_t name)
 {
@@ -15,6 +17,8 @@ static struct kz_slot *find_from(
 
         if (is(slot, kind, name))
             return slot;
+        if (slot->kind == KZ_SLOT_TIMES && kind != KZ_SLOT_TIMES)
+            return NULL;
         at = slot->next;
     }
     return NULL;
@@ -133,10 +137,22 @@ static uint32_t *link_to(struct kz_views *views, uint32_t user, const struct kz_
     return link;
 }
 
+/* Puts a slot first into the user's list; times come first among times only (V4). */
+static void link_in(struct kz_views *views, uint32_t user, uint32_t at)
+{
+    struct kz_slot *slot = kz_views_slot_at(views, at);
+    uint32_t *link = &kz_views_at(views, user)->slots;
+
+    while (slot->kind == KZ_SLOT_TIMES && *link &&
+            kz_views_slot_at(views, *link)->kind != KZ_SLOT_TIMES)
+        link = &kz_views_slot_at(views, *link)->next;
+    slot->next = *link;
+    *link = at;
+}
+
 struct kz_slot *kz_views_slot_add(
         struct kz_views *views, uint32_t user, enum kz_slot_kind kind, uint64_t name)
 {
-    struct kz_user *u = kz_views_at(views, user);
     uint32_t at = views->slot_free;
     struct kz_slot *slot;
 
@@ -145,8 +161,8 @@ struct kz_slot *kz_views_slot_add(
     else
         at = kz_pool_take(&views->slots, 1, NULL);
     slot = kz_views_slot_at(views, at);
-    *slot = (struct kz_slot){.name = name, .kind = (uint8_t)kind, .next = u->slots};
-    u->slots = at;
+    *slot = (struct kz_slot){.name = name, .kind = (uint8_t)kind};
+    link_in(views, user, at);
     count_kind(views, kind, 1);
     return slot;
 }
@@ -184,8 +200,7 @@ void kz_views_slot_move(struct kz_views *views, uint32_t from, uint32_t to, stru
     uint32_t at = *link;
 
     *link = slot->next;
-    slot->next = kz_views_at(views, to)->slots;
-    kz_views_at(views, to)->slots = at;
+    link_in(views, to, at);
 }
 
 /* ---- times ----------------------------------------------------------------------------------- */
@@ -206,7 +221,7 @@ size_t kz_views_times_get(
 }
 
 /* Writes the times back into the user's slots of the name, as many as that takes, in list order:
- * new slots come first in the list, so all are there before the first is written (V4). */
+ * new slots come first among times, so all are there before the first is written (V4). */
 static void times_put(
         struct kz_views *views, uint32_t user, uint64_t name, const int64_t *times, size_t count)
 {
