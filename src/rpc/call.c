@@ -56,7 +56,6 @@ static struct kz_rpc_call *new_call(struct kz_rpc_channel *channel,
     struct kz_rpc_call *call = kz_calloc(1, sizeof(*call));
 
     KZ_BUG_ON(options->method[0] != '/');
-    call->op.done = on_done;
     call->channel = channel;
     call->method = options->method;
     call->answer_type = answer_type;
@@ -140,13 +139,12 @@ static void start_attempt(struct kz_rpc_call *call)
     started = kz_rpc_new_call(channel->rpc, &call->head, call->connection, call->deadline_ms);
     atomic_fetch_add_explicit(
             &channel->rpc->bytes_sent, GRPC_SLICE_LENGTH(call->request), memory_order_relaxed);
-    /* Under the lock: once started, the call may be over and freed at any time. */
+    /* Once started, the call may be over and freed at any time; the lock keeps the channel. */
     pthread_mutex_lock(&channel->lock);
     call->call = started;
     if (atomic_load(&channel->closing))
         grpc->grpc_call_cancel(started, NULL);
-    KZ_BUG_ON(grpc->grpc_call_start_batch(started, ops, KZ_ARRAY_COUNT(ops), &call->op, NULL) !=
-              GRPC_CALL_OK);
+    kz_rpc_op_start(grpc, started, ops, KZ_ARRAY_COUNT(ops), &call->op, on_done);
     pthread_mutex_unlock(&channel->lock);
 }
 
@@ -210,9 +208,6 @@ static void on_done(struct kz_rpc_op *op, bool success)
     int64_t at_ms;
 
     (void)success; /* the batch includes the status, which says it */
-    /* Whatever start_attempt() did, it has done. */
-    pthread_mutex_lock(&call->channel->lock);
-    pthread_mutex_unlock(&call->channel->lock);
     at_ms = retry_at(call);
     if (at_ms >= 0) {
         end_attempt(call);

@@ -1,5 +1,6 @@
-/* rpc/patience.h -- how long a backend tries, and what it says of its service meanwhile: one rule for
- * all of them. kz_rpc_call() tries again by itself; this is for work of several calls, and for streams.
+/* rpc/patience.h -- how long a backend tries, and what it says of its service meanwhile: one rule
+ * for all of them. kz_rpc_call() tries again by itself; this is for work of several calls, and for
+ * streams.
  *
  * Threads  a patience belongs to one; a health is for any.
  */
@@ -10,7 +11,8 @@
 
 #include "base/err.h"
 
-/* ---- patience ---------------------------------------------------------------------------------- */
+/* ---- patience ----------------------------------------------------------------------------------
+ */
 
 /* Tries until `deadline_ms` (monotonic), each wait longer than the one before and jittered. */
 struct kz_rpc_patience {
@@ -22,12 +24,14 @@ int64_t kz_rpc_left_ms(const struct kz_rpc_patience *patience); /* at least 1 */
 /* Waits before the next try, at least `least_ms` (what the service asked for); false, and no wait:
  * there is no time for one. */
 bool kz_rpc_wait(struct kz_rpc_patience *patience, int64_t least_ms);
-/* How long to wait before the try behind `tries` others, jittered: 4 to 8 ms, at last 0.5 to 1 s. */
+/* How long to wait before the try behind `tries` others, jittered: 4 to 8 ms, at last 0.5 to 1 s.
+ */
 int64_t kz_rpc_backoff_ms(unsigned tries);
 /* Whether a failure may pass, the server's status of this thread's last call included. */
 bool kz_rpc_may_pass(enum kz_code code);
 
-/* ---- health ------------------------------------------------------------------------------------ */
+/* ---- health ------------------------------------------------------------------------------------
+ */
 
 /* What is wrong with a service now, for stats and status. */
 struct kz_rpc_health {

@@ -10,6 +10,15 @@
  * closed has no other way to tell it. */
 enum { WAITING_SLEEP_MS = 50 };
 
+/* The release pairs with run()'s acquire: gRPC hands the tag from thread to thread in its own ways,
+ * on which we need not rely. */
+void kz_rpc_op_start(const struct kz_grpc *grpc, grpc_call *call, const grpc_op *ops, size_t count,
+        struct kz_rpc_op *op, kz_rpc_op_done *done)
+{
+    atomic_store_explicit(&op->done, done, memory_order_release);
+    KZ_BUG_ON(grpc->grpc_call_start_batch(call, ops, count, op, NULL) != GRPC_CALL_OK);
+}
+
 static gpr_timespec wake_at(int64_t next_ms)
 {
     int64_t at_ms = KZ_MIN(next_ms, kz_mono_ms() + WAITING_SLEEP_MS);
@@ -35,7 +44,7 @@ static void run(void *arg)
         if (event.type == GRPC_OP_COMPLETE) {
             struct kz_rpc_op *op = event.tag;
 
-            op->done(op, event.success);
+            atomic_load_explicit(&op->done, memory_order_acquire)(op, event.success);
         }
     }
 }

@@ -70,11 +70,15 @@ const char *kz_grpc_log_last(void);
 /* ---- the completion thread (rpc.c) -------------------------------------------------------------
  */
 
-/* A batch of operations under way; its address is gRPC's tag. done() runs on the completion thread,
- * under no lock of ours. */
+struct kz_rpc_op;
+/* A batch of operations under way; its address is gRPC's tag. What kz_rpc_op_start() is given runs
+ * on the completion thread, under no lock of ours, and sees all that was written before. */
+typedef void kz_rpc_op_done(struct kz_rpc_op *op, bool success);
 struct kz_rpc_op {
-    void (*done)(struct kz_rpc_op *op, bool success);
+    _Atomic(kz_rpc_op_done *) done;
 };
+void kz_rpc_op_start(const struct kz_grpc *grpc, grpc_call *call, const grpc_op *ops, size_t count,
+        struct kz_rpc_op *op, kz_rpc_op_done *done);
 
 struct kz_rpc_call; /* call.c */
 

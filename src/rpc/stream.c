@@ -114,12 +114,11 @@ static void on_end(struct kz_rpc_op *op, bool success)
  */
 
 /* Under the lock. */
-static void start(
-        struct kz_rpc_stream *stream, const grpc_op *ops, size_t count, struct kz_rpc_op *op)
+static void start(struct kz_rpc_stream *stream, const grpc_op *ops, size_t count,
+        struct kz_rpc_op *op, kz_rpc_op_done *done)
 {
     stream->under_way++;
-    KZ_BUG_ON(stream->channel->rpc->grpc->grpc_call_start_batch(
-                      stream->call, ops, count, op, NULL) != GRPC_CALL_OK);
+    kz_rpc_op_start(stream->channel->rpc->grpc, stream->call, ops, count, op, done);
 }
 
 static void init_condition(pthread_cond_t *condition)
@@ -148,12 +147,6 @@ enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel, const struct kz_rpc_o
     stream->channel = channel;
     stream->method = options->method;
     stream->answer_type = answer_type;
-    stream->begin_op.done = on_begin;
-    stream->initial_op.done = on_initial;
-    stream->read_op.done = on_read;
-    stream->write_op.done = on_write;
-    stream->half_close_op.done = on_half_close;
-    stream->end_op.done = on_end;
     KZ_BUG_ON(pthread_mutex_init(&stream->lock, NULL) != 0);
     init_condition(&stream->changed);
     kz_rpc_head_init(&stream->head, rpc->grpc, options);
@@ -167,12 +160,12 @@ enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel, const struct kz_rpc_o
 
     pthread_mutex_lock(&stream->lock);
     op = kz_rpc_send_head(&stream->head);
-    start(stream, &op, 1, &stream->begin_op);
+    start(stream, &op, 1, &stream->begin_op, on_begin);
     op = (grpc_op){.op = GRPC_OP_RECV_INITIAL_METADATA,
             .data.recv_initial_metadata.recv_initial_metadata = &stream->initial};
-    start(stream, &op, 1, &stream->initial_op);
+    start(stream, &op, 1, &stream->initial_op, on_initial);
     op = kz_rpc_receive_end(&stream->end);
-    start(stream, &op, 1, &stream->end_op);
+    start(stream, &op, 1, &stream->end_op, on_end);
     pthread_mutex_unlock(&stream->lock);
     *ret_stream = stream;
     return KZ_OK;
@@ -193,7 +186,7 @@ void kz_rpc_stream_half_close(struct kz_rpc_stream *stream)
     pthread_mutex_lock(&stream->lock);
     if (!stream->half_closed) {
         stream->half_closed = true;
-        start(stream, &op, 1, &stream->half_close_op);
+        start(stream, &op, 1, &stream->half_close_op, on_half_close);
     }
     pthread_mutex_unlock(&stream->lock);
 }
@@ -264,7 +257,7 @@ enum kz_code kz_rpc_stream_write(
         stream->outgoing = rpc->grpc->grpc_raw_byte_buffer_create(&slice, 1);
         op.data.send_message.send_message = stream->outgoing;
         stream->writing = true;
-        start(stream, &op, 1, &stream->write_op);
+        start(stream, &op, 1, &stream->write_op, on_write);
         while (stream->writing)
             pthread_cond_wait(&stream->changed, &stream->lock);
         ok = stream->write_ok;
@@ -299,7 +292,7 @@ static enum kz_code take(
     /* After the end there may still be messages: only a read without one says that it is over. */
     if (!stream->reading && !stream->has_read) {
         stream->reading = true;
-        start(stream, &op, 1, &stream->read_op);
+        start(stream, &op, 1, &stream->read_op, on_read);
     }
     for (;;) {
         if (stream->has_read && stream->incoming) {
