@@ -1,5 +1,7 @@
 #include "contract/bus.h"
 
+#include "codec/utf8.h"
+
 static const struct {
     const char *suffix, *what;
 } topics[] = {
@@ -34,11 +36,31 @@ struct kz_bus_pull_options kz_bus_pull_options(const struct kz_bus_pull_options 
     return filled;
 }
 
+/* Pub/Sub refuses a whole request for one message in it, so such a message must not get that far. */
+static enum kz_code check_attribute(const struct kz_attribute *attribute, struct kz_err *err)
+{
+    enum { NAME_MAX_BYTES = 256, VALUE_MAX_BYTES = 1024 };
+    struct kz_str shown = kz_utf8_cut(attribute->name, 100);
+
+    if (!kz_utf8_check(attribute->name, NULL) || !kz_utf8_check(attribute->value, NULL))
+        return kz_fail(err, KZ_INVALID, "an attribute that is not UTF-8");
+    if (!attribute->name.size || attribute->name.size > NAME_MAX_BYTES ||
+            attribute->value.size > VALUE_MAX_BYTES)
+        return kz_fail(err, KZ_INVALID,
+                "attribute \"" KZ_STR_FMT "\" needs a name of 1 to %d bytes and a value of at most "
+                "%d",
+                KZ_STR_ARG(shown), NAME_MAX_BYTES, VALUE_MAX_BYTES);
+    if (kz_str_starts(attribute->name, "goog"))
+        return kz_fail(err, KZ_INVALID, "attribute \"" KZ_STR_FMT "\": \"goog\" is Google's",
+                KZ_STR_ARG(shown));
+    return KZ_OK;
+}
+
+/* The limits are Pub/Sub's (cloud.google.com/pubsub/quotas, "resource limits"). */
 enum kz_code kz_bus_messages_check(
         const struct kz_bus_message *messages, size_t count, struct kz_err *err)
 {
-    /* Pub/Sub's limits: cloud.google.com/pubsub/quotas, "resource limits". */
-    enum { KEY_MAX = 1024, NAME_MAX_BYTES = 256, VALUE_MAX_BYTES = 1024 };
+    enum { KEY_MAX_BYTES = 1024 };
 
     for (size_t i = 0; i < count; i++) {
         const struct kz_bus_message *m = &messages[i];
@@ -48,21 +70,15 @@ enum kz_code kz_bus_messages_check(
                     m->data.size, KZ_BUS_MESSAGE_SIZE_MAX);
         if (!m->data.size && !m->attribute_count)
             return kz_fail(err, KZ_INVALID, "a message with neither data nor attributes");
-        if (m->key.size > KEY_MAX)
-            return kz_fail(err, KZ_INVALID, "an ordering key of %zu bytes, at most %d can be",
-                    m->key.size, KEY_MAX);
+        if (m->key.size > KEY_MAX_BYTES || !kz_utf8_check(m->key, NULL))
+            return kz_fail(err, KZ_INVALID,
+                    "an ordering key of %zu bytes, it has to be UTF-8 of at most %d", m->key.size,
+                    KEY_MAX_BYTES);
         if (m->attribute_count > KZ_ATTRIBUTES_MAX)
             return kz_fail(err, KZ_INVALID, "a message with %zu attributes, at most %d can be",
                     m->attribute_count, KZ_ATTRIBUTES_MAX);
         for (size_t a = 0; a < m->attribute_count; a++)
-            if (!m->attributes[a].name.size || m->attributes[a].name.size > NAME_MAX_BYTES ||
-                    m->attributes[a].value.size > VALUE_MAX_BYTES)
-                return kz_fail(err, KZ_INVALID,
-                        "attribute \"" KZ_STR_FMT "\" needs a name of 1 to %d bytes and a value of "
-                        "at most %d",
-                        KZ_STR_ARG(kz_str_n(m->attributes[a].name.ptr,
-                                KZ_MIN(m->attributes[a].name.size, 100u))),
-                        NAME_MAX_BYTES, VALUE_MAX_BYTES);
+            KZ_TRY(check_attribute(&m->attributes[a], err));
     }
     return KZ_OK;
 }

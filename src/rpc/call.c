@@ -21,7 +21,7 @@ struct kz_rpc_call {
     struct kz_rpc_head head;
     grpc_slice request;
     int64_t deadline_ms;
-    bool idempotent, wait_for_ready;
+    bool idempotent, once, wait_for_ready;
 
     struct kz_rpc_call *next, **link; /* in channel->calls */
 
@@ -62,6 +62,7 @@ static struct kz_rpc_call *new_call(struct kz_rpc_channel *channel,
     call->deadline_ms =
             kz_mono_ms() + (options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS);
     call->idempotent = options->idempotent;
+    call->once = options->once;
     call->wait_for_ready = options->wait_for_ready;
     kz_rpc_head_init(&call->head, grpc, options);
     call->request = kz_rpc_encode(grpc, request);
@@ -156,7 +157,8 @@ static int64_t retry_at(const struct kz_rpc_call *call)
             kz_rpc_retry_info_ms(&call->end.trailing));
     int64_t at_ms = kz_mono_ms() + wait_ms;
 
-    if (wait_ms < 0 || at_ms >= call->deadline_ms || atomic_load(&channel->closing) ||
+    if (call->once || wait_ms < 0 || at_ms >= call->deadline_ms ||
+            atomic_load(&channel->closing) ||
             kz_rpc_is_too_large(&call->end))
         return -1;
     if (!call->wait_for_ready && call->end.status == GRPC_STATUS_UNAVAILABLE &&

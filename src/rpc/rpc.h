@@ -76,6 +76,7 @@ struct kz_rpc_options {
     int64_t timeout_ms;   /* of the whole call, retries included; 0: 30 s; streams: 0 none */
     bool idempotent;      /* may be sent again after an error that leaves open whether it ran:
                            * UNAVAILABLE, the server's DEADLINE_EXCEEDED, INTERNAL (3 times) */
+    bool once;            /* nothing is tried again: the caller does, who is to know of it */
     bool wait_for_ready;  /* background work: waits for a connection until the deadline; else
                            * fails at once where none can be made */
     const char *routing;  /* x-goog-request-params, "database=projects/p/..."; NULL none */
