@@ -254,7 +254,6 @@ enum kz_code kz_views_apply_erase(
     struct kz_str bytes = kz_record_body(record);
     const struct kz_erase_body *body = (const void *)bytes.ptr;
     struct going going = {bytes.ptr + sizeof(*body), body->owner_count};
-    const struct kz_tombstone *there;
     struct kz_tombstone tombstone = {
             .id_hash = body->id_hash, .seq = record->seq, .lsn = lsn, .at_ms = record->at_ms};
 
@@ -262,18 +261,10 @@ enum kz_code kz_views_apply_erase(
         return kz_fail(err, KZ_CORRUPT, "erase record seq %llu has %u owners in %zu bytes",
                 (unsigned long long)record->seq, body->owner_count, bytes.size);
     if (body->done) {
-        there = body->erasure ? kz_views_erasure(views, body->erasure) : NULL;
-        if (!there)
-            there = kz_views_tombstone(views, body->id_hash);
-        if (there)
-            tombstone = *there;
-        else if (body->erasure)
-            tombstone.seq = body->erasure;
-        tombstone.done_at_ms = record->at_ms;
-        kz_views_tombstone_put(views, &tombstone);
+        kz_views_tombstone_done(views, body->erasure, record->at_ms);
         return KZ_OK;
     }
-    kz_views_tombstone_put(views, &tombstone);
+    kz_views_tombstone_add(views, &tombstone);
     for (uint32_t i = 0; i < going.count; i++)
         remove_source(views, kz_load_u64(going.owners + sizeof(uint64_t) * i));
     for (uint32_t i = 0; i < going.count; i++)

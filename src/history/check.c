@@ -143,8 +143,11 @@ static enum kz_code check_globals(const struct kz_views *views, struct kz_err *e
         BAD("%zu dead letters are over the limit", views->dead_letters.count);
     for (size_t i = 0; i < kz_views_stats(views).tombstones; i++) {
         const struct kz_tombstone *tombstone = kz_views_tombstone_at(views, i);
+        const struct kz_tombstone *newest = kz_views_tombstone(views, tombstone->id_hash);
 
-        if (kz_views_tombstone(views, tombstone->id_hash) != tombstone)
+        if (i && kz_views_tombstone_at(views, i - 1)->seq >= tombstone->seq)
+            BAD("tombstones are not in order");
+        if (!newest || newest->seq < tombstone->seq)
             BAD("tombstone %zu is not found", i);
     }
     return KZ_OK;

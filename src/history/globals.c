@@ -290,6 +290,7 @@ size_t kz_views_deliveries_total(const struct kz_views *views, uint64_t action, 
 
 /* ---- tombstones ------------------------------------------------------------------------------ */
 
+/* In order of seq. An id that was erased more than once has one for each; the newest is in the table. */
 static struct kz_tombstone *tombstone_at(const struct kz_views *views, uint32_t index)
 {
     return kz_pool_at(&views->tombstones, index);
@@ -300,21 +301,33 @@ static bool is_tombstone(const void *arg, uint32_t index, uint64_t id_hash)
     return tombstone_at(arg, index)->id_hash == id_hash;
 }
 
+static uint32_t tombstone_find(const struct kz_views *views, uint64_t id_hash)
+{
+    return kz_table_find(&views->tombstone_by_hash, id_hash, is_tombstone, views, id_hash);
+}
+
 const struct kz_tombstone *kz_views_tombstone(const struct kz_views *views, uint64_t id_hash)
 {
-    uint32_t index =
-            kz_table_find(&views->tombstone_by_hash, id_hash, is_tombstone, views, id_hash);
+    uint32_t index = tombstone_find(views, id_hash);
 
     return index ? tombstone_at(views, index) : NULL;
 }
 
 const struct kz_tombstone *kz_views_erasure(const struct kz_views *views, uint64_t seq)
 {
-    for (uint32_t i = 1; i < views->tombstones.end; i++) {
-        if (tombstone_at(views, i)->seq == seq)
-            return tombstone_at(views, i);
+    uint32_t low = 1, high = views->tombstones.end;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (tombstone_at(views, middle)->seq < seq)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return NULL;
+    return low < views->tombstones.end && tombstone_at(views, low)->seq == seq
+                   ? tombstone_at(views, low)
+                   : NULL;
 }
 
 const struct kz_tombstone *kz_views_tombstone_at(const struct kz_views *views, size_t index)
@@ -323,17 +336,23 @@ const struct kz_tombstone *kz_views_tombstone_at(const struct kz_views *views, s
     return tombstone_at(views, (uint32_t)index + 1);
 }
 
-void kz_views_tombstone_put(struct kz_views *views, const struct kz_tombstone *tombstone)
+void kz_views_tombstone_add(struct kz_views *views, const struct kz_tombstone *tombstone)
 {
-    struct kz_tombstone copy = *tombstone; /* it may be the one that is written over */
-    uint32_t index = kz_table_find(
-            &views->tombstone_by_hash, copy.id_hash, is_tombstone, views, copy.id_hash);
+    uint32_t older = tombstone_find(views, tombstone->id_hash);
+    uint32_t index = kz_pool_take(&views->tombstones, 1, NULL);
 
-    if (!index) {
-        index = kz_pool_take(&views->tombstones, 1, NULL);
-        kz_table_insert(&views->tombstone_by_hash, copy.id_hash, index);
-    }
-    *tombstone_at(views, index) = copy;
+    *tombstone_at(views, index) = *tombstone;
+    if (older)
+        kz_table_remove(&views->tombstone_by_hash, tombstone->id_hash, older);
+    kz_table_insert(&views->tombstone_by_hash, tombstone->id_hash, index);
+}
+
+void kz_views_tombstone_done(struct kz_views *views, uint64_t seq, int64_t at_ms)
+{
+    struct kz_tombstone *there = (struct kz_tombstone *)kz_views_erasure(views, seq);
+
+    if (there)
+        there->done_at_ms = at_ms;
 }
 
 /* ---- as bytes -------------------------------------------------------------------------------- */
@@ -395,7 +414,7 @@ static void decode_tombstones(struct kz_views *views, struct kz_cursor *c)
         if (!bytes)
             return;
         memcpy(&tombstone, bytes, sizeof(tombstone));
-        kz_views_tombstone_put(views, &tombstone);
+        kz_views_tombstone_add(views, &tombstone);
     }
 }
 

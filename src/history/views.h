@@ -175,7 +175,7 @@ struct kz_str kz_views_control(
  * "*" (all); the newer of the two words counts, and "resume-<what>" about "*" resumes all. */
 bool kz_views_paused(const struct kz_views *views, const char *what, struct kz_str name);
 
-struct kz_tombstone { /* an id whose user was erased, as a salted hash */
+struct kz_tombstone { /* an id whose user was erased, as a salted hash; one for each erasure */
     uint64_t id_hash;
     uint64_t seq; /* of the asking ERASE: the erasure's id; things before it stay away */
     kz_lsn lsn;   /* of the same, to read its owners from */
@@ -183,10 +183,11 @@ struct kz_tombstone { /* an id whose user was erased, as a salted hash */
     int64_t done_at_ms; /* 0: not carried out yet */
 };
 _Static_assert(sizeof(struct kz_tombstone) == 40, "in checkpoints");
+/* The id's newest. */
 const struct kz_tombstone *kz_views_tombstone(const struct kz_views *views, uint64_t id_hash);
-/* By the erasure's id (a linear search). */
+/* By the erasure's id. */
 const struct kz_tombstone *kz_views_erasure(const struct kz_views *views, uint64_t seq);
-/* In no particular order, for carrying on what is not done; `index` < stats.tombstones. */
+/* In order of seq; `index` < stats.tombstones. */
 const struct kz_tombstone *kz_views_tombstone_at(const struct kz_views *views, size_t index);
 /* Appends the owners (uint64_t each) that go with a user: their own and those merged into it, for
  * an ERASE body. Ids that only redirect to it keep their own past. */

@@ -165,7 +165,10 @@ void kz_views_globals_encode(const struct kz_views *views, struct kz_buf *out);
 enum kz_code kz_views_globals_decode(
         struct kz_views *views, struct kz_str bytes, struct kz_err *err);
 void kz_views_globals_done(struct kz_views *views);
-void kz_views_tombstone_put(struct kz_views *views, const struct kz_tombstone *tombstone);
+/* Of a seq above all others. */
+void kz_views_tombstone_add(struct kz_views *views, const struct kz_tombstone *tombstone);
+/* The erasure was carried out; nothing happens where it is not known. */
+void kz_views_tombstone_done(struct kz_views *views, uint64_t seq, int64_t at_ms);
 void kz_views_control_put(struct kz_views *views, struct kz_str family, struct kz_str object,
         struct kz_str verb, uint64_t seq);
 

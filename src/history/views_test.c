@@ -483,6 +483,41 @@ static void erasure_takes_linked_ids_and_leaves_a_tombstone(void **state)
     fake_close(&log);
 }
 
+static void a_second_erasure_of_an_id_leaves_the_first_to_be_carried_out(void **state)
+{
+    struct fake_log log;
+    uint64_t first, second;
+    const struct kz_erase_body done = {.id_hash = 4711, .done = 1};
+
+    (void)state;
+    fake_open(&log);
+    fake_event(&log, anon_key("A"), 100, 0, 0);
+    fake_link(&log, anon_key("A"), user_key("U"), KZ_IDENTITY_IDENTIFY, NULL);
+    first = fake_erase(&log, user_key("U"), 4711);
+    fake_event(&log, user_key("U"), 200, 0, 0);
+    second = fake_erase(&log, user_key("U"), 4711);
+    assert_int_equal(kz_views_stats(log.views).tombstones, 2);
+    assert_int_equal(kz_views_erasure(log.views, first)->done_at_ms, 0);
+    assert_int_equal(kz_views_tombstone(log.views, 4711)->seq, second);
+    fake_check(&log);
+    for (unsigned i = 0; i < 2; i++) {
+        struct kz_erase_body body = done;
+        struct kz_buf bytes = {0};
+
+        body.erasure = i ? second : first;
+        kz_buf_put(&bytes, &body, sizeof(body));
+        fake_put(&log, KZ_RECORD_ERASE, 0, 0, &bytes);
+        kz_buf_done(&bytes);
+        assert_int_equal(kz_views_erasure(log.views, first)->done_at_ms, FAKE_START_MS);
+        assert_int_equal(kz_views_erasure(log.views, second)->done_at_ms, i ? FAKE_START_MS : 0);
+    }
+    fake_carry(&log, 0);
+    assert_int_equal(kz_views_tombstone(log.views, 4711)->seq, second);
+    assert_int_equal(kz_views_erasure(log.views, first)->id_hash, 4711);
+    fake_check(&log);
+    fake_close(&log);
+}
+
 static void erasing_one_user_of_a_shared_device_spares_the_other(void **state)
 {
     struct fake_log log;
@@ -650,6 +685,7 @@ int main(void)
             cmocka_unit_test(dead_letters_are_bounded_and_can_be_dropped),
             cmocka_unit_test(the_operators_last_word_counts),
             cmocka_unit_test(erasure_takes_linked_ids_and_leaves_a_tombstone),
+            cmocka_unit_test(a_second_erasure_of_an_id_leaves_the_first_to_be_carried_out),
             cmocka_unit_test(erasing_one_user_of_a_shared_device_spares_the_other),
             cmocka_unit_test(carried_state_stands_for_the_log_before_it),
             cmocka_unit_test(idle_users_are_forgotten_once_their_log_is_gone),

@@ -396,6 +396,79 @@ static void state_comes_out_the_same_from_whatever_is_left(void **state)
     }
 }
 
+static uint64_t erase(struct rig *rig, char kind, const char *id)
+{
+    struct kz_query *query = kz_pipeline_query(rig->p);
+    uint64_t erasure = 0;
+
+    assert_int_equal(query->ops->erase(query, (struct kz_user_key){kind, kz_str(id)}, "test",
+                             &erasure, NULL),
+            KZ_OK);
+    return erasure;
+}
+
+static bool is_carried_out(struct rig *rig, uint64_t erasure)
+{
+    struct kz_query *query = kz_pipeline_query(rig->p);
+    int64_t asked_ms, done_ms;
+    bool done;
+
+    assert_int_equal(
+            query->ops->erasure(query, erasure, &done, &asked_ms, &done_ms, NULL), KZ_OK);
+    return done;
+}
+
+static enum kz_code count_secret(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    struct kz_str body = kz_record_body(record);
+
+    (void)lsn;
+    if (body.size && memmem(body.ptr, body.size, "secret", 6))
+        ++*(unsigned *)arg;
+    return KZ_OK;
+}
+
+static unsigned records_with_secret(struct rig *rig)
+{
+    struct kz_history_reader *reader = kz_pipeline_query(rig->p)->reader;
+    unsigned count = 0;
+
+    assert_int_equal(
+            reader->ops->scan_all(reader, 0, UINT64_MAX, count_secret, &count, NULL), KZ_OK);
+    return count;
+}
+
+/* What the first erasure named, an id that was linked then, is not in the second's list. */
+static void two_erasures_of_one_id_are_both_carried_out(void **state)
+{
+    struct rig rig;
+    uint64_t first, second;
+
+    (void)state;
+    begin(&rig, 21);
+    rig.project.events.retention_size_bytes = 0;
+    rig_send(&rig, (struct sent){.anonymous_id = "phone", .props = "{\"x\":\"secret\"}"});
+    rig_send(&rig,
+            (struct sent){
+                    .anonymous_id = "phone", .user_id = "ann", .identity = KZ_IDENTITY_IDENTIFY});
+    rig_send(&rig, (struct sent){.user_id = "ann", .props = "{\"x\":\"secret\"}"});
+    first = erase(&rig, 'u', "ann");
+    rig_send(&rig, (struct sent){.user_id = "ann", .props = "{\"x\":\"secret\"}"});
+    second = erase(&rig, 'u', "ann");
+    rig_send(&rig, (struct sent){.user_id = "ann"});
+    assert_int_equal(records_with_secret(&rig), 3);
+    assert_false(is_carried_out(&rig, first) || is_carried_out(&rig, second));
+    rig_again(&rig, true);
+    rig_upkeep(&rig);
+    assert_true(is_carried_out(&rig, first));
+    assert_true(is_carried_out(&rig, second));
+    assert_int_equal(records_with_secret(&rig), 0);
+    assert_int_equal(kz_views_user(rig.p->views, user(&rig, 'u', "ann"))->event_count, 1);
+    rig_again(&rig, true);
+    assert_true(is_carried_out(&rig, first));
+    end(&rig);
+}
+
 /* The same in small steps beside the traffic, as it goes on in a server. */
 static void upkeep_beside_traffic_keeps_what_is_live(void **state)
 {
@@ -484,6 +557,7 @@ int main(void)
             cmocka_unit_test(a_dropped_request_of_a_segment_that_is_gone_ends),
             cmocka_unit_test(visitors_are_forgotten_and_links_are_not),
             cmocka_unit_test(state_comes_out_the_same_from_whatever_is_left),
+            cmocka_unit_test(two_erasures_of_one_id_are_both_carried_out),
             cmocka_unit_test(upkeep_beside_traffic_keeps_what_is_live),
             cmocka_unit_test(imported_history_is_not_old_at_once),
     };
