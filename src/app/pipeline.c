@@ -5,11 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "app/pipeline_int.h"
 #include "base/diag.h"
 #include "base/hash.h"
 #include "sys/clock.h"
+
+enum { LOCK_WAIT_MS = 1000 };
 
 /* ---- clock, histograms ---------------------------------------------------------------------------- */
 
@@ -564,22 +567,36 @@ static enum kz_code make_dir(struct kz_fs *fs, const char *path, struct kz_err *
     return fs->ops->sync_dir(fs, parent, err);
 }
 
+/* A start right after a kill -9 finds the lock held by what is left of the killed process (a child
+ * at a checkpoint, a heap that is being torn down), for as long as that takes to die. */
+static enum kz_code take_lock(struct kz_file *lock, struct kz_err *err)
+{
+    int64_t until_ms = kz_mono_ms() + LOCK_WAIT_MS;
+    enum kz_code rc;
+
+    while ((rc = lock->ops->lock(lock, err)) == KZ_LOCKED && kz_mono_ms() < until_ms)
+        usleep(10000);
+    return rc;
+}
+
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
     char path[PATH_MAX];
     struct kz_fs *fs = p->options.fs;
+    enum kz_code rc;
 
     KZ_TRY(make_dir(fs, p->options.data_dir, err));
     KZ_TRY(make_dir(fs, p->log_dir, err));
     KZ_TRY(make_dir(fs, p->views_dir, err));
     snprintf(path, sizeof(path), "%s/lock", p->options.data_dir);
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err));
-    if (p->lock->ops->lock(p->lock, err) != KZ_OK) {
+    rc = take_lock(p->lock, err);
+    if (rc == KZ_LOCKED) {
         (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process",
                 p->options.data_dir);
         return kz_hint(err, "stop it, or give another place with --data");
     }
-    return KZ_OK;
+    return rc;
 }
 
 static enum kz_code apply_one(void *arg, kz_lsn lsn, const struct kz_record *record)

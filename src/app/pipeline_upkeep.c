@@ -203,6 +203,7 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
+        kz_file_close(p->lock);
         kz_thread_background();
         rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
                 p->project->name, NULL, &inner);

@@ -1,6 +1,7 @@
 """Bad things and their answers: kill -9 during an import, models that leak or print without end, places that cannot be
 written, ports and data in use, data of a newer format."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -26,6 +28,20 @@ def one_clear_line(result, *words):
     assert len(lines) == 1, result.stderr
     for word in words:
         assert word in result.stderr.decode(), (word, result.stderr)
+
+
+def test_a_start_right_after_a_kill_waits_for_what_is_left_of_the_killed(project, tmp_path):
+    """A child of the killed process (one that writes a checkpoint) has the lock until it has died."""
+    data = tmp_path / "data"
+    data.mkdir()
+    with open(data / "lock", "wb") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        releaser = threading.Timer(0.3, fcntl.lockf, (lock, fcntl.LOCK_UN))
+        releaser.start()
+        with harness.Server(project, data) as server:
+            server.send(view(1))
+            assert server.stop() == 0
+        releaser.join()
 
 
 def test_kill_minus_nine_during_an_import(project, tmp_path):
