@@ -1,11 +1,10 @@
-/* app/cmd_data.c -- `kizashi fsck`, `dump` and `restore`: the data itself. */
+/* app/cmd_data.c -- `kizashi fsck` and `dump`: the data itself. */
 
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "app/config.h"
@@ -14,8 +13,6 @@
 #include "codec/json_out.h"
 #include "history/checkpoint.h"
 
-enum { COPY_BYTES = 1 << 20 };
-
 /* DIR/.kizashi or --data; false: neither was given. */
 static bool place_of(const struct kz_args *args, char out[PATH_MAX])
 {
@@ -23,27 +20,6 @@ static bool place_of(const struct kz_args *args, char out[PATH_MAX])
         return false;
     kz_command_data(args, args->argument_count ? args->arguments[0] : "", out, PATH_MAX);
     return true;
-}
-
-/* Keeps `up` out for as long as the file is open. A backup has no lock, and needs none. */
-static enum kz_code keep_out(const char *data, bool make, struct kz_file **ret_lock,
-        struct kz_err *err)
-{
-    struct kz_fs *fs = kz_fs_posix();
-    KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
-    char path[PATH_MAX];
-
-    snprintf(path, sizeof(path), "%s/lock", data);
-    if (!make && !kz_fs_exists(fs, path))
-        return KZ_OK;
-    KZ_TRY(fs->ops->open(fs, path,
-            KZ_OPEN_READ | KZ_OPEN_WRITE | (make ? KZ_OPEN_CREATE : 0), &lock, err));
-    if (lock->ops->lock(lock, NULL) != KZ_OK) {
-        (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process", data);
-        return kz_hint(err, "stop it first; or `kizashi backup` while it runs, and look at that");
-    }
-    *ret_lock = kz_take(&lock);
-    return KZ_OK;
 }
 
 /* ---- fsck --------------------------------------------------------------------------------------------- */
@@ -142,7 +118,7 @@ static enum kz_code fsck(struct fsck *f, const struct kz_project *project, const
     snprintf(dir, sizeof(dir), "%s/log", data);
     if (!kz_fs_exists(kz_fs_posix(), dir))
         return kz_fail(err, KZ_NOT_FOUND, "there is no data in \"%s\"", data);
-    KZ_TRY(keep_out(data, false, &lock, err));
+    KZ_TRY(kz_offline_lock(data, false, &lock, err));
     rc = kz_log_fsck(kz_fs_posix(), dir, problem, f, &f->records, err);
     if (rc != KZ_OK && rc != KZ_CORRUPT)
         return rc;
@@ -327,157 +303,4 @@ const struct kz_command kz_command_dump = {
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
                 },
         .run = run_dump,
-};
-
-/* ---- restore ------------------------------------------------------------------------------------------ */
-
-struct restore {
-    const char *from, *to;
-    struct kz_buf names; /* NUL-terminated, one behind the other */
-    uint64_t all, done;
-    struct kz_progress progress;
-    uint64_t problems;
-};
-
-static void see_name(void *arg, const char *name)
-{
-    struct restore *r = arg;
-
-    if (strcmp(name, "lock") != 0 && strcmp(name, "reserve") != 0)
-        kz_buf_put(&r->names, name, strlen(name) + 1);
-}
-
-static void see_problem(void *arg, const char *line)
-{
-    ((struct restore *)arg)->problems++;
-    fprintf(stderr, "%s\n", line);
-}
-
-static enum kz_code verify(struct restore *r, const char *dir, uint64_t *ret_records,
-        struct kz_err *err)
-{
-    enum kz_code rc = kz_log_fsck(kz_fs_posix(), dir, see_problem, r, ret_records, err);
-
-    if (rc == KZ_CORRUPT || r->problems)
-        return kz_fail(err, KZ_CORRUPT, "\"%s\" is not whole: %" PRIu64 " problem%s", dir,
-                r->problems, r->problems == 1 ? "" : "s");
-    return rc;
-}
-
-static enum kz_code copy_file(struct restore *r, const char *from, const char *to, struct kz_err *err)
-{
-    struct kz_fs *fs = kz_fs_posix();
-    KZ_AUTO(kz_file_closep) struct kz_file *in = NULL, *out = NULL;
-    KZ_AUTO(kz_freep) char *buffer = kz_malloc(COPY_BYTES);
-    uint64_t size;
-
-    KZ_TRY(fs->ops->open(fs, from, KZ_OPEN_READ, &in, err));
-    KZ_TRY(fs->ops->open(fs, to, KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &out, err));
-    KZ_TRY(in->ops->size(in, &size, err));
-    for (uint64_t at = 0; at < size;) {
-        size_t n = (size_t)KZ_MIN(size - at, (uint64_t)COPY_BYTES);
-
-        KZ_TRY(in->ops->pread(in, buffer, n, at, err));
-        KZ_TRY(out->ops->pwrite(out, buffer, n, at, err));
-        at += n;
-        r->done += n;
-        kz_progress_show(&r->progress, r->done, NULL);
-    }
-    return out->ops->sync(out, err);
-}
-
-static enum kz_code copy_log(struct restore *r, const char *from, const char *to, struct kz_err *err)
-{
-    struct kz_fs *fs = kz_fs_posix();
-    char source[PATH_MAX], target[PATH_MAX];
-    struct stat st;
-
-    KZ_TRY(fs->ops->mkdir(fs, to, err));
-    KZ_TRY(fs->ops->list(fs, from, see_name, r, err));
-    for (const char *name = r->names.data; name && name < r->names.data + r->names.size;
-            name += strlen(name) + 1) {
-        snprintf(source, sizeof(source), "%s/%s", from, name);
-        r->all += stat(source, &st) == 0 ? (uint64_t)st.st_size : 0;
-    }
-    kz_progress_begin(&r->progress, "restoring bytes", r->all, false);
-    for (const char *name = r->names.data; name && name < r->names.data + r->names.size;
-            name += strlen(name) + 1) {
-        snprintf(source, sizeof(source), "%s/%s", from, name);
-        snprintf(target, sizeof(target), "%s/%s", to, name);
-        KZ_TRY(copy_file(r, source, target, err));
-    }
-    return fs->ops->sync_dir(fs, to, err);
-}
-
-static enum kz_code must_be_fresh(const char *data, struct kz_err *err)
-{
-    char path[PATH_MAX];
-
-    snprintf(path, sizeof(path), "%s/log", data);
-    if (!kz_fs_exists(kz_fs_posix(), path))
-        return KZ_OK;
-    (void)kz_fail(err, KZ_CONFLICT, "\"%s\" has data already; a backup is restored into none", data);
-    return kz_hint(err, "move it away, or name another place with --data PATH");
-}
-
-/* The copy gets its name when it is whole; the marker that pauses actions is there before it. */
-static enum kz_code restore(struct restore *r, uint64_t *ret_records, struct kz_err *err)
-{
-    static const char marker[] = "restored from a backup: actions are paused until `kizashi actions "
-                                 "resume --all`\n";
-    struct kz_fs *fs = kz_fs_posix();
-    KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
-    char from[PATH_MAX], partial[PATH_MAX], path[PATH_MAX];
-
-    snprintf(from, sizeof(from), "%s/log", r->from);
-    if (!kz_fs_exists(fs, from))
-        return kz_fail(err, KZ_NOT_FOUND, "\"%s\" is no backup: it has no directory \"log\"", r->from);
-    KZ_TRY(must_be_fresh(r->to, err));
-    KZ_TRY(verify(r, from, ret_records, err));
-    KZ_TRY(fs->ops->mkdir(fs, r->to, err));
-    KZ_TRY(keep_out(r->to, true, &lock, err));
-    snprintf(path, sizeof(path), "%s/restored", r->to);
-    KZ_TRY(kz_fs_replace(fs, path, marker, strlen(marker), err));
-    snprintf(partial, sizeof(partial), "%s/log.restoring", r->to);
-    KZ_TRY(copy_log(r, from, partial, err));
-    KZ_TRY(verify(r, partial, ret_records, err));
-    snprintf(path, sizeof(path), "%s/log", r->to);
-    KZ_TRY(fs->ops->rename(fs, partial, path, err));
-    KZ_TRY(fs->ops->sync_dir(fs, r->to, err));
-    kz_progress_end(&r->progress, r->done, NULL);
-    return KZ_OK;
-}
-
-static int run_restore(const struct kz_args *args)
-{
-    char data[PATH_MAX];
-    struct restore r = {.from = args->arguments[0], .to = data};
-    uint64_t records = 0;
-    struct kz_err err;
-    enum kz_code rc;
-
-    kz_command_data(args, args->arguments[1], data, sizeof(data));
-    kz_diag_set(KZ_DIAG_ERROR, false);
-    rc = restore(&r, &records, &err);
-    kz_buf_done(&r.names);
-    if (rc != KZ_OK)
-        return kz_command_fail(&err);
-    printf("%" PRIu64 " records are in %s, verified.\n"
-           "Actions start paused, so that nobody gets twice what they got since the backup:\n"
-           "  kizashi up %s\n  kizashi actions resume --all\n",
-            records, data, args->arguments[1]);
-    return KZ_EXIT_DONE;
-}
-
-const struct kz_command kz_command_restore = {
-        .name = "restore",
-        .arguments = "BACKUP DIR",
-        .argument_min = 2,
-        .argument_max = 2,
-        .summary = "Puts a backup back into a project without data; actions start paused.",
-        .details = "The backup and its copy are verified as by `kizashi fsck`. Keys are not part of "
-                   "a backup.",
-        .example = "kizashi restore /backups/monday examples/shop",
-        .options = {{"data", "PATH", NULL, "where the data goes, instead of DIR/.kizashi"}},
-        .run = run_restore,
 };

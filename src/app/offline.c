@@ -504,6 +504,26 @@ void kz_offline_close_reader(struct kz_offline_reader *reader)
     *reader = (struct kz_offline_reader){0};
 }
 
+enum kz_code kz_offline_lock(const char *data, bool make, struct kz_file **ret_lock,
+        struct kz_err *err)
+{
+    struct kz_fs *fs = kz_fs_posix();
+    KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/lock", data);
+    if (!make && !kz_fs_exists(fs, path))
+        return KZ_OK;
+    KZ_TRY(fs->ops->open(fs, path,
+            KZ_OPEN_READ | KZ_OPEN_WRITE | (make ? KZ_OPEN_CREATE : 0), &lock, err));
+    if (kz_file_lock(lock, NULL) != KZ_OK) {
+        (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process", data);
+        return kz_hint(err, "stop it first; or `kizashi backup` while it runs, and look at that");
+    }
+    *ret_lock = kz_take(&lock);
+    return KZ_OK;
+}
+
 uint32_t kz_offline_find(const struct kz_views *views, struct kz_str id)
 {
     uint32_t user = kz_views_resolve(views, (struct kz_user_key){'u', id}).index;

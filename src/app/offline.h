@@ -73,6 +73,11 @@ KZ_MUST_USE enum kz_code kz_offline_open_log(const char *data_dir,
         struct kz_offline_reader *ret_reader, struct kz_err *err);
 void kz_offline_close_reader(struct kz_offline_reader *reader);
 
+/* Keeps `up` out for as long as the file is open; `make`: also where there is no data yet. A backup has
+ * no lock and needs none: `ret_lock` stays as it is then. */
+KZ_MUST_USE enum kz_code kz_offline_lock(
+        const char *data, bool make, struct kz_file **ret_lock, struct kz_err *err);
+
 /* Who is known by this id now: a user id, else an anonymous one. 0: nobody. */
 uint32_t kz_offline_find(const struct kz_views *views, struct kz_str id);
 

@@ -5,14 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "app/pipeline_int.h"
 #include "base/diag.h"
 #include "base/hash.h"
 #include "sys/clock.h"
-
-enum { LOCK_WAIT_MS = 1000 };
 
 /* ---- clock, histograms ---------------------------------------------------------------------------- */
 
@@ -469,6 +466,29 @@ static bool settled(struct kz_pipeline *p)
     return true;
 }
 
+/* Says what is still under way, for whoever has to find out why. */
+static enum kz_code unsettled(struct kz_pipeline *p, int64_t timeout_ms, struct kz_err *err)
+{
+    struct kz_buf text = {0};
+
+    kz_buf_printf(&text, "%zu not durable, %s to submit, %s to take", p->due.count,
+            p->jobs ? "some" : "none", p->held ? "some" : "none");
+    for (unsigned m = 0; p->infer && m < p->project->model_count; m++) {
+        struct kz_infer_status status;
+
+        kz_infer_status(p->infer, m, &status);
+        kz_buf_printf(&text, "; model %s: %u inside, %zu behind, %u waiting, %u replicas ready%s%s",
+                p->models[m].def->name, status.inside, (size_t)p->models[m].backlog.count,
+                status.waiting, status.replicas_ready, status.paused ? ", paused" : "",
+                status.fenced ? ", fenced" : "");
+    }
+    (void)kz_fail(err, KZ_TIMEOUT,
+            "requests were still under way after %lld ms: " KZ_STR_FMT, (long long)timeout_ms,
+            KZ_STR_ARG(kz_buf_view(&text)));
+    kz_buf_done(&text);
+    return KZ_TIMEOUT;
+}
+
 static void on_wake(void *arg)
 {
     struct kz_pipeline *p = arg;
@@ -503,8 +523,7 @@ enum kz_code kz_pipeline_settle(struct kz_pipeline *p, int64_t timeout_ms, struc
         if (settled(p))
             return KZ_OK;
         if (kz_mono_ms() > until_ms)
-            return kz_fail(err, KZ_TIMEOUT, "requests were still under way after %lld ms",
-                    (long long)timeout_ms);
+            return unsettled(p, timeout_ms, err);
         sleep_until_woken(p, 1);
     }
 }
@@ -567,18 +586,6 @@ static enum kz_code make_dir(struct kz_fs *fs, const char *path, struct kz_err *
     return fs->ops->sync_dir(fs, parent, err);
 }
 
-/* A start right after a kill -9 finds the lock held by what is left of the killed process (a child
- * at a checkpoint, a heap that is being torn down), for as long as that takes to die. */
-static enum kz_code take_lock(struct kz_file *lock, struct kz_err *err)
-{
-    int64_t until_ms = kz_mono_ms() + LOCK_WAIT_MS;
-    enum kz_code rc;
-
-    while ((rc = lock->ops->lock(lock, err)) == KZ_LOCKED && kz_mono_ms() < until_ms)
-        usleep(10000);
-    return rc;
-}
-
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
     char path[PATH_MAX];
@@ -590,7 +597,7 @@ static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
     KZ_TRY(make_dir(fs, p->views_dir, err));
     snprintf(path, sizeof(path), "%s/lock", p->options.data_dir);
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err));
-    rc = take_lock(p->lock, err);
+    rc = kz_file_lock(p->lock, err);
     if (rc == KZ_LOCKED) {
         (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process",
                 p->options.data_dir);
@@ -780,6 +787,7 @@ enum kz_code kz_pipeline_open(const struct kz_pipeline_options *options,
     KZ_TRY(open_rules(p, err));
     KZ_TRY(open_asking(p, err));
     KZ_TRY(kz_pl_upkeep_open(p, err));
+    KZ_TRY(kz_pl_erasures_open(p, err));
     if (p->options.ask) {
         set_timers(p);
         requeue_pending(p);

@@ -76,3 +76,5 @@ int64_t kz_pipeline_timer_ms(struct kz_pipeline *pipeline);
 
 /* Checkpoints, sealing, retention and erasure now, in this thread (tools, tests). */
 KZ_MUST_USE enum kz_code kz_pipeline_upkeep(struct kz_pipeline *pipeline, struct kz_err *err);
+/* Of this, erasure only. */
+KZ_MUST_USE enum kz_code kz_pipeline_erase(struct kz_pipeline *pipeline, struct kz_err *err);

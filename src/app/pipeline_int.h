@@ -126,6 +126,8 @@ struct upkeep {
     int64_t checkpoint_tried_ms;
     kz_lsn erase_lsn; /* the newest word of an erasure: both checkpoints have to lie behind it */
     bool erasing;
+    size_t noted; /* tombstones, in their order, that the file beside the log has as well */
+    bool not_noted; /* the last try failed, and it was said */
     enum { CARRY_NOT, CARRY_COPYING, CARRY_USERS, CARRY_SYNCING } carrying;
     struct kz_keep keep;  /* of what is carried */
     uint32_t copy_user;   /* COPYING: whose slots were looked at last */
@@ -293,11 +295,22 @@ KZ_MUST_USE enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, st
 KZ_MUST_USE enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
         void (*done)(void *arg, enum kz_code code, const struct kz_err *err), void *arg,
         struct kz_err *err);
-KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
-        uint64_t *ret_erasure, struct kz_err *err);
 /* After a LINK to `user`: what it brought along from segments that are about to go is copied. */
 KZ_MUST_USE enum kz_code kz_pl_linked(struct kz_pipeline *p, uint32_t user, struct kz_err *err);
+
+/* pipeline_erase.c */
+KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
+        uint64_t *ret_erasure, struct kz_err *err);
 uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key);
+/* At open: erases again whom the file beside the log names and the log does not. */
+KZ_MUST_USE enum kz_code kz_pl_erasures_open(struct kz_pipeline *p, struct kz_err *err);
+/* Adds to that file what it does not have; tried again at the next tick where that fails. */
+void kz_pl_erasures_note(struct kz_pipeline *p);
+/* What is to be left out by the next sealing, into p->upkeep; gives how many erasures are open. */
+size_t kz_pl_collect_erased(struct kz_pipeline *p);
+/* The sealing has ended well. */
+void kz_pl_erasures_done(struct kz_pipeline *p);
+int kz_pl_by_owner(const void *a, const void *b); /* uint64_t */
 
 /* pipeline_query.c */
 extern const struct kz_query_ops kz_pl_query_ops;

@@ -19,10 +19,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "app/erasures.h"
 #include "app/pipeline_int.h"
 #include "base/diag.h"
 #include "base/hash.h"
-#include "codec/crypto.h"
 #include "sys/clock.h"
 #include "sys/thread.h"
 
@@ -203,7 +203,6 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
-        kz_file_close(p->lock);
         kz_thread_background();
         rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
                 p->project->name, NULL, &inner);
@@ -238,7 +237,7 @@ static void maybe_checkpoint(struct kz_pipeline *p)
     }
 }
 
-/* ---- sealing and erasure ----------------------------------------------------------------------------- */
+/* ---- sealing ------------------------------------------------------------------------------------------ */
 
 static void seal_work(struct kz_pipeline *p)
 {
@@ -253,184 +252,6 @@ static void seal_work(struct kz_pipeline *p)
     u->code = kz_log_seal(p->log, &seal, &u->err);
     u->sealed = seal.ret_sealed;
     u->rewritten = seal.ret_rewritten;
-}
-
-static int by_owner(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-/* The asking ERASE, in the pipeline's scratch; NULL where it cannot be read. */
-static const struct kz_erase_body *read_erasure(
-        struct kz_pipeline *p, const struct kz_tombstone *stone)
-{
-    kz_buf_clear(&p->record);
-    if (p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL) != KZ_OK)
-        return NULL;
-    return (const void *)(p->record.data + sizeof(struct kz_record));
-}
-
-/* Whether records of an erased owner may lie behind the asking ERASE: somebody came back, or it is
- * a device that somebody else has, too. */
-static bool has_returned(struct kz_pipeline *p, const struct kz_erase_body *body)
-{
-    for (uint32_t i = 0; i < body->owner_count; i++)
-        if (kz_views_find_owner(p->views,
-                    kz_load_u64((const char *)(body + 1) + i * sizeof(uint64_t))))
-            return true;
-    return false;
-}
-
-/* The owners of erasures that are asked for and not carried out, sorted, and below which address
- * their records go. Of those who are back, what they did since must stay: each of these erasures is
- * carried out by itself, in the segments before its word. Gives how many are open. */
-static size_t collect_erased(struct kz_pipeline *p)
-{
-    struct upkeep *u = &p->upkeep;
-    struct kz_views_stats stats = kz_views_stats(p->views);
-    const struct kz_tombstone *single = NULL;
-    size_t open = 0;
-
-    kz_buf_clear(&u->erased);
-    kz_buf_clear(&u->erasures);
-    u->seal_below = u->checkpoint_before;
-    for (size_t i = 0; i < stats.tombstones; i++) {
-        const struct kz_tombstone *stone = kz_views_tombstone_at(p->views, i);
-        const struct kz_erase_body *body;
-
-        if (stone->done_at_ms)
-            continue;
-        open++;
-        u->erase_lsn = KZ_MAX(u->erase_lsn, stone->lsn);
-        /* Not before everything from before the word can be gone through. */
-        if (stone->lsn >= u->checkpoint_before)
-            continue;
-        body = read_erasure(p, stone);
-        if (body && has_returned(p, body)) {
-            if (!single || stone->lsn < single->lsn)
-                single = stone;
-            continue;
-        }
-        if (body)
-            kz_buf_put(&u->erased, body + 1, body->owner_count * sizeof(uint64_t));
-        kz_buf_u64(&u->erasures, stone->seq);
-    }
-    if (!u->erasures.size && single) {
-        const struct kz_erase_body *body = read_erasure(p, single);
-
-        kz_buf_put(&u->erased, body + 1, body->owner_count * sizeof(uint64_t));
-        kz_buf_u64(&u->erasures, single->seq);
-        u->seal_below = KZ_MIN(u->seal_below, KZ_LSN(KZ_LSN_SEGMENT(single->lsn), 0));
-    }
-    if (u->erased.size)
-        qsort(u->erased.data, u->erased.size / sizeof(uint64_t), sizeof(uint64_t), by_owner);
-    return open;
-}
-
-/* Those that were carried out by the sealing that has ended. */
-static void erasures_done(struct kz_pipeline *p)
-{
-    struct upkeep *u = &p->upkeep;
-    struct kz_err err;
-
-    for (size_t at = 0; at < u->erasures.size; at += sizeof(uint64_t)) {
-        uint64_t seq = kz_load_u64(u->erasures.data + at);
-        const struct kz_tombstone *stone = kz_views_erasure(p->views, seq);
-        struct kz_erase_body body = {.done = 1, .erasure = seq};
-        struct kz_log_entry entry = {.type = KZ_RECORD_ERASE,
-                .at_ms = p->now_ms,
-                .reserved = true,
-                .body = kz_str_n(&body, sizeof(body))};
-
-        if (!stone || stone->done_at_ms) /* asked for again: the next round's */
-            continue;
-        body.id_hash = stone->id_hash;
-        if (kz_pl_put(p, &entry, NULL, NULL, &err) != KZ_OK)
-            return;
-        p->counters.erasures_total++;
-        kz_diag_info("a user was erased", "erasure=%llu", (unsigned long long)seq);
-    }
-}
-
-uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key)
-{
-    struct kz_buf salted = {0};
-    uint8_t digest[32];
-
-    kz_buf_printf(&salted, "%s\n%c", p->project->name, key.kind);
-    kz_buf_str(&salted, key.id);
-    kz_sha256(kz_buf_view(&salted), digest);
-    kz_buf_done(&salted);
-    return kz_load_u64(digest);
-}
-
-/* The state of those who stay after an erasure: a device that others have, too, and ids that led to
- * the user and lead elsewhere now. It was in records that go, or came from them. */
-static enum kz_code carry_those_who_stay(
-        struct kz_pipeline *p, const struct kz_buf *owners, struct kz_err *err)
-{
-    struct kz_buf body = {0};
-    enum kz_code rc = KZ_OK;
-
-    for (size_t at = 0; at < owners->size && rc == KZ_OK; at += sizeof(uint64_t)) {
-        uint64_t owner = kz_load_u64(owners->data + at);
-        uint32_t user = kz_views_find_owner(p->views, owner);
-        struct kz_log_entry entry = {
-                .type = KZ_RECORD_CARRY, .owner = owner, .at_ms = p->now_ms, .reserved = true};
-
-        if (!user)
-            continue;
-        kz_buf_clear(&body);
-        kz_views_carry(p->views, user, NULL, &body);
-        entry.prev = kz_pl_head(p, user, KZ_CHAIN_NOTES);
-        entry.body = kz_buf_view(&body);
-        rc = kz_pl_put(p, &entry, NULL, NULL, err);
-    }
-    kz_buf_done(&body);
-    return rc;
-}
-
-enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
-        uint64_t *ret_erasure, struct kz_err *err)
-{
-    struct kz_pipeline *p = kz_pl_of_query(query);
-    struct kz_views_place place = kz_views_resolve(p->views, key);
-    struct kz_erase_body fixed = {.id_hash = kz_pl_tombstone_hash(p, key)};
-    struct kz_buf body = {0}, concerned = {0};
-    struct kz_log_entry entry = {.type = KZ_RECORD_ERASE, .reserved = true};
-    kz_lsn lsn;
-    uint64_t seq;
-    enum kz_code rc;
-
-    p->now_ms = kz_pl_now(p);
-    entry.at_ms = p->now_ms;
-    if (!place.index)
-        return kz_fail(err, KZ_NOT_FOUND, "nothing is known of this user");
-    /* The word begins a segment of its own, so that all there is of the user lies in complete ones,
-     * which can be sealed without them. */
-    KZ_TRY(kz_pl_commit(p, err));
-    kz_log_roll(p->log);
-    kz_buf_put(&body, &fixed, sizeof(fixed));
-    kz_views_erase_owners(p->views, place.index, &body);
-    fixed.owner_count = (uint32_t)((body.size - sizeof(fixed)) / sizeof(uint64_t));
-    memcpy(body.data, &fixed, sizeof(fixed));
-    entry.body = kz_buf_view(&body);
-    kz_buf_put(&concerned, body.data + sizeof(fixed), body.size - sizeof(fixed));
-    kz_views_linked_owners(p->views, place.index, &concerned);
-    rc = kz_pl_put(p, &entry, &lsn, &seq, err);
-    if (rc == KZ_OK)
-        rc = carry_those_who_stay(p, &concerned, err);
-    kz_buf_done(&body);
-    kz_buf_done(&concerned);
-    KZ_TRY(rc);
-    KZ_TRY(kz_pl_commit(p, err));
-    p->upkeep.erasing = true;
-    p->upkeep.erase_lsn = lsn;
-    kz_diag_info("erasure asked for", "erasure=%llu by=%s", (unsigned long long)seq, who);
-    *ret_erasure = seq;
-    return KZ_OK;
 }
 
 /* Whether some complete raw segment lies wholly before `below`. */
@@ -478,7 +299,7 @@ static void owners_work(struct kz_pipeline *p)
         return;
     owners = (uint64_t *)(void *)u->owners.data;
     count = u->owners.size / sizeof(uint64_t);
-    qsort(owners, count, sizeof(*owners), by_owner);
+    qsort(owners, count, sizeof(*owners), kz_pl_by_owner);
     for (size_t i = 0; i < count; i++)
         if (i == 0 || owners[i] != owners[i - 1])
             owners[kept++] = owners[i];
@@ -625,7 +446,7 @@ static void add_merged_into(struct kz_pipeline *p, uint32_t user)
     uint64_t owner = into ? kz_views_user(p->views, into)->owner : 0;
 
     if (owner &&
-            !bsearch(&owner, u->owners.data, u->owners_sorted, sizeof(uint64_t), by_owner))
+            !bsearch(&owner, u->owners.data, u->owners_sorted, sizeof(uint64_t), kz_pl_by_owner))
         kz_buf_u64(&u->owners, owner);
 }
 
@@ -706,6 +527,8 @@ static void backup_work(struct kz_pipeline *p)
     snprintf(path, sizeof(path), "%s/log", u->backup_dest);
     if (u->code == KZ_OK)
         u->code = kz_log_backup(p->log, path, &end, NULL, NULL, &u->err);
+    if (u->code == KZ_OK)
+        u->code = kz_erasures_copy(fs, p->options.data_dir, u->backup_dest, &u->err);
 }
 
 enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
@@ -744,8 +567,8 @@ static void take_work(struct kz_pipeline *p)
         if (u->sealed || u->rewritten)
             kz_diag_info("segments sealed", "sealed=%u rewritten=%u", u->sealed, u->rewritten);
         if (u->erasing) {
-            erasures_done(p);
-            u->erasing = collect_erased(p) > 0;
+            kz_pl_erasures_done(p);
+            u->erasing = kz_pl_collect_erased(p) > 0;
         }
     } else if (u->work == owners_work && u->code == KZ_OK) {
         carry_start(p);
@@ -768,18 +591,19 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
         return;
     if (state_of(u) == UPKEEP_DONE)
         take_work(p);
+    kz_pl_erasures_note(p);
     if (u->carrying) {
         if (carry_slice(p))
             start_work(p, drop_work);
         return;
     }
     /* A start with erasures that were not carried out goes on with them. */
-    if (!u->erasing && collect_erased(p) > 0)
+    if (!u->erasing && kz_pl_collect_erased(p) > 0)
         u->erasing = true;
     if (u->erasing) {
         if (u->checkpoint_before <= u->erase_lsn)
             return;
-        collect_erased(p);
+        kz_pl_collect_erased(p);
         start_work(p, seal_work);
     } else if (can_seal(p, u->checkpoint_before)) {
         kz_buf_clear(&u->erased);
@@ -805,31 +629,46 @@ static void finish_work(struct kz_pipeline *p)
     u->carrying = CARRY_NOT; /* begun again by whoever finds the segment too old again */
 }
 
-enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
+/* Erases what is asked for, in this thread. A segment ends when the next frame begins: a word of ours
+ * does. Then twice a checkpoint, so that both lie behind what is to be sealed or erased. */
+static enum kz_code erase_now(struct kz_pipeline *p, struct kz_err *err)
 {
     struct upkeep *u = &p->upkeep;
 
     finish_work(p);
     p->now_ms = kz_pl_now(p);
     KZ_TRY(kz_pl_commit(p, err));
-    /* A segment ends when the next frame begins: a word of ours does. Then twice a checkpoint, so
-     * that both lie behind what is to be sealed or erased. */
     kz_log_roll(p->log);
     KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
     KZ_TRY(kz_pl_checkpoint(p, false, err));
     KZ_TRY(kz_pl_checkpoint(p, false, err));
+    kz_pl_erasures_note(p);
     u->erasing = true;
-    for (size_t open = SIZE_MAX, left; (left = collect_erased(p)) < open; open = left) {
+    for (size_t open = SIZE_MAX, left; (left = kz_pl_collect_erased(p)) < open; open = left) {
         seal_work(p);
         if (u->code != KZ_OK) {
             *err = u->err;
             return u->code;
         }
-        erasures_done(p);
+        kz_pl_erasures_done(p);
         if (!left)
             break;
     }
     u->erasing = false;
+    return KZ_OK;
+}
+
+enum kz_code kz_pipeline_erase(struct kz_pipeline *p, struct kz_err *err)
+{
+    KZ_TRY(erase_now(p, err));
+    return kz_pl_checkpoint(p, false, err);
+}
+
+enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
+{
+    struct upkeep *u = &p->upkeep;
+
+    KZ_TRY(erase_now(p, err));
     while ((u->drop_below = retention_limit(p))) {
         owners_work(p);
         if (u->code == KZ_OK) {

@@ -112,7 +112,8 @@ struct kz_model_status {
     X(records_copied_total, false,                                                                 \
             "records still needed (predictions, requests, deliveries) copied out of old segments") \
     X(users_forgotten_total, false, "users forgotten because retention took all they had done")    \
-    X(erasures_total, false, "users erased")
+    X(erasures_total, false, "users erased")                                                      \
+    X(erasures_again_total, false, "users erased again, back from a backup older than that")
 
 struct kz_pipeline_counters {
 #define X(name, gauge, help) uint64_t name;

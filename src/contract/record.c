@@ -497,7 +497,7 @@ static const struct field deadletter_fields[] = {
 };
 static const struct field erase_fields[] = {
         FIELD(kz_erase_body, id_hash, HASH),
-        FIELD(kz_erase_body, done, U8),
+        FIELD(kz_erase_body, what, U8),
         FIELD(kz_erase_body, erasure, U64),
         FIELD(kz_erase_body, owner_count, U32),
 };

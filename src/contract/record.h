@@ -316,11 +316,21 @@ struct kz_deadletter_body { /* its id is the record's seq; owner may be set for 
 };
 _Static_assert(sizeof(struct kz_deadletter_body) == 48, "on disk");
 
+enum kz_erase_what {
+    KZ_ERASE_ASKED = 0,
+    KZ_ERASE_DONE = 1,  /* carried out */
+    KZ_ERASE_AGAIN = 2, /* asked for at `asked_ms`, which this log, from an older backup, does not know */
+    KZ_ERASE_ID = 3,    /* an id that goes with the user of the word before it: its tombstone only */
+};
+
 struct kz_erase_body {
     uint64_t id_hash; /* SHA-256's first 8 bytes over the salted user key: the tombstone */
-    uint8_t done;     /* 0 asked for, 1 carried out */
+    uint8_t what;     /* enum kz_erase_what */
     uint8_t zero[7];
-    uint64_t erasure; /* seq of the asking ERASE; 0 in that one */
+    union {
+        uint64_t erasure; /* DONE: seq of the asking ERASE */
+        int64_t asked_ms; /* AGAIN, ID */
+    };
     uint32_t owner_count; /* owners that go, as uint64_t behind this struct */
     uint32_t zero2;
 };

@@ -255,12 +255,17 @@ enum kz_code kz_views_apply_erase(
     const struct kz_erase_body *body = (const void *)bytes.ptr;
     struct going going = {bytes.ptr + sizeof(*body), body->owner_count};
     struct kz_tombstone tombstone = {
-            .id_hash = body->id_hash, .seq = record->seq, .lsn = lsn, .at_ms = record->at_ms};
+            .id_hash = body->id_hash,
+            .seq = record->seq,
+            .lsn = lsn,
+            .at_ms = body->what == KZ_ERASE_ASKED ? record->at_ms : body->asked_ms,
+            .done_at_ms = body->what == KZ_ERASE_ID ? record->at_ms : 0,
+    };
 
     if ((bytes.size - sizeof(*body)) / sizeof(uint64_t) < body->owner_count)
         return kz_fail(err, KZ_CORRUPT, "erase record seq %llu has %u owners in %zu bytes",
                 (unsigned long long)record->seq, body->owner_count, bytes.size);
-    if (body->done) {
+    if (body->what == KZ_ERASE_DONE) {
         kz_views_tombstone_done(views, body->erasure, record->at_ms);
         return KZ_OK;
     }

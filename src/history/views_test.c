@@ -470,7 +470,7 @@ static void erasure_takes_linked_ids_and_leaves_a_tombstone(void **state)
     assert_int_equal(
             kz_views_user(log.views, kz_views_find(log.views, user_key("U")))->event_count, 1);
     {
-        struct kz_erase_body done = {.id_hash = 4711, .done = 1, .erasure = asked};
+        struct kz_erase_body done = {.id_hash = 4711, .what = KZ_ERASE_DONE, .erasure = asked};
         struct kz_buf body = {0};
 
         kz_buf_put(&body, &done, sizeof(done));
@@ -487,7 +487,7 @@ static void a_second_erasure_of_an_id_leaves_the_first_to_be_carried_out(void **
 {
     struct fake_log log;
     uint64_t first, second;
-    const struct kz_erase_body done = {.id_hash = 4711, .done = 1};
+    const struct kz_erase_body done = {.id_hash = 4711, .what = KZ_ERASE_DONE};
 
     (void)state;
     fake_open(&log);

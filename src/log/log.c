@@ -674,7 +674,7 @@ static enum kz_code lock_dir(struct kz_log *log, struct kz_err *err)
     sprintf(path, "%s/lock", log->dir);
     KZ_TRY(log->fs->ops->open(
             log->fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &log->lock_file, err));
-    rc = log->lock_file->ops->lock(log->lock_file, err);
+    rc = kz_file_lock(log->lock_file, err);
     if (rc == KZ_LOCKED)
         return fail_locked(log, err);
     KZ_TRY(rc);

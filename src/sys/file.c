@@ -11,7 +11,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { ZERO_BYTES = 1 << 20, FILE_MODE = 0640, DIR_MODE = 0750 };
+#include "sys/clock.h"
+
+enum { ZERO_BYTES = 1 << 20, FILE_MODE = 0640, DIR_MODE = 0750, LOCK_WAIT_MS = 2000 };
 
 struct posix_file {
     struct kz_file base;
@@ -372,6 +374,16 @@ void kz_file_close(struct kz_file *file)
 {
     if (file)
         file->ops->close(file);
+}
+
+enum kz_code kz_file_lock(struct kz_file *file, struct kz_err *err)
+{
+    int64_t until_ms = kz_mono_ms() + LOCK_WAIT_MS;
+    enum kz_code rc;
+
+    while ((rc = file->ops->lock(file, err)) == KZ_LOCKED && kz_mono_ms() < until_ms)
+        (void)usleep(10000); /* cut short is fine: the clock is looked at */
+    return rc;
 }
 
 enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_bytes,

@@ -16,6 +16,7 @@ import json
 import pathlib
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -82,41 +83,65 @@ class Client(threading.Thread):
         connection.close()
 
 
-def verify(data, clients, final):
+def records(data, since_ms):
+    """Streams the log's records as dicts, from that time of ours on."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since_ms / 1000))
+    with subprocess.Popen([harness.BINARY, "dump", "--data", str(data), "--from", since], stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            yield json.loads(line)
+    assert process.returncode == 0, process.returncode
+
+
+class Seen:
+    """What the log said so far, checked as it is read. A log only grows at its end, so each look reads
+    what is new; main() reads all of it once more at the end."""
+
+    def __init__(self):
+        self.seq, self.at_ms = 0, 0
+        self.events, self.views, self.event_count = set(), collections.Counter(), 0
+        self.requests, self.request_count = {}, 0  # seq to (user, its views then); those without a result
+        self.results, self.ends = set(), collections.Counter()
+
+    def read(self, data):
+        for record in records(data, self.at_ms):
+            if record["seq"] > self.seq:
+                assert record["seq"] == self.seq + 1, (record["seq"], self.seq)
+                self.seq, self.at_ms = record["seq"], record["at_ms"]
+                self.see(record)
+
+    def see(self, record):
+        kind = record["type"]
+        if kind == "event":
+            assert record["event_id"] not in self.events, f"event {record['event_id']} is there twice"
+            self.events.add(record["event_id"])
+            self.event_count += 1
+            self.views[record["user_id"]] += 1
+        elif kind == "request":
+            self.requests[record["seq"]] = (record["user_id"], self.views[record["user_id"]])
+            self.request_count += 1
+        elif kind == "result":
+            assert record["request"] not in self.results, f"request {record['request']} ended twice"
+            self.results.add(record["request"])
+            self.ends[record["end"]] += 1
+            user, expected = self.requests.pop(record["request"])  # a KeyError: of no request
+            if record["end"] == "done":
+                assert record["score"] == min(expected, 500), (record, user, expected)  # max_events
+
+
+def verify(data, clients, seen, final):
     """What must hold of the log; returns a summary line."""
     fsck = harness.run("fsck", "--data", data)
     assert fsck.returncode == 0, fsck.stdout[-2000:] + fsck.stderr[-2000:]
-    events, requests, results = collections.Counter(), {}, collections.Counter()
-    ends = collections.Counter()
-    views = collections.Counter()
-    for record in harness.dump(data):
-        kind = record["type"]
-        if kind == "event":
-            events[record["event_id"]] += 1
-            views[record["user_id"]] += 1
-        elif kind == "request":
-            requests[record["seq"]] = (record["user_id"], views[record["user_id"]])
-        elif kind == "result":
-            results[record["request"]] += 1
-            ends[record["end"]] += 1
-            if record["end"] == "done":
-                user, expected = requests[record["request"]]
-                assert record["score"] == min(expected, 500), (record, user, expected)  # max_events
-    acknowledged = set().union(*(client.acknowledged for client in clients))
-    lost = [event for event in acknowledged if not events[event]]
-    assert not lost, f"{len(lost)} acknowledged events are lost: {sorted(lost)[:5]}"
-    twice = [event for event, count in events.items() if count > 1]
-    assert not twice, f"{len(twice)} events are there twice: {twice[:5]}"
-    doubled = [request for request, count in results.items() if count > 1]
-    assert not doubled, f"{len(doubled)} requests ended twice: {doubled[:5]}"
-    unknown = [request for request in results if request not in requests]
-    assert not unknown, f"results of unknown requests: {unknown[:5]}"
-    assert len(requests) == sum(events.values()), (len(requests), sum(events.values()))
+    seen.read(data)
+    acknowledged = sum(len(client.acknowledged) for client in clients)
+    for client in clients:
+        lost = client.acknowledged - seen.events
+        assert not lost, f"{len(lost)} acknowledged events are lost: {sorted(lost)[:5]}"
+        assert not client.wrong, client.wrong[:1]
+    assert seen.request_count == seen.event_count, (seen.request_count, seen.event_count)
     if final:
-        unended = [request for request in requests if not results[request]]
-        assert not unended, f"{len(unended)} requests never ended: {unended[:5]}"
-    assert not any(client.wrong for client in clients), [client.wrong[:1] for client in clients]
-    return f"{len(acknowledged)} acknowledged, {sum(events.values())} kept, {len(requests)} requests, {dict(ends)}"
+        assert not seen.requests, f"{len(seen.requests)} requests never ended: {list(seen.requests)[:5]}"
+    return f"{acknowledged} acknowledged, {seen.event_count} kept, {seen.request_count} requests, {dict(seen.ends)}"
 
 
 def main():
@@ -129,6 +154,8 @@ def main():
     directory = pathlib.Path(options.dir or tempfile.mkdtemp(prefix="kizashi-crash-"))
     project = harness.write_project(directory / "shop", yaml=harness.YAML + "limits: {segment_size: 16Mi, checkpoint: 2Mi}\n")
     data = directory / "data"
+    seen = Seen()
+    started = time.monotonic()
     clients = [Client(number, options.seed * 100 + number) for number in range(CLIENTS)]
     for client in clients:
         client.start()
@@ -144,7 +171,7 @@ def main():
             client.run_it.clear()
             client.idle.wait(15)
         if number % 5 == 0 or number == options.rounds:
-            print(f"round {number}: {verify(data, clients, False)}", flush=True)
+            print(f"round {number}, {time.monotonic() - started:.0f} s: {verify(data, clients, seen, False)}", flush=True)
     with harness.Server(project, data) as server:
         for client in clients:  # what is still unsure is sent once more
             client.port, client.drain = server.port, True
@@ -155,7 +182,7 @@ def main():
             client.join(10)
         server.wait(lambda: b"\nkizashi_requests_pending 0" in server.get("/metrics").body, 60, "the backlog's end")
         assert server.stop() == 0
-    print(f"end: {verify(data, clients, True)}", flush=True)
+    print(f"end, {time.monotonic() - started:.0f} s: {verify(data, clients, Seen(), True)}", flush=True)
     if not options.dir:
         shutil.rmtree(directory)
     return 0

@@ -125,6 +125,71 @@ def test_an_erased_user_is_gone_from_everything(server):
     harness.run("fsck", "--data", server.data, check=0)
 
 
+SECRET = "very-secret-value-4712"
+
+
+def erase_behind_a_backup(server, backup):
+    """A user with a device is in the backup; a backup later the device is linked to it, then both are erased."""
+    server.send({"event_id": "p1", "anonymous_id": "phone", "name": "view", "props": {"item": SECRET}})
+    server.send(*[view(n, "gone", props={"item": SECRET}) for n in range(5)], view(1, "stays"))
+    server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 20)
+    harness.run("backup", backup, "--url", url(server), check=0)
+    assert server.post("/v1/identify", {"anonymousId": "phone", "userId": "gone"}).status == 200
+    erasure = server.request("DELETE", "/v1/users/gone").json()["erasure_id"]
+    server.send({"event_id": "after", "anonymous_id": "phone", "name": "view"})  # a new life
+    server.wait(lambda: server.get(f"/v1/erasures/{erasure}").json()["state"] == "done", 60, "the erasure")
+
+
+def is_erased(project, data, device_events):
+    """The data says nothing of the user, before `up` and after it; a redelivery does not bring anything back."""
+    found = subprocess.run(["grep", "-rl", SECRET, data], capture_output=True, check=False).stdout
+    assert not found, found
+    with harness.Server(project, data) as server:
+        assert server.get("/v1/users/gone/events").json()["events"] == []
+        assert len(server.get("/v1/users/anonymous:phone/events").json()["events"]) == device_events
+        assert len(server.get("/v1/users/stays/events").json()["events"]) == 1
+        old = int(time.time() * 1000) - 3600000
+        answer = server.post("/v1/events", [view(3, "gone", ts=old), {"event_id": "p1", "anonymous_id": "phone", "name": "view", "ts": old}]).json()
+        assert [item["code"] for item in answer["rejected"]] == ["erased", "erased"]
+        assert server.send(view("new", "gone"))["accepted"] == 1
+        assert server.stop() == 0
+    harness.run("fsck", project, "--data", data, check=0)
+
+
+def test_a_restore_does_not_bring_back_who_was_erased(server, tmp_path):
+    erase_behind_a_backup(server, tmp_path / "backup")
+    assert server.stop() == 0
+    is_erased(server.project, server.data, 1)
+    os.rename(server.data, server.data + ".old")
+    told = harness.run("restore", tmp_path / "backup", server.project, "--data", server.data, check=0)
+    assert b"2 users erased since the backup was made: erased again." in told.stdout, told.stdout
+    assert SECRET.encode() not in harness.run("sql", server.project, "SELECT * FROM events", "--data", server.data, check=0).stdout
+    is_erased(server.project, server.data, 0)
+
+
+def test_erasures_come_from_a_newer_backup_and_need_no_readable_project(server, tmp_path):
+    erase_behind_a_backup(server, tmp_path / "monday")
+    harness.run("backup", tmp_path / "tuesday", "--url", url(server), check=0)
+    assert server.stop() == 0
+    shutil.rmtree(server.data)
+    elsewhere = tmp_path / "elsewhere" / "data"
+    elsewhere.parent.mkdir()
+    harness.run("restore", tmp_path / "monday", server.project, "--data", elsewhere, check=0)
+    assert subprocess.run(["grep", "-rqa", SECRET, elsewhere], check=False).returncode == 0  # nothing is known of it here
+    shutil.rmtree(elsewhere)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    told = harness.run("restore", tmp_path / "monday", broken, "--data", elsewhere, "--erased-from", tmp_path / "tuesday", check=0)
+    assert b"are carried out when `up` starts" in told.stdout, told.stdout
+    with harness.Server(server.project, elsewhere) as second:
+        assert second.get("/v1/users/gone/events").json()["events"] == []
+        second.wait(lambda: b"\nkizashi_erasures_total 2\n" in second.get("/metrics").body, 60, "the erasures")
+        assert second.stop() == 0
+    is_erased(server.project, elsewhere, 0)
+    wrong = harness.run("restore", tmp_path / "monday", server.project, "--data", tmp_path / "x", "--erased-from", tmp_path / "none")
+    assert wrong.returncode == 1 and b"none" in wrong.stderr
+
+
 def test_imported_history_triggers_nothing_and_is_seen(project, tmp_path):
     lines = [json.dumps(view(n, f"u{n % 50}", ts=1700000000000 + n * 1000)) for n in range(5000)]
     source = tmp_path / "past.ndjson"
