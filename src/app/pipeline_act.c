@@ -11,6 +11,8 @@
 #include "codec/json_out.h"
 #include "sys/clock.h"
 
+enum { CAPS_MAX = 64 };
+
 /* ---- compiling ------------------------------------------------------------------------------------ */
 
 static bool mentions(const char *sql, const char *model)
@@ -161,15 +163,40 @@ static enum kz_code having_holds(struct kz_pipeline *p, const struct action *act
     return rc;
 }
 
-static enum kz_decision decide(struct kz_pipeline *p, const struct action *action, uint32_t user)
+/* Caps in total that others count as well: a place under each is taken, once all else is for it. */
+static enum kz_code reserve(struct kz_pipeline *p, const struct action *action,
+        const int64_t since_ms[], const struct kz_act_input *input, size_t used[],
+        enum kz_decision *decision, struct kz_err *err)
+{
+    const struct kz_action_def *def = action->def;
+
+    for (size_t i = 0; i < def->cap_count && i < CAPS_MAX; i++) {
+        bool held = false;
+
+        if (*decision != KZ_DECISION_DELIVER && *decision != KZ_DECISION_SHADOW)
+            return KZ_OK;
+        if (def->caps[i].per_user)
+            continue;
+        KZ_TRY(p->remote->reserve(p->remote->arg, action, i, since_ms[i], &held, err));
+        if (!held)
+            used[i] = def->caps[i].max;
+        *decision = kz_act_decide(def, input);
+    }
+    return KZ_OK;
+}
+
+static enum kz_code decide(struct kz_pipeline *p, const struct action *action, uint32_t user,
+        enum kz_decision *ret_decision, struct kz_err *err)
 {
     const struct kz_action_def *def = action->def;
     const struct kz_slot *slot = kz_views_slot(p->views, user, KZ_SLOT_ACTION, action->name);
-    size_t used[64] = {0};
+    size_t used[CAPS_MAX] = {0};
+    int64_t since_ms[CAPS_MAX] = {0};
     struct kz_act_input input = {
             .now_ms = p->now_ms,
             .paused = p->options.actions_paused ||
-                    kz_views_paused(p->views, "action", kz_str(def->name)),
+                    kz_views_paused(p->views, "action", kz_str(def->name)) ||
+                    (p->remote && p->remote->is_paused(p->remote->arg, action)),
             .key = kz_views_key(p->views, user),
             .state = slot ? &slot->action : NULL,
             .cap_used = used,
@@ -177,16 +204,20 @@ static enum kz_decision decide(struct kz_pipeline *p, const struct action *actio
 
     kz_local_time(def->schedule.tz, p->now_ms, &input.schedule_local.weekday,
             &input.schedule_local.minute, NULL);
-    for (size_t i = 0; i < def->cap_count && i < KZ_ARRAY_COUNT(used); i++) {
+    for (size_t i = 0; i < def->cap_count && i < CAPS_MAX; i++) {
         const struct kz_cap_def *cap = &def->caps[i];
-        int64_t day_start_ms, since_ms;
+        int64_t day_start_ms;
 
         kz_local_time(cap->tz, p->now_ms, NULL, NULL, &day_start_ms);
-        since_ms = kz_act_cap_since(cap, p->now_ms, day_start_ms);
-        used[i] = cap->per_user ? kz_views_deliveries(p->views, user, action->name, since_ms)
-                                : kz_views_deliveries_total(p->views, action->name, since_ms);
+        since_ms[i] = kz_act_cap_since(cap, p->now_ms, day_start_ms);
+        used[i] = cap->per_user
+                ? kz_views_deliveries(p->views, user, action->name, since_ms[i])
+                : kz_views_deliveries_total(p->views, action->name, since_ms[i]);
+        if (p->remote && !cap->per_user)
+            used[i] = 0; /* reserve() tells */
     }
-    return kz_act_decide(def, &input);
+    *ret_decision = kz_act_decide(def, &input);
+    return p->remote ? reserve(p, action, since_ms, &input, used, ret_decision, err) : KZ_OK;
 }
 
 /* What the action did, as an event of the user's history: hidden unless asked for. */
@@ -260,10 +291,13 @@ static enum kz_code put_decision(struct kz_pipeline *p, const struct action *act
             .at_ms = p->now_ms,
             .reserved = true,
     };
+    bool told = delivered || (decision == KZ_DECISION_HOLDOUT && first);
     struct kz_body_writer w;
     kz_lsn lsn;
     uint64_t seq;
 
+    if (p->remote && told)
+        entry.flags = KZ_DECISION_TOLD;
     kz_buf_clear(&p->body);
     w = kz_body_begin(&p->body, &fixed, sizeof(fixed));
     kz_body_span(&w, offsetof(struct kz_decision_body, action_name), kz_str(action->def->name));
@@ -284,7 +318,7 @@ static enum kz_code put_decision(struct kz_pipeline *p, const struct action *act
         due->news.request = seq;
         kz_pl_set_timer(p, TIMER_EXPIRY, fixed.expires_at_ms, known->owner, seq);
     }
-    if (delivered || (decision == KZ_DECISION_HOLDOUT && first))
+    if (told && !p->remote)
         KZ_TRY(put_action_event(p, action, user,
                 decision == KZ_DECISION_DELIVER      ? "delivered"
                         : decision == KZ_DECISION_SHADOW ? "shadowed"
@@ -298,6 +332,7 @@ static enum kz_code try_action(struct kz_pipeline *p, const struct action *actio
 {
     struct predictions all = predictions_of(p, user, model, result);
     struct kz_prediction prediction;
+    enum kz_decision decision;
     bool holds = false;
     enum kz_code rc = kz_sql_prediction_true(action->when, all.list, all.count, &holds, err);
 
@@ -313,7 +348,8 @@ static enum kz_code try_action(struct kz_pipeline *p, const struct action *actio
     }
     if (!holds)
         return KZ_OK;
-    return put_decision(p, action, user, &prediction, decide(p, action, user), err);
+    KZ_TRY(decide(p, action, user, &decision, err));
+    return put_decision(p, action, user, &prediction, decision, err);
 }
 
 enum kz_code kz_pl_act(struct kz_pipeline *p, uint32_t user, unsigned model,

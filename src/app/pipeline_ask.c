@@ -484,15 +484,14 @@ static enum kz_code put_result(struct kz_pipeline *p, struct ending *e, kz_lsn *
     return KZ_OK;
 }
 
-/* Ends a pending request without a model: expired, superseded, dropped. */
-static void end_pending(struct kz_pipeline *p, uint32_t user, uint64_t request, kz_lsn lsn,
-        const struct kz_record *record, enum kz_request_end end)
+enum kz_code kz_pl_end_request(struct kz_pipeline *p, uint32_t user, kz_lsn lsn,
+        const struct kz_record *record, enum kz_request_end end, struct kz_err *err)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_request_body *body = (const void *)bytes.ptr;
     struct ending e = {
             .user = user,
-            .request = request,
+            .request = record->seq,
             .request_lsn = lsn,
             .model = kz_span_str(bytes, body->model),
             .user_id = kz_span_str(bytes, body->user_id),
@@ -500,11 +499,18 @@ static void end_pending(struct kz_pipeline *p, uint32_t user, uint64_t request, 
             .user_kind = body->user_kind,
             .fixed = {.end = (uint8_t)end, .as_of_ms = body->now_ms, .computed_at_ms = p->now_ms},
     };
-    struct kz_err err;
     kz_lsn result;
 
-    if (kz_pl_group(p, 0, &err) == KZ_OK)
-        KZ_IGNORE(put_result(p, &e, &result, &err)); /* a failed log shows at the commit */
+    KZ_TRY(kz_pl_group(p, 0, err));
+    return put_result(p, &e, &result, err);
+}
+
+static void end_pending(struct kz_pipeline *p, uint32_t user, kz_lsn lsn,
+        const struct kz_record *record, enum kz_request_end end)
+{
+    struct kz_err err;
+
+    KZ_IGNORE(kz_pl_end_request(p, user, lsn, record, end, &err)); /* a failed log shows at the commit */
 }
 
 /* A request made for the model that comes after another. */
@@ -606,11 +612,11 @@ static void observe(struct kz_pipeline *p, const struct kz_infer_result *r)
     kz_pl_observe(&p->histograms.model, r->model_us);
 }
 
-static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
+enum kz_code kz_pl_result(struct kz_pipeline *p, uint32_t user, const struct kz_infer_result *r,
+        struct kz_err *err)
 {
     const struct kz_infer_job *job = r->job;
     const struct kz_model_def *def = p->models[job->model].def;
-    uint32_t user = kz_views_state_user(p->views, job->owner);
     struct ending e = {
             .user = user,
             .request = job->request,
@@ -644,30 +650,35 @@ static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
                     .model_us = r->model_us,
             }};
     const char *line = memchr(e.error.ptr ? e.error.ptr : "", '\n', e.error.size);
-    struct kz_err err;
     kz_lsn lsn;
 
-    /* Erased, or ended meanwhile by an operator: a request ends once (P4). */
-    if (!user || !kz_views_request(p->views, user, job->request) || p->failed)
-        return;
     if (line)
         e.error.size = (size_t)(line - e.error.ptr);
-    if (kz_pl_group(p, r->output.size + r->features.size + r->error.size, &err) != KZ_OK)
-        return;
+    KZ_TRY(kz_pl_group(p, r->output.size + r->features.size + r->error.size, err));
     if (r->end == KZ_END_DEAD) {
         kz_buf_clear(&p->text);
         describe_features(e.features, &p->text);
-        if (kz_pl_dead_letter(p, r->stage, job->request, kz_views_user(p->views, user)->owner,
-                    r->code, kz_buf_view(&r->error), def->name, kz_buf_view(&p->text),
-                    &err) != KZ_OK)
-            return;
+        KZ_TRY(kz_pl_dead_letter(p, r->stage, job->request, kz_views_user(p->views, user)->owner,
+                r->code, kz_buf_view(&r->error), def->name, kz_buf_view(&p->text), err));
     }
-    if (put_result(p, &e, &lsn, &err) != KZ_OK || r->end != KZ_END_DONE)
-        return;
+    KZ_TRY(put_result(p, &e, &lsn, err));
+    if (r->end != KZ_END_DONE)
+        return KZ_OK;
     observe(p, r);
-    if (follow_up(p, user, lsn, job, &err) != KZ_OK && !p->failed)
-        kz_diag_warn("what follows a prediction failed", "model=%s error=\"%s\"", def->name,
-                err.message);
+    return follow_up(p, user, lsn, job, err);
+}
+
+static void take_result(struct kz_pipeline *p, struct kz_infer_result *r)
+{
+    uint32_t user = kz_views_state_user(p->views, r->job->owner);
+    struct kz_err err;
+
+    /* Erased, or ended meanwhile by an operator: a request ends once (P4). */
+    if (!user || !kz_views_request(p->views, user, r->job->request) || p->failed)
+        return;
+    if (kz_pl_result(p, user, r, &err) != KZ_OK && !p->failed)
+        kz_diag_warn("what follows a result failed", "model=%s error=\"%s\"",
+                p->models[r->job->model].def->name, err.message);
 }
 
 static int by_request(const void *a, const void *b)
@@ -763,9 +774,9 @@ static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_ent
         record = (const struct kz_record *)(void *)p->record.data;
     }
     if (slot->request.expires_ms && p->now_ms > slot->request.expires_ms)
-        end_pending(p, user, entry.request, entry.lsn, record, KZ_END_EXPIRED);
+        end_pending(p, user, entry.lsn, record, KZ_END_EXPIRED);
     else if (overtaken(p, user, p->models[model].name, entry.request))
-        end_pending(p, user, entry.request, entry.lsn, record, KZ_END_SUPERSEDED);
+        end_pending(p, user, entry.lsn, record, KZ_END_SUPERSEDED);
     else {
         job = make_job(p, model, user, entry.lsn, record);
         job->copy_lsn = slot->request.copy_lsn;
@@ -812,7 +823,7 @@ uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model)
         kz_buf_clear(&p->record);
         if (!slot || kz_pl_get(p, user, KZ_CHAIN_NOTES, kz_slot_address(slot), &p->record, NULL) != KZ_OK)
             continue;
-        end_pending(p, user, list[i].request, list[i].lsn,
+        end_pending(p, user, list[i].lsn,
                 (const struct kz_record *)(void *)p->record.data, KZ_END_DROPPED);
         dropped++;
     }

@@ -97,6 +97,19 @@ struct model {
     uint64_t done, dead, expired, superseded, dropped;
 };
 
+/* What deciding asks of others where users' states are shared by processes. Then what actions did is
+ * not put into the history here: a DECISION that is to be told there has the flag below, and whoever
+ * has the journal passes it on. */
+struct kz_pl_remote {
+    /* Whether a delivery of `action` counts under its cap in total number `cap` from now on; one that
+     * is not delivered after all is taken back by whoever has the journal. */
+    enum kz_code (*reserve)(void *arg, const struct action *action, size_t cap, int64_t since_ms,
+            bool *ret_held, struct kz_err *err);
+    bool (*is_paused)(void *arg, const struct action *action);
+    void *arg;
+};
+enum { KZ_DECISION_TOLD = 1 }; /* flag of a DECISION record made so */
+
 enum upkeep_state { UPKEEP_IDLE, UPKEEP_RUNNING, UPKEEP_DONE };
 struct upkeep {
     pthread_t thread;
@@ -157,6 +170,7 @@ struct kz_pipeline {
     struct kz_webhooks *webhooks;
     struct model *models;
     struct action *actions;
+    const struct kz_pl_remote *remote; /* NULL: all is here */
 
     int64_t now_ms;     /* our clock, of this turn */
     int64_t virtual_ms; /* where options.virtual_clock */
@@ -259,6 +273,13 @@ KZ_MUST_USE enum kz_code kz_pl_ask(struct kz_pipeline *p, const struct kz_rule *
 KZ_MUST_USE enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t request,
         struct kz_err *err);
 void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer);
+/* What becomes of a result: RESULT, what follows from it, or a dead letter. `user` has the request
+ * pending. */
+KZ_MUST_USE enum kz_code kz_pl_result(struct kz_pipeline *p, uint32_t user,
+        const struct kz_infer_result *result, struct kz_err *err);
+/* Ends a pending request without a model: expired, superseded, dropped. */
+KZ_MUST_USE enum kz_code kz_pl_end_request(struct kz_pipeline *p, uint32_t user, kz_lsn lsn,
+        const struct kz_record *record, enum kz_request_end end, struct kz_err *err);
 void kz_pl_results(struct kz_pipeline *p);
 void kz_pl_refill(struct kz_pipeline *p);
 void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_entry entry);

@@ -15,7 +15,8 @@ static const struct {
 } roles[KZ_ROLE_COUNT] = {
         [KZ_ROLE_COLLECT] = {"collect", KZ_NEEDS_BUS, NULL},
         [KZ_ROLE_PROCESS] = {"process", KZ_NEEDS_BUS | KZ_NEEDS_STORE, NULL},
-        [KZ_ROLE_INFER] = {"infer", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, NULL},
+        [KZ_ROLE_INFER] = {"infer", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS,
+                &kz_role_infer},
         [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, NULL},
 };
 
@@ -98,6 +99,7 @@ enum kz_code kz_role_env_open(const struct kz_role_env_options *options,
 
     env->project = options->project;
     env->kinds = options->kinds;
+    env->models = options->models;
     env->event_clock = options->event_clock;
     env->started_ms = kz_mono_ms();
     rc = kz_backends_open(

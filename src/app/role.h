@@ -16,6 +16,7 @@
 #include <uv.h>
 
 #include "contract/bus.h"
+#include "contract/infer.h"
 #include "contract/intake.h"
 #include "contract/predictions.h"
 #include "contract/query.h"
@@ -48,6 +49,7 @@ struct kz_role_env_options {
     const struct kz_project *project; /* borrowed */
     unsigned kinds;
     const char *backend; /* --backend: "memory", "gcp"; NULL: as the project says */
+    const char *models;  /* --model A,B: those that infer asks; NULL: all */
     bool event_clock;    /* --clock event: tests */
 };
 
@@ -55,6 +57,8 @@ struct kz_role_env_options {
 struct kz_role_env {
     const struct kz_project *project;
     unsigned kinds;
+    const char *models; /* of --model; NULL: all */
+    const struct kz_runtime_ops *const *runtimes; /* NULL: those of this build (tests have others) */
     bool event_clock; /* our clock for an event is the event's time, and timers wait for a watermark */
     struct kz_rpc *rpc;                 /* NULL: nothing is in the cloud */
     struct kz_bus *bus;                 /* these three: NULL where no role here needs it */
@@ -91,6 +95,11 @@ enum { KZ_NEEDS_BUS = 1, KZ_NEEDS_STORE = 2, KZ_NEEDS_PREDICTIONS = 4 };
 KZ_MUST_USE enum kz_code kz_backends_open(const struct kz_project *project, const char *backend,
         unsigned needs, struct kz_backends *ret_backends, struct kz_err *err);
 void kz_backends_close(struct kz_backends *backends);
+/* The subscriptions of a project besides KZ_SUBSCRIPTIONS: requests of each model ("infer-<model>", so
+ * that a model may have a Deployment of its own, and one that rests holds up no other), and news of
+ * webhooks to be posted. One allocation: free(). */
+struct kz_bus_subscription *kz_role_subscriptions(
+        const struct kz_project *project, size_t *ret_count);
 
 /* What is wrong with the backends, as kz_serve_say; their series in /metrics; KZ_OK or what keeps
  * this process from doing its work (a backend has been failing for some seconds). */
@@ -141,7 +150,7 @@ struct kz_role_ops {
 
 /* NULL: not in this build. */
 const struct kz_role_ops *kz_role_ops_of(enum kz_role_kind kind);
-extern const struct kz_role_ops kz_role_collect, kz_role_process;
+extern const struct kz_role_ops kz_role_collect, kz_role_process, kz_role_infer, kz_role_serve;
 
 /* `up --role`: everything from the opened environment to the end. Returns the exit code. */
 struct kz_args;
@@ -166,6 +175,10 @@ KZ_MUST_USE enum kz_code kz_words_apply(
         struct kz_words *words, struct kz_views *views, struct kz_err *err);
 /* "model" or "action" of this name is paused. */
 bool kz_words_paused(struct kz_words *words, const char *what, struct kz_str name);
+/* The argument of the last word of a family about an object, where it is a time: words that ask for
+ * something to be done once ("unfence-model:<ms>", family "fence-model") are heeded by whoever has not
+ * seen that time. 0: nothing was said. */
+int64_t kz_words_said_ms(struct kz_words *words, const char *family, struct kz_str object);
 /* Says a word (verbs as of CONTROL records: "pause-model", ...): blocks, check-and-set. */
 KZ_MUST_USE enum kz_code kz_words_say(struct kz_words *words, const char *verb, struct kz_str object,
         const char *who, int64_t now_ms, struct kz_err *err);

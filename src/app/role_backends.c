@@ -1,9 +1,15 @@
 /* app/role_backends.c -- the backends of a deployment, opened as a project names them. */
 
+#include "app/news.h"
 #include "app/role.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "backends/memory/bus.h"
 #include "backends/memory/predictions.h"
 #include "backends/memory/store.h"
+#include "contract/message.h"
 
 /* What a project (or --backend, over it) chooses. */
 static enum kz_code choose(const struct kz_project *project, const char *backend,
@@ -34,12 +40,44 @@ static enum kz_code not_yet(const char *what, struct kz_err *err)
     return kz_fail(err, KZ_UNSUPPORTED, "%s is not in this build yet", what);
 }
 
+struct kz_bus_subscription *kz_role_subscriptions(
+        const struct kz_project *project, size_t *ret_count)
+{
+    enum { NAME_BYTES = 256 };
+    size_t count = project->model_count + 1;
+    struct kz_bus_subscription *list = kz_calloc(count, sizeof(*list) + NAME_BYTES);
+    char *name = (char *)(list + count);
+
+    for (size_t m = 0; m < project->model_count; m++, name += NAME_BYTES) {
+        snprintf(name, NAME_BYTES, "infer-%.200s", project->models[m].name);
+        list[m] = (struct kz_bus_subscription){.topic = KZ_TOPIC_REQUESTS,
+                .name = name,
+                .ordered = true,
+                .attribute = KZ_ATTRIBUTE_MODEL,
+                .value = project->models[m].name};
+    }
+    list[count - 1] = (struct kz_bus_subscription){.topic = KZ_TOPIC_NEWS,
+            .name = KZ_SUBSCRIPTION_DELIVER,
+            .attribute = KZ_ATTRIBUTE_KIND,
+            .value = "webhook"};
+    *ret_count = count;
+    return list;
+}
+
 static enum kz_code open_bus(const struct kz_project *project, const struct kz_backends_def *def,
         struct kz_backends *backends, struct kz_err *err)
 {
-    (void)project;
-    if (def->bus == KZ_BACKEND_MEMORY)
-        return kz_memory_bus_open(NULL, &backends->bus, err);
+    struct kz_memory_bus_options options = {0};
+    struct kz_bus_subscription *subscriptions;
+    enum kz_code rc;
+
+    if (def->bus == KZ_BACKEND_MEMORY) {
+        options.subscriptions = subscriptions =
+                kz_role_subscriptions(project, &options.subscription_count);
+        rc = kz_memory_bus_open(&options, &backends->bus, err);
+        free(subscriptions);
+        return rc;
+    }
     return not_yet("Pub/Sub", err);
 }
 

@@ -168,6 +168,23 @@ bool kz_words_paused(struct kz_words *words, const char *what, struct kz_str nam
     return paused;
 }
 
+int64_t kz_words_said_ms(struct kz_words *words, const char *family, struct kz_str object)
+{
+    int64_t said_ms = 0;
+    struct kz_str verb;
+    size_t at;
+
+    pthread_mutex_lock(&words->lock);
+    verb = kz_views_control(words->views, family, object);
+    for (at = 0; at < verb.size && verb.ptr[at] != ':'; at++)
+        ;
+    for (at++; at < verb.size && at < 64; at++)
+        if (verb.ptr[at] >= '0' && verb.ptr[at] <= '9' && said_ms < INT64_MAX / 100)
+            said_ms = said_ms * 10 + (verb.ptr[at] - '0');
+    pthread_mutex_unlock(&words->lock);
+    return said_ms;
+}
+
 /* ---- saying -------------------------------------------------------------------------------------- */
 
 /* What `before` becomes with one more word. */

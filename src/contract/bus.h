@@ -31,13 +31,12 @@ const char *kz_topic_what(enum kz_topic topic);
 
 /* X(TOPIC, "name", ordered, what): subscriptions every project has,
  * kizashi-<project>-<topic>-<name>. A topic keeps nothing: what is published goes to the subscriptions
- * there are then. */
+ * there are then. Requests have one a model (kz_role_subscriptions()). */
 #define KZ_SUBSCRIPTIONS(X)                                                                        \
     X(EVENTS, "process", true, "events not stored yet")                                            \
-    X(REQUESTS, "infer", false, "requests without a result")                                       \
     X(DEAD, "kept", false, "dead messages, until somebody has looked at them")
 
-/* One that a project has besides: a model with its own Deployment sees only what is for it. */
+/* One that a project has besides, for a part of a topic's messages. */
 struct kz_bus_subscription {
     enum kz_topic topic;
     const char *name;

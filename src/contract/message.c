@@ -84,8 +84,9 @@ struct request_head {
     uint32_t crc;  /* CRC-32C of everything, itself 0 */
     uint64_t owner;
     kz_lsn lsn;
+    kz_lsn previous;
 };
-_Static_assert(sizeof(struct request_head) == 32, "on the wire");
+_Static_assert(sizeof(struct request_head) == 40, "on the wire");
 _Static_assert(sizeof(struct kz_source) == 16, "on the wire");
 
 void kz_request_message_encode(const struct kz_request_message *message, struct kz_buf *out)
@@ -98,6 +99,7 @@ void kz_request_message_encode(const struct kz_request_message *message, struct 
             .size = (uint32_t)(sizeof(head) + sources + message->record->size),
             .owner = message->owner,
             .lsn = message->lsn,
+            .previous = message->previous,
     };
 
     kz_buf_put(out, &head, sizeof(head));
@@ -168,7 +170,10 @@ enum kz_code kz_request_message_decode(struct kz_str bytes, struct kz_buf *hold,
     KZ_TRY(check_head(bytes, &head, err));
     sources = head.source_count * sizeof(struct kz_source);
     message = (struct kz_request_message){
-            .owner = head.owner, .lsn = head.lsn, .source_count = head.source_count};
+            .owner = head.owner,
+            .lsn = head.lsn,
+            .previous = head.previous,
+            .source_count = head.source_count};
     memcpy(message.sources, bytes.ptr + sizeof(head), sources);
     bytes.ptr += sizeof(head) + sources;
     bytes.size -= sizeof(head) + sources;

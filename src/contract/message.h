@@ -58,6 +58,8 @@ void kz_message_put_item(const struct kz_intake_item *item, struct kz_buf *out);
 struct kz_request_message {
     uint64_t owner; /* whose request it is: the record's owner */
     kz_lsn lsn;     /* the record's address; what the model may see ends there */
+    kz_lsn previous; /* the owner's REQUEST before it; 0: none, or not known. On virtual time a user's
+                      * requests are decided in this order, whoever takes them */
     const struct kz_record *record; /* REQUEST */
     struct kz_source sources[KZ_SOURCES_MAX]; /* of events; the owner's own run first */
     size_t source_count;

@@ -9,24 +9,36 @@ enum {
     LINKS_SHIFT = 11,
     KEYS_SHIFT = 17,
     TOMBSTONES_SHIFT = 10,
+    SMALL_SHIFT = 4,
+    SMALL_KEYS_SHIFT = 13,
     DEAD_LETTERS_DEFAULT = 10000,
     ATTEMPTS_MAX = 64,
 };
-_Static_assert(KZ_KEY_UNITS_MAX <= 1 << KEYS_SHIFT, "a key fits in a chunk");
+_Static_assert(KZ_KEY_UNITS_MAX <= 1 << SMALL_KEYS_SHIFT, "a key fits in a chunk");
 
-struct kz_views *kz_views_new(uint32_t dead_letters_max)
+static struct kz_views *new_views(uint32_t dead_letters_max, bool small)
 {
     struct kz_views *views = kz_calloc(1, sizeof(*views));
 
     views->magic = VIEWS_MAGIC;
-    kz_pool_init(&views->users, sizeof(struct kz_user), USERS_SHIFT);
-    kz_pool_init(&views->slots, sizeof(struct kz_slot), SLOTS_SHIFT);
-    kz_pool_init(&views->links, sizeof(struct kz_link_node), LINKS_SHIFT);
-    kz_pool_init(&views->keys, KZ_KEY_UNIT, KEYS_SHIFT);
+    kz_pool_init(&views->users, sizeof(struct kz_user), small ? SMALL_SHIFT : USERS_SHIFT);
+    kz_pool_init(&views->slots, sizeof(struct kz_slot), small ? SMALL_SHIFT : SLOTS_SHIFT);
+    kz_pool_init(&views->links, sizeof(struct kz_link_node), small ? SMALL_SHIFT : LINKS_SHIFT);
+    kz_pool_init(&views->keys, KZ_KEY_UNIT, small ? SMALL_KEYS_SHIFT : KEYS_SHIFT);
     kz_pool_init(&views->tombstones, sizeof(struct kz_tombstone), TOMBSTONES_SHIFT);
-    views->dead_letters.max = dead_letters_max ? dead_letters_max : DEAD_LETTERS_DEFAULT;
+    views->dead_letters.max = dead_letters_max;
     views->owner_hash = kz_owner_hash;
     return views;
+}
+
+struct kz_views *kz_views_new(uint32_t dead_letters_max)
+{
+    return new_views(dead_letters_max ? dead_letters_max : DEAD_LETTERS_DEFAULT, false);
+}
+
+struct kz_views *kz_views_new_small(void)
+{
+    return new_views(64, true);
 }
 
 void kz_views_free(struct kz_views *views)

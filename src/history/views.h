@@ -28,6 +28,8 @@ enum {
 
 /* `dead_letters_max` 0: 10,000. */
 struct kz_views *kz_views_new(uint32_t dead_letters_max);
+/* For a few users and a short life: memory in small chunks. */
+struct kz_views *kz_views_new_small(void);
 void kz_views_free(struct kz_views *views);
 KZ_DEFINE_FREEP(struct kz_views, kz_views_free)
 

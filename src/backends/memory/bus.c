@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/hash.h"
 #include "sys/clock.h"
 #include "sys/thread.h"
 
@@ -31,10 +32,18 @@ struct letters { /* a list; `first` is the oldest */
     size_t count;
 };
 
+/* Messages of some keys, while a source holds any of them: the rest of them is for it. */
+struct lane {
+    const struct memory_source *source;
+    size_t held;
+};
+enum { LANES = 1024 };
+
 struct subscription {
     enum kz_topic topic;
     char *name; /* NULL: of one source, and goes with it */
     char *attribute, *value;
+    struct lane *lanes; /* [LANES] by a hash of the key; NULL: not ordered */
     struct letters queue;
     pthread_cond_t arrived;
     struct subscription *next;
@@ -295,6 +304,7 @@ static struct subscription *add_subscription(
     s->name = from->name ? kz_strdup(from->name) : NULL;
     s->attribute = from->attribute ? kz_strdup(from->attribute) : NULL;
     s->value = kz_strdup(from->value ? from->value : "");
+    s->lanes = from->ordered ? kz_calloc(LANES, sizeof(*s->lanes)) : NULL;
     init_cond(&s->arrived);
     s->next = bus->subscriptions;
     bus->subscriptions = s;
@@ -319,6 +329,7 @@ static void remove_subscription(struct memory_bus *bus, struct subscription *s)
     free(s->name);
     free(s->attribute);
     free(s->value);
+    free(s->lanes);
     free(s);
 }
 
@@ -364,13 +375,44 @@ static enum kz_code open_source(struct kz_bus *base, const struct kz_bus_pull_op
     return KZ_OK;
 }
 
-static bool may_take(const struct memory_source *source)
+static struct lane *lane_of(const struct subscription *s, const struct letter *letter)
 {
-    const struct letter *next = source->subscription->queue.first;
+    return s->lanes && letter->delivery.key.size
+            ? &s->lanes[kz_hash_str(letter->delivery.key) % LANES]
+            : NULL;
+}
 
-    return next && source->held.count < source->options.messages_max &&
-           (!source->held.count ||
-                   source->held_bytes + next->message->size <= source->options.bytes_max);
+/* The first one from `letter` on that the source may have now. */
+static struct letter *find_letter(const struct memory_source *source, struct letter *letter)
+{
+    if (source->held.count >= source->options.messages_max)
+        return NULL;
+    for (; letter; letter = letter->next) {
+        const struct lane *lane = lane_of(source->subscription, letter);
+
+        if (lane && lane->held && lane->source != source)
+            continue;
+        if (source->held.count &&
+                source->held_bytes + letter->message->size > source->options.bytes_max)
+            return NULL;
+        return letter;
+    }
+    return NULL;
+}
+
+static void take_letter(struct memory_source *source, struct letter *letter)
+{
+    struct lane *lane = lane_of(source->subscription, letter);
+
+    take_out(&source->subscription->queue, letter);
+    put_last(&source->held, letter);
+    source->bus->waiting_bytes -= letter->message->size;
+    source->held_bytes += letter->message->size;
+    source->bus->stats.redelivered += ++letter->delivery.attempt > 1;
+    if (lane) {
+        lane->source = source;
+        lane->held++;
+    }
 }
 
 static enum kz_code pull(struct kz_bus_source *base, struct kz_bus_delivery **deliveries, size_t max,
@@ -380,21 +422,18 @@ static enum kz_code pull(struct kz_bus_source *base, struct kz_bus_delivery **de
     struct memory_bus *bus = source->bus;
     int64_t until_ms = kz_mono_ms() + KZ_MAX(wait_ms, (int64_t)0);
     struct timespec until = {until_ms / 1000, until_ms % 1000 * 1000000};
+    struct letter *letter, *next;
     size_t count = 0;
 
     (void)err;
     pthread_mutex_lock(&bus->lock);
-    while (!may_take(source) && wait_ms > 0)
+    while (!find_letter(source, source->subscription->queue.first) && wait_ms > 0)
         if (pthread_cond_timedwait(&source->subscription->arrived, &bus->lock, &until) == ETIMEDOUT)
             break;
-    while (count < max && may_take(source)) {
-        struct letter *letter = source->subscription->queue.first;
-
-        take_out(&source->subscription->queue, letter);
-        put_last(&source->held, letter);
-        bus->waiting_bytes -= letter->message->size;
-        source->held_bytes += letter->message->size;
-        bus->stats.redelivered += ++letter->delivery.attempt > 1;
+    for (letter = source->subscription->queue.first;
+            count < max && (letter = find_letter(source, letter)); letter = next) {
+        next = letter->next;
+        take_letter(source, letter);
         deliveries[count++] = &letter->delivery;
     }
     bus->stats.received += count;
@@ -406,10 +445,13 @@ static enum kz_code pull(struct kz_bus_source *base, struct kz_bus_delivery **de
 static struct letter *let_go(struct memory_source *source, struct kz_bus_delivery *delivery)
 {
     struct letter *letter = KZ_CONTAINER_OF(delivery, struct letter, delivery);
+    struct lane *lane = lane_of(source->subscription, letter);
 
     KZ_CHECK_MAGIC(letter, LETTER_MAGIC);
     take_out(&source->held, letter);
     source->held_bytes -= letter->message->size;
+    if (lane)
+        lane->held--;
     return letter;
 }
 
