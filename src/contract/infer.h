@@ -19,7 +19,6 @@ struct kz_infer_job {
     struct kz_sql_params params; /* strings borrowed from `text` below */
     char user_kind;
     uint64_t owner;
-    uint64_t supersede_key; /* jobs with the same key and model: a newer one overtakes a waiting one */
     struct kz_source sources[KZ_SOURCES_MAX];
     size_t source_count;
     int64_t queued_us;   /* monotonic, when it was handed over */

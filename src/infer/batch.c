@@ -5,7 +5,8 @@
  *     retry groups <---- the batch failed: two halves --------------+
  *                  <---- one row, its replica lost: once more       | one row: dead
  *
- * Nothing waits for a fuller batch: while every replica is busy the next batch forms by itself.
+ * Nothing waits for a fuller batch, whatever batch.wait says: while every replica is busy the next
+ * batch forms by itself, and with one idle a wait would only cost time.
  * Retry groups are first in, first out, so that after a crash the other half is tried before the
  * quarter: a good half between two bad ones tells the model from the row (I5).
  */
@@ -20,63 +21,11 @@
 
 /* ---- those that wait ------------------------------------------------------------------------------ */
 
-static struct row **key_bucket(struct model *model, uint64_t key)
-{
-    return &model->keys[key % SUPERSEDE_BUCKETS];
-}
-
-static void forget_key(struct model *model, struct row *row)
-{
-    struct row **at = key_bucket(model, row->job.supersede_key);
-
-    if (!row->job.supersede_key)
-        return;
-    while (*at && *at != row)
-        at = &(*at)->key_next;
-    KZ_BUG_ON(!*at);
-    *at = row->key_next;
-    row->key_next = NULL;
-}
-
-static void leave_ready(struct model *model, struct row *row)
-{
-    kz_rows_remove(&model->ready, row);
-    forget_key(model, row);
-    row->waiting = false;
-}
-
-/* A newer request of the same user overtakes one that still waits; an older one (from the slow lane)
- * is overtaken itself. */
-static bool supersede(struct model *model, struct row *row)
-{
-    struct row **bucket = key_bucket(model, row->job.supersede_key), *other;
-
-    if (!row->job.supersede_key)
-        return false;
-    for (other = *bucket; other; other = other->key_next)
-        if (other->job.supersede_key == row->job.supersede_key)
-            break;
-    if (other && other->job.request > row->job.request) {
-        kz_infer_finish(model->infer, row, KZ_END_SUPERSEDED);
-        return true;
-    }
-    if (other) {
-        leave_ready(model, other);
-        kz_infer_finish(model->infer, other, KZ_END_SUPERSEDED);
-    }
-    row->key_next = *bucket;
-    *bucket = row;
-    return false;
-}
-
 void kz_batch_ready(struct model *model, struct row *row)
 {
     kz_columns_learn(model, row);
     row->ready_at_us = kz_mono_us();
-    if (supersede(model, row))
-        return;
     kz_rows_push(&model->ready, row);
-    row->waiting = true;
     model->wanted = true;
     model->dirty = true;
 }
@@ -105,7 +54,7 @@ void kz_batch_expire(struct model *model)
     for (struct row *row = model->ready.first, *next; row; row = next) {
         next = row->next;
         if (is_expired(row, now_ms)) {
-            leave_ready(model, row);
+            kz_rows_remove(&model->ready, row);
             kz_infer_finish(model->infer, row, KZ_END_EXPIRED);
         }
     }
@@ -172,7 +121,7 @@ static struct rows take_rows(struct model *model)
 
         if (rows.count && bytes + row_bytes(row) > BATCH_BYTES_MAX)
             break;
-        leave_ready(model, row);
+        kz_rows_remove(&model->ready, row);
         if (is_expired(row, now_ms)) {
             kz_infer_finish(model->infer, row, KZ_END_EXPIRED);
             continue;

@@ -22,7 +22,6 @@ enum {
     FORKS_REFUSED_MAX = 3,
     BATCH_BYTES_MAX = 16 << 20,
     ROW_BYTES_MAX = 48 << 20,
-    SUPERSEDE_BUCKETS = 1 << 10,
     TICK_BUSY_MS = 5,
     TICK_IDLE_MS = 1000,
     SLICE_ROWS = 16, /* rows whose features are computed between two looks at the replicas */
@@ -41,10 +40,8 @@ struct row {
     bool tried_alone; /* it was the only row of a batch whose replica was lost */
     bool computed;    /* its features or history are there, or have failed */
     bool failed;      /* its features did: result is filled in */
-    bool waiting;     /* in the ready list, and in the supersede table if it has a key */
     int64_t features_at_us, ready_at_us, sent_at_us;
     struct row *next, *prev; /* in one list at a time */
-    struct row *key_next;
     struct row *group_next; /* of a group's first row: the next group to be retried */
     size_t group_count;     /* of a group's first row */
     struct row *pool_next;  /* the pipeline's thread */
@@ -92,7 +89,6 @@ struct model {
 
     struct rows ready;
     struct row *retry_first, *retry_last; /* groups, by group_next */
-    struct row *keys[SUPERSEDE_BUCKETS];
 
     struct replica **replicas; /* [replicas.max + ending ones] */
     size_t replica_count, replica_capacity;

@@ -322,26 +322,6 @@ static void test_deadlines_hold_while_a_model_is_away(void **state)
     rig_close(&rig);
 }
 
-static void test_a_newer_request_overtakes_a_waiting_one(void **state)
-{
-    struct kz_infer_job *job;
-
-    (void)state;
-    open_model(MODEL("        time.sleep(0.2)\n"));
-    rig_ask(&rig, 0, "{\"x\": 1}");
-    rig_until(&rig, 0, is_busy);
-    for (unsigned i = 1; i <= 2; i++) {
-        rig_event(&rig, i, i == 1 ? "{\"x\": 2}" : "{\"x\": 3}");
-        job = rig_job(&rig, 0, i);
-        job->supersede_key = 99;
-        kz_infer_submit(rig.infer, job);
-    }
-    rig_wait(&rig, 3);
-    assert_int_equal(rig.results[1]->end, KZ_END_SUPERSEDED);
-    rig_assert_done(&rig, 2, 0.03);
-    rig_close(&rig);
-}
-
 static void test_raw_history(void **state)
 {
     (void)state;
@@ -648,7 +628,6 @@ int main(void)
             cmocka_unit_test(test_load_exception_fences_and_unfence_tries_again),
             cmocka_unit_test(test_a_model_that_always_crashes_is_fenced),
             cmocka_unit_test(test_deadlines_hold_while_a_model_is_away),
-            cmocka_unit_test(test_a_newer_request_overtakes_a_waiting_one),
             cmocka_unit_test(test_raw_history),
             cmocka_unit_test(test_classes),
             cmocka_unit_test(test_select_and_embedding),
