@@ -172,7 +172,7 @@ models:
     path: models/counter
     features: features/counter.sql
     valid_for: 1h
-    batch: {max: 64, wait: 1ms}
+    batch: {max: 64}
     timeout: 2s
 """
 

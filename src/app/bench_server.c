@@ -52,7 +52,7 @@ static const char project_yaml[] =
         "    history: {window: 7d, max_events: 50}\n"
         "    valid_for: 24h\n"
         "    output: {select: 0}\n"
-        "    batch: {max: 64, wait: 1ms}\n"
+        "    batch: {max: 64}\n"
         "    replicas: {min: 1, max: 1}\n"
         "    timeout: 2s\n";
 

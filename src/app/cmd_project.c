@@ -219,6 +219,20 @@ static void put_names(struct kz_json_out *out, const struct kz_project *project)
     kz_json_out_array_end(out);
 }
 
+/* What is accepted and has no effect. */
+static void put_notices(struct findings *f, const struct kz_config *config)
+{
+    kz_json_out_key(&f->out, "notices");
+    kz_json_out_array(&f->out);
+    for (const char *const *notice = kz_config_notices(config); *notice; notice++) {
+        if (f->json)
+            kz_json_out_cstr(&f->out, *notice);
+        else
+            printf("%s\n", *notice);
+    }
+    kz_json_out_array_end(&f->out);
+}
+
 static int run_check(const struct kz_args *args)
 {
     struct kz_buf buf = {0};
@@ -249,6 +263,8 @@ static int run_check(const struct kz_args *args)
             fprintf(stderr, "  %s\n", err.hint);
     }
     kz_json_out_array_end(&f.out);
+    if (config)
+        put_notices(&f, config);
     if (project && !f.count)
         put_names(&f.out, project);
     kz_json_out_kv_bool(&f.out, "ok", !f.count);

@@ -27,3 +27,5 @@ KZ_MUST_USE enum kz_code kz_config_read(const char *dir, const char *env, kz_con
 void kz_config_free(struct kz_config *config);
 KZ_DEFINE_FREEP(struct kz_config, kz_config_free)
 const struct kz_project *kz_config_project(const struct kz_config *config);
+/* What is accepted and has no effect, each as "file:line:column: ..."; ends with NULL. */
+const char *const *kz_config_notices(const struct kz_config *config);

@@ -84,7 +84,7 @@ struct kz_model_def {
     } output;
     struct {
         uint32_t size_max;
-        int64_t wait_us;
+        int64_t wait_us; /* accepted, without an effect */
     } batch;
     struct {
         uint32_t min, max;

@@ -165,7 +165,8 @@ def main():
         for client in clients:
             client.port = server.port
             client.run_it.set()
-        time.sleep(dice.uniform(0.02, 0.9))
+        # Most before the models are up, as recovery goes on; some with predictions being made.
+        time.sleep(dice.uniform(0.9, 3) if number % 5 == 0 else dice.uniform(0.02, 0.9))
         server.kill()
         for client in clients:
             client.run_it.clear()

@@ -261,6 +261,17 @@ def test_metrics_and_status_speak(server):
     assert "counter" in told
 
 
+def test_check_says_what_is_accepted_without_an_effect(project):
+    assert "no effect" not in harness.run("check", project, check=0).stdout.decode()
+    yaml = harness.YAML.replace("batch: {max: 64}", "batch: {max: 64, wait: 1ms}")
+    harness.write_project(project, yaml=yaml)
+    line = yaml[:yaml.index("wait: 1ms")].count("\n") + 1
+    told = harness.run("check", project, check=0).stdout.decode()
+    assert f'kizashi.yaml:{line}:28: "wait" has no effect' in told, told
+    notices = json.loads(harness.run("check", project, "--json", check=0).stdout)["notices"]
+    assert len(notices) == 1 and "has no effect" in notices[0]
+
+
 def test_help_and_version():
     text = harness.run("--help", check=0).stdout.decode()
     for command in ("init", "check", "test", "up", "send", "replay", "import", "sql", "features", "status", "top",
