@@ -235,10 +235,26 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
 
 /* ---- identity ---------------------------------------------------------------------------------- */
 
+/* What two users' rules waited for has become one user's: a window that had nobody to ask may have taken
+ * over the other's question, and the other's window end. A timer too many does nothing. */
+static void set_timers_of(struct kz_pipeline *p, uint32_t user)
+{
+    const struct kz_slot *slot = kz_views_slot(p->views, user, KZ_SLOT_TRIGGER, 0);
+
+    for (; slot; slot = kz_views_slot_next(p->views, slot, KZ_SLOT_TRIGGER, 0)) {
+        int64_t due_ms = kz_trigger_due(&slot->trigger);
+
+        if (due_ms)
+            kz_pl_set_timer(
+                    p, TIMER_TRIGGER, due_ms, kz_views_user(p->views, user)->owner, slot->name);
+    }
+}
+
 static enum kz_code link_ids(struct kz_pipeline *p, const struct kz_event *event, struct kz_err *err)
 {
     struct kz_user_key from = {'a', event->anonymous_id}, to = {'u', event->user_id};
     struct kz_link_plan plan;
+    uint32_t to_user;
     struct kz_log_entry entry = {.type = KZ_RECORD_LINK, .at_ms = p->now_ms, .reserved = true};
 
     if (!from.id.size || !to.id.size)
@@ -262,7 +278,10 @@ static enum kz_code link_ids(struct kz_pipeline *p, const struct kz_event *event
     entry.body = kz_buf_view(&p->body);
     KZ_TRY(kz_pl_put(p, &entry, NULL, NULL, err));
     p->counters.links_total++;
-    return kz_pl_linked(p, kz_views_find_owner(p->views, plan.to.owner), err);
+    to_user = kz_views_find_owner(p->views, plan.to.owner);
+    if (plan.kind == KZ_LINK_MERGE)
+        set_timers_of(p, to_user);
+    return kz_pl_linked(p, to_user, err);
 }
 
 /* ---- one event --------------------------------------------------------------------------------- */

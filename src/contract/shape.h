@@ -53,6 +53,12 @@ struct kz_shaped {
 KZ_MUST_USE enum kz_code kz_shape_events(const struct kz_shaper *shaper,
         const struct kz_shape_input *input, struct kz_shaped *ret, struct kz_err *err);
 
+/* What collect made of events, one after the other (contract/message.h): items as they were there, received_at
+ * and identity included; what it had rejected is rejected. KZ_INVALID where anything of it is not what collect
+ * writes. */
+KZ_MUST_USE enum kz_code kz_shape_collected(const struct kz_shaper *shaper,
+        const struct kz_shape_input *input, struct kz_shaped *ret, struct kz_err *err);
+
 enum kz_call {
     KZ_CALL_BATCH, /* {"batch": [calls with a "type"], "sentAt"?} */
     KZ_CALL_TRACK,

@@ -351,7 +351,7 @@ enum kz_code kz_views_apply(
         struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     KZ_TRY(kz_record_check(record, err));
-    if (record->seq <= views->seq)
+    if (record->seq <= views->seq && !views->part)
         return KZ_OK;
     KZ_TRY(apply_one(views, lsn, record, err));
     views->seq = record->seq;

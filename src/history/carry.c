@@ -7,6 +7,8 @@ static bool is_over(const struct kz_slot *slot, const struct kz_keep *keep)
 {
     const struct kz_trigger_state *trigger = &slot->trigger;
 
+    if (keep->without & 1u << slot->kind)
+        return true;
     switch ((enum kz_slot_kind)slot->kind) {
     case KZ_SLOT_TRIGGER:
         return !trigger->pending && trigger->window_due_ms < keep->since_ms &&
@@ -135,31 +137,35 @@ void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf 
 
 /* ---- applying -------------------------------------------------------------------------------- */
 
-static enum kz_code check(const struct kz_record *record, struct kz_str bytes, struct kz_err *err)
+/* `body` is a copy: bytes of a store may lie anywhere. */
+static enum kz_code check(
+        uint64_t owner, struct kz_str bytes, struct kz_carry_body *ret_body, struct kz_err *err)
 {
-    const struct kz_carry_body *body = (const void *)bytes.ptr;
+    struct kz_carry_body body;
     struct kz_str slots;
 
-    if (bytes.size < sizeof(*body))
-        return kz_fail(err, KZ_CORRUPT, "carry record seq %llu has only %zu bytes",
-                (unsigned long long)record->seq, bytes.size);
-    if (!body->version || body->version > KZ_CARRY_VERSION)
-        return kz_fail(err, KZ_UNSUPPORTED, "carry record seq %llu has version %u, not %d",
-                (unsigned long long)record->seq, body->version, KZ_CARRY_VERSION);
-    slots = kz_span_str(bytes, body->slots);
-    if (slots.size != body->slot_count * sizeof(struct kz_slot) ||
-            kz_span_str(bytes, body->key_id).size != body->key_id.size ||
-            kz_span_str(bytes, body->to_id).size != body->to_id.size)
-        return kz_fail(err, KZ_CORRUPT, "carry record seq %llu reaches beyond its end",
-                (unsigned long long)record->seq);
-    for (uint32_t i = 0; i < body->slot_count; i++) {
+    if (bytes.size < sizeof(body))
+        return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx has only %zu bytes",
+                (unsigned long long)owner, bytes.size);
+    memcpy(&body, bytes.ptr, sizeof(body));
+    if (!body.version || body.version > KZ_CARRY_VERSION)
+        return kz_fail(err, KZ_UNSUPPORTED, "the state of owner %016llx has version %u, not %d",
+                (unsigned long long)owner, body.version, KZ_CARRY_VERSION);
+    slots = kz_span_str(bytes, body.slots);
+    if (slots.size != body.slot_count * sizeof(struct kz_slot) ||
+            kz_span_str(bytes, body.key_id).size != body.key_id.size ||
+            kz_span_str(bytes, body.to_id).size != body.to_id.size)
+        return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx reaches beyond its end",
+                (unsigned long long)owner);
+    for (uint32_t i = 0; i < body.slot_count; i++) {
         struct kz_slot slot;
 
         memcpy(&slot, slots.ptr + i * sizeof(slot), sizeof(slot));
         if (slot.kind == KZ_SLOT_FREE || slot.kind >= KZ_SLOT_KIND_END)
-            return kz_fail(err, KZ_CORRUPT, "carry record seq %llu has a slot of unknown kind %u",
-                    (unsigned long long)record->seq, slot.kind);
+            return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx has a slot of unknown kind %u",
+                    (unsigned long long)owner, slot.kind);
     }
+    *ret_body = body;
     return KZ_OK;
 }
 
@@ -218,31 +224,59 @@ static void forget(struct kz_views *views, uint64_t owner)
     kz_views_remove_user(views, user);
 }
 
+/* `to`: whom the user is linked to, 0 nobody. */
+static enum kz_code put_linked(struct kz_views *views, uint32_t user, uint32_t to,
+        const struct kz_carry_body *body, struct kz_str bytes, struct kz_err *err)
+{
+    if (to) {
+        KZ_TRY(kz_views_link_set(views, user, to, err));
+        kz_views_link_set_merged(views, user, body->merged);
+    }
+    put_user(views, user, body, kz_span_str(bytes, body->slots));
+    return KZ_OK;
+}
+
+enum kz_code kz_views_restore(
+        struct kz_views *views, uint64_t owner, struct kz_str carry, struct kz_err *err)
+{
+    struct kz_carry_body body;
+    uint32_t user;
+
+    KZ_TRY(check(owner, carry, &body, err));
+    if (!owner || kz_views_find_owner(views, owner) || body.flags ||
+            (body.to_owner && !kz_views_find_owner(views, body.to_owner)))
+        return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx cannot be put here",
+                (unsigned long long)owner);
+    KZ_TRY(kz_views_ensure_owner(views, owner,
+            (struct kz_user_key){body.key_kind, kz_span_str(carry, body.key_id)}, &user, err));
+    KZ_TRY(put_linked(
+            views, user, kz_views_find_owner(views, body.to_owner), &body, carry, err));
+    kz_views_at(views, user)->notes_head = body.notes_head;
+    return KZ_OK;
+}
+
 enum kz_code kz_views_apply_carry(
         struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err)
 {
     struct kz_str bytes = kz_record_body(record);
-    const struct kz_carry_body *body = (const void *)bytes.ptr;
+    struct kz_carry_body body;
     struct kz_user_key key, to_key;
     uint32_t user = 0, to = 0;
 
     if (!record->owner)
         return kz_views_globals_decode(views, bytes, err);
-    KZ_TRY(check(record, bytes, err));
-    if (body->flags & KZ_CARRY_GONE) {
+    KZ_TRY(check(record->owner, bytes, &body, err));
+    if (body.flags & KZ_CARRY_GONE) {
         forget(views, record->owner);
         return KZ_OK;
     }
-    key = (struct kz_user_key){body->key_kind, kz_span_str(bytes, body->key_id)};
-    to_key = (struct kz_user_key){body->to_kind, kz_span_str(bytes, body->to_id)};
+    key = (struct kz_user_key){body.key_kind, kz_span_str(bytes, body.key_id)};
     KZ_TRY(kz_views_ensure_owner(views, record->owner, key, &user, err));
     if (!says_nothing_new(views, user, bytes)) {
-        if (body->to_owner) {
-            KZ_TRY(kz_views_ensure_owner(views, body->to_owner, to_key, &to, err));
-            KZ_TRY(kz_views_link_set(views, user, to, err));
-            kz_views_link_set_merged(views, user, body->merged);
-        }
-        put_user(views, user, body, kz_span_str(bytes, body->slots));
+        to_key = (struct kz_user_key){body.to_kind, kz_span_str(bytes, body.to_id)};
+        if (body.to_owner)
+            KZ_TRY(kz_views_ensure_owner(views, body.to_owner, to_key, &to, err));
+        KZ_TRY(put_linked(views, user, to, &body, bytes, err));
     }
     kz_views_at(views, user)->notes_head = lsn;
     return KZ_OK;

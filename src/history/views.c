@@ -59,6 +59,11 @@ void kz_views_free(struct kz_views *views)
     free(views);
 }
 
+void kz_views_set_part(struct kz_views *views)
+{
+    views->part = true;
+}
+
 uint64_t kz_views_seq(const struct kz_views *views)
 {
     return views->seq;

@@ -41,6 +41,10 @@ KZ_DEFINE_FREEP(struct kz_views, kz_views_free)
 KZ_MUST_USE enum kz_code kz_views_apply(
         struct kz_views *views, kz_lsn lsn, const struct kz_record *record, struct kz_err *err);
 
+/* These views hold some users of many, whose records are in order user by user only: none is taken for
+ * one that was applied already. */
+void kz_views_set_part(struct kz_views *views);
+
 /* seq and address of the last record applied; 0 none. */
 uint64_t kz_views_seq(const struct kz_views *views);
 kz_lsn kz_views_lsn(const struct kz_views *views);
@@ -205,11 +209,17 @@ struct kz_keep {
     kz_lsn below;
     int64_t now_ms;   /* predictions that are not valid then and whose RESULT goes are left out */
     int64_t since_ms; /* hits, deliveries, windows before that matter to no rule and no cap */
+    uint32_t without; /* slots left out: bits 1 << enum kz_slot_kind */
 };
 /* Appends a CARRY body (history/carry.h): the user's whole state, to be logged under their owner
  * before old segments are dropped. `keep` NULL: all of it. Bring views up to date first. */
 void kz_views_carry(const struct kz_views *views, uint32_t user, const struct kz_keep *keep,
         struct kz_buf *out);
+/* Puts a user as kz_views_carry() wrote them, heads included, into views that do not have them: for
+ * users whose state is kept elsewhere (kz_views_set_part()). The user they are linked to, if any, has
+ * to be there. KZ_CORRUPT, KZ_UNSUPPORTED: nothing was changed. */
+KZ_MUST_USE enum kz_code kz_views_restore(
+        struct kz_views *views, uint64_t owner, struct kz_str carry, struct kz_err *err);
 /* Whether nothing is left to keep of a user: no event at or after `below`, no slots worth keeping
  * but holdout assignments (which come out the same again), no links. Then a CARRY of
  * kz_views_forget()'s body makes the views forget them; without it memory would grow with every

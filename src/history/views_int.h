@@ -57,6 +57,7 @@ struct kz_cap_totals {
 
 struct kz_views {
     uint32_t magic;
+    bool part; /* kz_views_set_part() */
     uint64_t seq;
     kz_lsn lsn;
     int64_t clock_ms;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "codec/json.h"
+#include "contract/message.h"
 #include "contract/shape.h"
 
 static struct kz_column_def columns[] = {
@@ -668,11 +669,114 @@ static void captured_segment_and_rudderstack(void **state)
     free(captures);
 }
 
+/* ---- on its way over a bus ---- */
+
+static void same_item(const struct kz_intake_item *a, const struct kz_intake_item *b)
+{
+    assert_true(kz_str_eq(a->event.event_id, b->event.event_id));
+    assert_true(kz_str_eq(a->event.user_id, b->event.user_id));
+    assert_true(kz_str_eq(a->event.anonymous_id, b->event.anonymous_id));
+    assert_true(kz_str_eq(a->event.name, b->event.name));
+    assert_true(kz_str_eq(a->event.props, b->event.props));
+    assert_true(a->event.client_ts_ms == b->event.client_ts_ms);
+    assert_true(a->event.received_at_ms == b->event.received_at_ms);
+    assert_true(a->event.flags == b->event.flags && a->event.identity == b->event.identity);
+    assert_true(a->event.columns_id == b->event.columns_id);
+    assert_int_equal(a->event.column_count, b->event.column_count);
+    for (size_t i = 0; i < a->event.column_count; i++) {
+        assert_int_equal(a->columns[i].type, b->columns[i].type);
+        if (a->columns[i].type == KZ_TYPE_TEXT)
+            assert_true(kz_str_eq(a->columns[i].text, b->columns[i].text));
+        else if (a->columns[i].type != KZ_TYPE_NULL)
+            assert_true(a->columns[i].integer == b->columns[i].integer);
+    }
+}
+
+static void what_collect_made_comes_out_the_same(void **state)
+{
+    static const char text[] =
+            "[{\"event_id\":\"e\\u00e41\",\"user_id\":17,\"name\":\"view\",\"ts\":\"1970-01-01T00:00:00.005Z\","
+            "\"props\":{\"price\": 3,\n \"product_id\":\"\\\"x\\\"\",\"address\":{\"city\":\"K\\u00f6ln\"}}},"
+            "{\"event_id\":\"e2\",\"user_id\":\"ada\",\"anonymous_id\":\"a b\",\"name\":\"alias\"},"
+            "{\"event_id\":\"e3\",\"anonymous_id\":\"a1\",\"name\":\"n\",\"props\":{}}]";
+    struct rig *rig = *state;
+    struct kz_shape_input input = {.arena = &rig->arena};
+    struct kz_shaped back = {0};
+    struct kz_buf message = {0};
+
+    assert_int_equal(events(rig, text), KZ_OK);
+    assert_int_equal(rig->shaped.item_count, 3);
+    for (size_t i = 0; i < 3; i++) {
+        rig->shaped.items[i]->event.received_at_ms = NOW + (int64_t)i;
+        if (i == 2)
+            rig->shaped.items[i]->event.flags |= KZ_EVENT_ID_MADE | KZ_EVENT_ACTION;
+        kz_message_put_item(rig->shaped.items[i], &message);
+    }
+    input.text = kz_buf_view(&message);
+    assert_int_equal(kz_shape_collected(rig->shaper, &input, &back, &rig->err), KZ_OK);
+    assert_int_equal(back.item_count, 3);
+    for (size_t i = 0; i < 3; i++)
+        same_item(rig->shaped.items[i], back.items[i]);
+    kz_buf_done(&message);
+}
+
+static void what_collect_refused_comes_out_with_its_reason(void **state)
+{
+    struct rig *rig = *state;
+    struct kz_shape_input input = {.arena = &rig->arena};
+    struct kz_shaped back = {0};
+    struct kz_buf message = {0};
+
+    assert_int_equal(events(rig, "{\"user_id\":\"ada\",\"name\":5}"), KZ_OK);
+    rig->shaped.items[0]->event.received_at_ms = NOW;
+    kz_message_put_item(rig->shaped.items[0], &message);
+    input.text = kz_buf_view(&message);
+    assert_int_equal(kz_shape_collected(rig->shaper, &input, &back, &rig->err), KZ_OK);
+    assert_int_equal(back.rejected_count, 1);
+    assert_int_equal(back.items[0]->state, KZ_INTAKE_REJECTED);
+    assert_string_equal(back.items[0]->code, "bad_name");
+    assert_true(kz_str_is(back.items[0]->payload, "{\"user_id\":\"ada\",\"name\":5}"));
+    assert_true(kz_str_is(back.items[0]->event.user_id, "ada"));
+    assert_true(back.items[0]->event.received_at_ms == NOW);
+    kz_buf_done(&message);
+}
+
+static void a_message_that_collect_did_not_write_is_refused_whole(void **state)
+{
+    static const char *const texts[] = {
+            "", "5", "{}", "{\"received_at\":5}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\"}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":0}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5.5}",
+            "{\"event_id\":\"e\",\"user_id\":5,\"name\":\"n\",\"received_at\":5}",
+            "{\"event_id\":\"e\",\"name\":\"n\",\"received_at\":5}",
+            "{\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"received_at\":5}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"props\":[]}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"identity\":\"alias\"}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"received_at\":5}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}\n{\"event_id\":",
+            "{\"rejected\":\"\",\"received_at\":5}",
+    };
+    struct rig *rig = *state;
+
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(texts); i++) {
+        struct kz_shape_input input = {.text = kz_str(texts[i]), .arena = &rig->arena};
+        struct kz_shaped back = {0};
+
+        if (kz_shape_collected(rig->shaper, &input, &back, &rig->err) != KZ_INVALID)
+            fail_msg("was taken: %s", texts[i]);
+    }
+}
+
 int main(void)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, up, down)
     const struct CMUnitTest tests[] = {
             T(one_object_with_everything),
+            T(what_collect_made_comes_out_the_same),
+            T(what_collect_refused_comes_out_with_its_reason),
+            T(a_message_that_collect_did_not_write_is_refused_whole),
             T(little_is_enough),
             T(times),
             T(rejections_name_field_and_value),
