@@ -33,6 +33,7 @@ struct up {
     struct kz_pipeline *pipeline;
     struct kz_auth *auth;
     struct kz_collect *collect;
+    struct kz_push_auth *push_auth; /* NULL: pushes need a key */
     struct kz_serve *serve;
     struct kz_http_server *server;
     int64_t keys_read_ms, started_ms, stopping_ms;
@@ -235,7 +236,15 @@ static enum kz_code listen_on(struct up *up, const char *address, const char *da
             .query = query,
     };
     struct kz_serve_options serve = kz_serve_options_default();
+    const struct kz_push_auth_options push = {
+            .audience = collect.project->backends.gcp.push.audience,
+            .email = collect.project->backends.gcp.push.email,
+            .keys = collect.project->backends.gcp.push.jwks,
+    };
 
+    if (push.audience)
+        KZ_TRY(kz_push_auth_open(&push, &up->push_auth, err));
+    collect.push_auth = up->push_auth;
     KZ_TRY(kz_auth_open(kz_fs_posix(), data, &up->auth, err));
     KZ_TRY(kz_auth_listen(up->auth, address, err));
     collect.auth = up->auth;
@@ -305,6 +314,7 @@ static void stop(struct up *up)
     if (up->server)
         kz_http_server_free(up->server);
     kz_collect_free(up->collect);
+    kz_push_auth_close(up->push_auth);
     kz_auth_close(up->auth);
     close_handles(up);
     uv_run(&up->loop, UV_RUN_DEFAULT);

@@ -191,10 +191,10 @@ static void read_push(
     def->gcp.push.audience = kz_fields_text(&f, "audience", NULL);
     def->gcp.push.email = kz_fields_text(&f, "email", NULL);
     def->gcp.push.jwks = kz_fields_text(&f, "jwks", NULL);
-    if (map && !def->gcp.push.audience)
+    if (map && (!def->gcp.push.audience || !def->gcp.push.email))
         kz_config_problem(reader, map->place,
-                "\"push\" needs an \"audience\": the one of the subscription's "
-                "push endpoint");
+                "\"push\" needs the \"audience\" of the subscription's push authentication and the "
+                "\"email\" of its service account: anybody can have a token for any audience");
     kz_fields_finish(&f);
 }
 

@@ -78,18 +78,33 @@ static int64_t now_ms(const struct kz_collect *c)
     return c->options.clock_ms ? c->options.clock_ms(c->options.arg) : kz_clock_ms();
 }
 
+/* Whether a token of the pusher stands in for a key. */
+static bool is_by_token(const struct kz_collect *c, const struct endpoint *endpoint)
+{
+    return endpoint->kind == ENDPOINT_PUSH && c->options.push_auth;
+}
+
+static enum kz_code check_token(
+        const struct kz_collect *c, const struct kz_http_request *req, struct kz_err *err)
+{
+    return kz_push_auth_check(c->options.push_auth, kz_http_request_header(req, "authorization"),
+            now_ms(c), err);
+}
+
 /* -- before the body -------------------------------------------------------------------------- */
 
 enum kz_code kz_collect_admit(struct kz_collect *collect, const struct kz_http_request *req,
         size_t *body_max_bytes, struct kz_err *err)
 {
     struct kz_intake *intake = collect->options.intake;
+    const struct endpoint *endpoint = find_endpoint(req->path);
     enum kz_code rc;
 
-    if (!find_endpoint(req->path) || req->method != KZ_HTTP_POST)
+    if (!endpoint || req->method != KZ_HTTP_POST)
         return KZ_OK;
     *body_max_bytes = KZ_MIN(*body_max_bytes, collect->options.body_max_bytes);
-    rc = kz_auth_admit(collect->options.auth, req, err);
+    rc = is_by_token(collect, endpoint) ? check_token(collect, req, err)
+                                        : kz_auth_admit(collect->options.auth, req, err);
     /* A page can read why only where the answer has CORS headers, so it is told by handle(). */
     if (rc != KZ_OK && kz_http_request_header(req, "origin").ptr) {
         *body_max_bytes = KZ_MIN(*body_max_bytes, (size_t)64 << 10);
@@ -184,6 +199,10 @@ static enum kz_code authorise(struct passage *p, struct kz_str body_key, struct 
     unsigned flags = p->endpoint->kind == ENDPOINT_PUSH ? KZ_AUTH_QUERY_KEY : 0;
     struct kz_str ignored;
 
+    if (is_by_token(p->collect, p->endpoint)) {
+        p->identity = (struct kz_identity){.who = "push"};
+        return check_token(p->collect, p->req, err);
+    }
     if (p->endpoint->kind != ENDPOINT_PUSH && p->req->query.size)
         wait = kz_http_query_get(p->req, "wait", &ignored);
     return kz_auth_check(p->collect->options.auth, p->req, wait ? KZ_NEED_READ : KZ_NEED_WRITE,

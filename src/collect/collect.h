@@ -17,6 +17,7 @@
 #include "contract/auth.h"
 #include "contract/intake.h"
 #include "contract/project.h"
+#include "contract/push.h"
 #include "contract/query.h"
 #include "contract/shape.h"
 
@@ -27,6 +28,7 @@ struct kz_collect_options {
     struct kz_intake *intake;
     struct kz_query *query; /* NULL: ?wait= is not offered */
     struct kz_auth *auth;
+    struct kz_push_auth *push_auth; /* tokens are asked of pushes, and no key; NULL: a key */
     int64_t (*clock_ms)(void *arg); /* NULL: kz_clock_ms() */
     void *arg;
     size_t body_max_bytes;           /* 0: 8 MiB, as sent; over it 413 */

@@ -155,7 +155,8 @@ struct kz_backends_def {
         const char *spanner_instance, *spanner_database;
         const char *bigtable_instance;
         const char *bigtable_app_profile; /* NULL: the instance's default */
-        struct { /* who may POST /v1/pubsub/push; audience NULL: whoever holds a key */
+        struct { /* who may POST /v1/pubsub/push; audience NULL: whoever holds a key, else email is
+                  * there, too */
             const char *audience, *email;
             const char *jwks; /* URL or file of the signer's public keys; NULL: Google's */
         } push;
