@@ -157,8 +157,7 @@ static int64_t retry_at(const struct kz_rpc_call *call)
             kz_rpc_retry_info_ms(&call->end.trailing));
     int64_t at_ms = kz_mono_ms() + wait_ms;
 
-    if (call->once || wait_ms < 0 || at_ms >= call->deadline_ms ||
-            atomic_load(&channel->closing) ||
+    if (call->once || wait_ms < 0 || at_ms >= call->deadline_ms || atomic_load(&channel->closing) ||
             kz_rpc_is_too_large(&call->end))
         return -1;
     if (!call->wait_for_ready && call->end.status == GRPC_STATUS_UNAVAILABLE &&

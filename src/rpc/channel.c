@@ -9,7 +9,7 @@ enum {
     CONNECTIONS_MAX = 64,
     CONNECT_TIMEOUT_MS = 10000,
     RECONNECT_FIRST_MS = 100,
-    RECONNECT_MAX_MS = 5000,
+    RECONNECT_MAX_MS = 2000,
     /* What Google's own clients use. Its servers allow a ping every 30 s. */
     KEEPALIVE_MS = 30000,
     KEEPALIVE_TIMEOUT_MS = 10000,

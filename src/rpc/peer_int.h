@@ -302,7 +302,7 @@ KZ_NORETURN static void peer_main(int wanted_port)
     grpc_server *server;
     char address[32];
 
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a courtesy: the test kills it, too */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* if the test is killed */
     peer_load();
     peer.grpc_init();
     server = peer.grpc_server_create(NULL, NULL);

@@ -551,6 +551,29 @@ static void test_peer_killed_under_a_call(void **state)
     }
 }
 
+/* Without waiting for a connection: soon after the peer is back, calls come through again. */
+static void test_peer_killed_and_back(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Echo"};
+    Kizashi__Rpc__Any *answer = NULL;
+    int64_t back_ms, until_ms = kz_mono_ms() + 500;
+
+    expect(f->channel, &options, "before", "", "before");
+    peer_kill(&f->peer);
+    while (kz_mono_ms() < until_ms) {
+        assert_int_equal(call(f->channel, &options, "", "", &answer, NULL), KZ_UNAVAILABLE);
+        nanosleep(&(struct timespec){0, 20000000}, NULL);
+    }
+    f->peer = peer_start(f->peer.port);
+    back_ms = kz_mono_ms();
+    while (call(f->channel, &options, "", "", &answer, NULL) != KZ_OK) {
+        assert_true(kz_mono_ms() - back_ms < 30000);
+        nanosleep(&(struct timespec){0, 5000000}, NULL);
+    }
+    kizashi__rpc__any__free_unpacked(answer, NULL);
+}
+
 static void test_peer_suspended(void **state)
 {
     struct fixture *f = *state;
@@ -840,6 +863,7 @@ int main(int argc, char **argv)
             WITH_PEER(test_connection_refused),
             WITH_PEER(test_wait_for_ready_until_the_peer_is_there),
             WITH_PEER(test_peer_killed_under_a_call),
+            WITH_PEER(test_peer_killed_and_back),
             WITH_PEER(test_peer_suspended),
             WITH_PEER(test_tls_to_what_is_no_tls),
             WITH_PEER(test_no_credentials),
