@@ -1,0 +1,68 @@
+"""Google's own client and our bus talk to each other, over the Pub/Sub emulator."""
+
+import json
+import os
+import pathlib
+import secrets
+import subprocess
+
+import pytest
+
+import harness
+import pubsub
+
+PEER = pathlib.Path(harness.BINARY).resolve().parent / "bus_peer"
+
+
+class Bus:
+    """The C bus, as a program (tests/conformance/bus_peer.c)."""
+
+    def __init__(self, gcp_project):
+        self.gcp_project = gcp_project
+        assert os.access(PEER, os.X_OK), f"{PEER} is missing: build the target bus_peer"
+        self.run("create")
+
+    def run(self, command, *args, lines=()):
+        done = subprocess.run([PEER, command, self.gcp_project, "shop", *map(str, args)], check=False,
+                              input="".join(json.dumps(line) + "\n" for line in lines),
+                              capture_output=True, text=True, timeout=120 * harness.SLOW)
+        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+        assert not harness.REPORTS.search(done.stderr), done.stderr[-4000:]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def gcp_project():
+    return "t" + secrets.token_hex(8)  # the emulator takes any: nobody else's topics are there
+
+
+def test_our_bus_pulls_what_googles_client_publishes(gcp_project):
+    client = pubsub.Client(gcp_project)
+    bus = Bus(gcp_project)
+    sent = [{"data": json.dumps({"user_id": f"u{i}", "name": "view", "props": {"title": "買い物"}}),
+             "key": f"lane-{i % 3}", "attributes": {"source": "crm", "n": str(i)}} for i in range(30)]
+    ids = client.publish("kizashi-shop-events", sent)
+    assert len(set(ids)) == 30
+    came = bus.run("pull", "events", "process", 30)
+    assert {m["id"] for m in came} == set(ids)
+    by_id = {m["id"]: m for m in came}
+    for message_id, message in zip(ids, sent):
+        got = by_id[message_id]
+        assert {k: got[k] for k in ("data", "key", "attributes")} == message
+        assert got["attempt"] == 1
+    for lane in ("lane-0", "lane-1", "lane-2"):
+        numbers = [int(m["attributes"]["n"]) for m in came if m["key"] == lane]
+        assert numbers == sorted(numbers)
+
+
+def test_googles_client_pulls_what_our_bus_publishes(gcp_project):
+    client = pubsub.Client(gcp_project)
+    bus = Bus(gcp_project)
+    client.create_subscription("kizashi-shop-actions", "mine")
+    sent = [{"data": json.dumps({"action": "coupon", "user_id": f"u{i}", "text": "10% オフ"}),
+             "key": f"lane-{i % 2}", "attributes": {"kizashi-key": f"kz-shop-{i}"}} for i in range(10)]
+    bus.run("publish", "actions", lines=sent)
+    came = client.pull("mine", 10)
+    assert len({m["id"] for m in came}) == 10
+    assert sorted((m["attributes"]["kizashi-key"], m["key"], m["data"]) for m in came) == \
+        sorted((m["attributes"]["kizashi-key"], m["key"], m["data"]) for m in sent)

@@ -1,0 +1,124 @@
+"""Google's own Pub/Sub client, google-cloud-pubsub, for tests: a client of another language than ours.
+
+It is installed into an environment below build/, which is kept, and runs there as a process of its
+own (this file is that process, too), so that the tests themselves need nothing but the standard
+library. Where it cannot be installed the tests are skipped, with CI=true they fail; the same without
+PUBSUB_EMULATOR_HOST (tools/with-emulators sets it).
+
+    client = pubsub.Client("my-gcp-project")
+    client.publish("kizashi-shop-events", [{"data": '{"user_id":"u1","name":"view"}'}])
+    client.create_subscription("kizashi-shop-actions", "mine")
+    messages = client.pull("mine", count=1)
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+PACKAGE = "google-cloud-pubsub==2.44.0"
+
+
+class Client:
+    """Topics and subscriptions of one project of Google Cloud, by their ids."""
+
+    def __init__(self, gcp_project):
+        import pytest
+
+        import harness
+
+        self.gcp_project = gcp_project
+        if not os.environ.get("PUBSUB_EMULATOR_HOST"):
+            self._give_up(pytest, "PUBSUB_EMULATOR_HOST is not set")
+        home = harness.ROOT / "build" / PACKAGE
+        self.python = home / "bin" / "python"
+        if not (home / "complete").exists():
+            made = subprocess.run([sys.executable, "-m", "venv", home], capture_output=True, check=False)
+            if made.returncode == 0:
+                made = subprocess.run([home / "bin" / "pip", "install", "-q", PACKAGE],
+                                      capture_output=True, timeout=300, check=False)
+            if made.returncode != 0:
+                self._give_up(pytest, f"{PACKAGE} could not be installed: {made.stderr.decode()[-500:]}")
+            (home / "complete").touch()
+
+    @staticmethod
+    def _give_up(pytest, why):
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+
+    def _run(self, command, *args, lines=()):
+        done = subprocess.run(
+            [self.python, __file__, command, self.gcp_project, *map(str, args)], check=False,
+            input="".join(json.dumps(line) + "\n" for line in lines), capture_output=True, text=True,
+            timeout=180)
+        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def publish(self, topic, messages):
+        """`messages`: dicts of data (text), key and attributes, the latter two optional. Gives ids."""
+        return self._run("publish", topic, lines=messages)
+
+    def create_subscription(self, topic, subscription):
+        self._run("create-subscription", topic, subscription)
+
+    def pull(self, subscription, count, timeout=60):
+        """The first `count` messages, acknowledged: dicts of id, data, key, attributes."""
+        messages = self._run("pull", subscription, count, timeout)
+        assert len(messages) == count, f"{len(messages)} of {count} messages came"
+        return messages
+
+
+# ---- below the environment's interpreter ----
+
+
+def publish(project, topic):
+    from google.cloud import pubsub_v1
+
+    publisher = pubsub_v1.PublisherClient(
+        publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=True))
+    path = publisher.topic_path(project, topic)
+    futures = []
+    for line in sys.stdin:
+        message = json.loads(line)
+        futures.append(publisher.publish(path, message.get("data", "").encode(),
+                                         ordering_key=message.get("key", ""),
+                                         **message.get("attributes", {})))
+    for future in futures:
+        print(json.dumps(future.result(timeout=60)))
+
+
+def create_subscription(project, topic, subscription):
+    from google.cloud import pubsub_v1
+
+    with pubsub_v1.SubscriberClient() as subscriber:
+        subscriber.create_subscription(name=subscriber.subscription_path(project, subscription),
+                                       topic=f"projects/{project}/topics/{topic}")
+
+
+def pull(project, subscription, count, timeout):
+    from google.api_core import exceptions
+    from google.cloud import pubsub_v1
+
+    with pubsub_v1.SubscriberClient() as subscriber:
+        path = subscriber.subscription_path(project, subscription)
+        have, deadline = 0, time.monotonic() + float(timeout)
+        while have < int(count) and time.monotonic() < deadline:
+            try:
+                answer = subscriber.pull(subscription=path, max_messages=int(count) - have, timeout=5)
+            except exceptions.DeadlineExceeded:
+                continue
+            for received in answer.received_messages:
+                message = received.message
+                print(json.dumps({"id": message.message_id, "data": message.data.decode(),
+                                  "key": message.ordering_key, "attributes": dict(message.attributes)}))
+                have += 1
+            if answer.received_messages:
+                subscriber.acknowledge(subscription=path,
+                                       ack_ids=[r.ack_id for r in answer.received_messages])
+
+
+if __name__ == "__main__":
+    {"publish": publish, "create-subscription": create_subscription, "pull": pull}[sys.argv[1]](
+        *sys.argv[2:])
