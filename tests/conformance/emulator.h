@@ -32,16 +32,23 @@ struct emulator {
     char *args[EMULATOR_ARGS_MAX + 1];
 };
 
+/* To be released; NULL: there is none of that name. */
 static json_t *emulator_command(const char *name)
 {
-    const char *commands = getenv("KZ_EMULATOR_COMMANDS");
+    const char *text = getenv("KZ_EMULATOR_COMMANDS");
+    json_t *commands = text ? json_loads(text, 0, NULL) : NULL;
+    json_t *command = json_incref(json_object_get(commands, name));
 
-    return commands ? json_incref(json_object_get(json_loads(commands, 0, NULL), name)) : NULL;
+    json_decref(commands);
+    return command;
 }
 
 static bool emulator_is_there(const char *name)
 {
-    return emulator_command(name) != NULL;
+    json_t *command = emulator_command(name);
+
+    json_decref(command);
+    return command != NULL;
 }
 
 static struct sockaddr_in emulator_loopback(int port)
