@@ -1,7 +1,5 @@
 #include "codec/timefmt.h"
 
-#include <stdio.h>
-
 enum { DAY_MS = 86400000 };
 
 /* Both by Howard Hinnant, "chrono-compatible low-level date algorithms": years begin in March, so
@@ -154,19 +152,39 @@ enum kz_code kz_time_parse(struct kz_str text, int64_t *ret_ms, struct kz_err *e
     return KZ_OK;
 }
 
+static char *put_digits(char *at, unsigned number, unsigned count)
+{
+    for (unsigned i = count; i-- > 0; number /= 10)
+        at[i] = (char)('0' + number % 10);
+    return at + count;
+}
+
 const char *kz_time_format(int64_t ms, char out[KZ_TIME_BYTES])
 {
     const int64_t min = kz_days_from_civil(0, 1, 1) * DAY_MS;
     const int64_t max = kz_days_from_civil(10000, 1, 1) * DAY_MS - 1;
     int64_t days, year, left;
     unsigned month, day;
+    char *at = out;
 
     ms = KZ_MAX(min, KZ_MIN(ms, max));
     days = (ms - (ms < 0 ? DAY_MS - 1 : 0)) / DAY_MS;
     left = ms - days * DAY_MS;
     kz_civil_from_days(days, &year, &month, &day);
-    snprintf(out, KZ_TIME_BYTES, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", (unsigned)year % 10000,
-            month % 100, day % 100, (unsigned)(left / 3600000) % 24, (unsigned)(left / 60000 % 60),
-            (unsigned)(left / 1000 % 60), (unsigned)(left % 1000));
+    at = put_digits(at, (unsigned)year, 4);
+    *at++ = '-';
+    at = put_digits(at, month, 2);
+    *at++ = '-';
+    at = put_digits(at, day, 2);
+    *at++ = 'T';
+    at = put_digits(at, (unsigned)(left / 3600000), 2);
+    *at++ = ':';
+    at = put_digits(at, (unsigned)(left / 60000 % 60), 2);
+    *at++ = ':';
+    at = put_digits(at, (unsigned)(left / 1000 % 60), 2);
+    *at++ = '.';
+    at = put_digits(at, (unsigned)(left % 1000), 3);
+    *at++ = 'Z';
+    *at = '\0';
     return out;
 }
