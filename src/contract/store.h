@@ -69,6 +69,11 @@ struct kz_store_commit {
     const struct kz_store_record *letters;  size_t letter_count;  /* DEADLETTER records */
     int64_t now_ms; /* what retention counts from */
 };
+static inline size_t kz_store_rows(const struct kz_store_commit *commit)
+{
+    return commit->user_count + commit->id_count + commit->record_count + commit->timer_count +
+           commit->fired_count + commit->request_count + commit->letter_count;
+}
 
 struct kz_store_txn;
 

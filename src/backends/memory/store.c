@@ -262,6 +262,11 @@ static enum kz_code commit_txn(
     enum kz_code rc;
 
     KZ_CHECK_MAGIC(txn, TXN_MAGIC);
+    if (kz_store_rows(commit) > KZ_STORE_ROWS_MAX) {
+        rollback(txn);
+        return kz_fail(err, KZ_TOO_LARGE, "a commit of %zu rows is over the limit of %d",
+                kz_store_rows(commit), KZ_STORE_ROWS_MAX);
+    }
     pthread_mutex_lock(&memory->lock);
     rc = check_reads(txn, err);
     if (rc == KZ_OK)
