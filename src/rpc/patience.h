@@ -11,8 +11,7 @@
 
 #include "base/err.h"
 
-/* ---- patience ----------------------------------------------------------------------------------
- */
+/* ---- patience ---------------------------------------------------------------------------- */
 
 /* Tries until `deadline_ms` (monotonic), each wait longer than the one before and jittered. */
 struct kz_rpc_patience {
@@ -30,8 +29,7 @@ int64_t kz_rpc_backoff_ms(unsigned tries);
 /* Whether a failure may pass, the server's status of this thread's last call included. */
 bool kz_rpc_may_pass(enum kz_code code);
 
-/* ---- health ------------------------------------------------------------------------------------
- */
+/* ---- health ------------------------------------------------------------------------------ */
 
 /* What is wrong with a service now, for stats and status. */
 struct kz_rpc_health {
