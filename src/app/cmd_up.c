@@ -12,6 +12,7 @@
 #include "app/check.h"
 #include "app/command.h"
 #include "app/pipeline.h"
+#include "app/role.h"
 #include "app/version.h"
 #include "base/diag.h"
 #include "collect/collect.h"
@@ -324,11 +325,17 @@ static void stop(struct up *up)
 
 static int run(const struct kz_args *args)
 {
+    static const char *const of_roles[] = {"backend", "model"};
     struct up up = {0};
     struct kz_err err;
     enum kz_code rc;
     int64_t stopping_ms;
 
+    if (kz_args_get(args, "role"))
+        return kz_role_up(args);
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(of_roles); i++)
+        if (kz_args_get(args, of_roles[i]))
+            return kz_command_usage(args, "--%s is for --role", of_roles[i]);
     kz_diag_set(kz_args_flag(args, "verbose") ? KZ_DIAG_DEBUG : KZ_DIAG_INFO,
             strcmp(kz_args_get(args, "log"), "json") == 0);
     up.started_ms = kz_mono_ms();
@@ -357,7 +364,10 @@ const struct kz_command kz_command_up = {
         .argument_max = 1,
         .summary = "Runs a project: takes events, asks models, keeps predictions, delivers actions.",
         .details = "Everything is in this one process and its model workers; data is in DIR/.kizashi.\n"
-                   "SIGTERM stops it within 10 seconds and loses nothing; neither does kill -9.",
+                   "SIGTERM stops it within 10 seconds and loses nothing; neither does kill -9.\n"
+                   "With --role it is a part of a deployment that shares its data in the backends of\n"
+                   "kizashi.yaml: collect takes events, process stores them and decides who is asked,\n"
+                   "infer asks the models, serve answers readers and delivers.",
         .example = "kizashi up examples/shop --listen 127.0.0.1:8080",
         .options =
                 {
@@ -365,6 +375,10 @@ const struct kz_command kz_command_up = {
                                 "address and port, [::1]:8080, or unix:PATH; port 0 takes a free one"},
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
                         {"env", "NAME", NULL, "lays kizashi.NAME.yaml on kizashi.yaml"},
+                        {"role", "LIST", NULL, "collect, process, infer, serve: some of them, by commas"},
+                        {"backend", "NAME", NULL, "with --role: memory or gcp, instead of the project's"},
+                        {"model", "LIST", NULL, "with --role infer: only these models; default all"},
+                        {"clock", "CLOCK", "wall", "with --role: event, for tests on virtual time"},
                         {"log", "FORMAT", "text", "log lines as text or json"},
                         {"verbose", NULL, NULL, "debug lines, too"},
                 },

@@ -13,8 +13,8 @@ static const struct {
     unsigned needs;
     const struct kz_role_ops *ops;
 } roles[KZ_ROLE_COUNT] = {
-        [KZ_ROLE_COLLECT] = {"collect", KZ_NEEDS_BUS, NULL},
-        [KZ_ROLE_PROCESS] = {"process", KZ_NEEDS_BUS | KZ_NEEDS_STORE, NULL},
+        [KZ_ROLE_COLLECT] = {"collect", KZ_NEEDS_BUS, &kz_role_collect},
+        [KZ_ROLE_PROCESS] = {"process", KZ_NEEDS_BUS | KZ_NEEDS_STORE, &kz_role_process},
         [KZ_ROLE_INFER] = {"infer", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS,
                 &kz_role_infer},
         [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, NULL},

@@ -106,6 +106,11 @@ struct kz_bus_subscription *kz_role_subscriptions(
 void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to);
 void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out);
 KZ_MUST_USE enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err);
+/* What the roles of this process have counted, and the state of a model where infer is one of them. */
+void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *ret_counters);
+void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_status *ret_status);
+/* The query of a process that keeps nothing to be asked for: probes, metrics and status. free() it. */
+struct kz_query *kz_role_query_new(struct kz_role_env *env);
 
 /* ---- a role ---------------------------------------------------------------------------------- */
 

@@ -9,7 +9,7 @@
 
 void kz_lane_name(uint64_t hash, char out[KZ_LANE_BYTES])
 {
-    snprintf(out, KZ_LANE_BYTES, "lane-%04u", (unsigned)(hash % KZ_LANE_COUNT));
+    snprintf(out, KZ_LANE_BYTES, "lane-%03u", (unsigned)(hash % KZ_LANE_COUNT));
 }
 
 struct kz_str kz_attribute_get(

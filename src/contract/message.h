@@ -37,8 +37,10 @@
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
 
-enum { KZ_LANE_COUNT = 1024, KZ_LANE_BYTES = sizeof("lane-1023") };
-/* "lane-0042". Of EVENTS by the hash of who sent it (kz_owner_hash(as sent, 0)), of REQUESTS by
+/* One publish call carries one key, and a key takes about 1 MB a second: with many more lanes nearly
+ * every event would be a call of its own, with many fewer they would not carry a project. */
+enum { KZ_LANE_COUNT = 128, KZ_LANE_BYTES = sizeof("lane-127") };
+/* "lane-042". Of EVENTS by the hash of who sent it (kz_owner_hash(as sent, 0)), of REQUESTS by
  * the owner. */
 void kz_lane_name(uint64_t hash, char out[KZ_LANE_BYTES]);
 
