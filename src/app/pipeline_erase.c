@@ -118,10 +118,15 @@ void kz_pl_erasures_done(struct kz_pipeline *p)
 
 uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key)
 {
+    return kz_tombstone_hash(p->project, key);
+}
+
+uint64_t kz_tombstone_hash(const struct kz_project *project, struct kz_user_key key)
+{
     struct kz_buf salted = {0};
     uint8_t digest[32];
 
-    kz_buf_printf(&salted, "%s\n%c", p->project->name, key.kind);
+    kz_buf_printf(&salted, "%s\n%c", project->name, key.kind);
     kz_buf_str(&salted, key.id);
     kz_sha256(kz_buf_view(&salted), digest);
     kz_buf_done(&salted);

@@ -323,6 +323,7 @@ KZ_MUST_USE enum kz_code kz_pl_linked(struct kz_pipeline *p, uint32_t user, stru
 KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
         uint64_t *ret_erasure, struct kz_err *err);
 uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key);
+uint64_t kz_tombstone_hash(const struct kz_project *project, struct kz_user_key key);
 /* At open: erases again whom the file beside the log names and the log does not. */
 KZ_MUST_USE enum kz_code kz_pl_erasures_open(struct kz_pipeline *p, struct kz_err *err);
 /* Adds to that file what it does not have; tried again at the next tick where that fails. */

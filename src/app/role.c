@@ -17,7 +17,8 @@ static const struct {
         [KZ_ROLE_PROCESS] = {"process", KZ_NEEDS_BUS | KZ_NEEDS_STORE, &kz_role_process},
         [KZ_ROLE_INFER] = {"infer", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS,
                 &kz_role_infer},
-        [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, NULL},
+        [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, 
+                &kz_role_serve},
 };
 
 const char *kz_role_name(enum kz_role_kind kind)

@@ -139,6 +139,7 @@ struct kz_role_ops {
 
     /* Adds its counts to those of the process; NULL: none. */
     void (*counters)(struct kz_role *role, struct kz_pipeline_counters *counters);
+    void (*histograms)(struct kz_role *role, struct kz_pipeline_histograms *histograms);
     void (*model)(struct kz_role *role, unsigned model, struct kz_model_status *ret_status);
     void (*backlog)(struct kz_role *role, struct kz_role_backlog *ret_backlog);
     void (*metrics)(struct kz_role *role, struct kz_buf *out);

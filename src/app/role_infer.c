@@ -647,6 +647,21 @@ static void add_counters(struct kz_role *role, struct kz_pipeline_counters *coun
     pthread_mutex_unlock(&r->lock);
 }
 
+static void add_histograms(struct kz_role *role, struct kz_pipeline_histograms *histograms)
+{
+    struct role_infer *r = of(role);
+
+    pthread_mutex_lock(&r->lock);
+#define X(name, help)                                                                              \
+    for (size_t b = 0; b < KZ_HISTOGRAM_BUCKETS; b++)                                              \
+        histograms->name.buckets[b] += r->histograms.name.buckets[b];                              \
+    histograms->name.count += r->histograms.name.count;                                            \
+    histograms->name.sum_seconds += r->histograms.name.sum_seconds;
+    KZ_PIPELINE_STAGES(X)
+#undef X
+    pthread_mutex_unlock(&r->lock);
+}
+
 static void model_status(struct kz_role *role, unsigned m, struct kz_model_status *ret)
 {
     struct role_infer *r = of(role);
@@ -982,6 +997,7 @@ static void close_role(struct kz_role *role)
 const struct kz_role_ops kz_role_infer = {
         .open = open_role,
         .counters = add_counters,
+        .histograms = add_histograms,
         .model = model_status,
         .backlog = backlog,
         .metrics = metrics,

@@ -362,14 +362,17 @@ static enum kz_code apply_merge(struct kz_views *views, uint64_t owner, struct k
     return rc;
 }
 
-/* All slots of the user but those that say where events lie. */
-static void gather(const struct kz_views *views, uint32_t user, struct kz_buf *out)
+void kz_rowstate_slots(const struct kz_views *views, uint32_t user, struct kz_buf *out)
 {
     const struct kz_slot *slot = kz_views_slot_any(views, user);
 
-    for (; slot; slot = kz_views_slot_any_next(views, slot))
+    for (; slot; slot = kz_views_slot_any_next(views, slot)) {
+        struct kz_slot copy = *slot;
+
+        copy.next = 0;
         if (is_kept(slot->kind))
-            kz_buf_put(out, slot, sizeof(*slot));
+            kz_buf_put(out, &copy, sizeof(copy));
+    }
 }
 
 /* The runs of events are the request's to say, so they come last. */
@@ -388,7 +391,7 @@ static enum kz_code apply_merged(struct kz_views *views, uint64_t owner, struct 
         KZ_TRY(apply_merge(views, owner, key, also_owners[i], seq, also[i], err));
         seq += 2;
     }
-    gather(views, kz_views_find_owner(views, owner), &slots);
+    kz_rowstate_slots(views, kz_views_find_owner(views, owner), &slots);
     merged.slots = (const void *)slots.data;
     merged.slot_count = slots.size / sizeof(struct kz_slot);
     rc = apply_row(views, owner, key, seq, &merged, request, err);

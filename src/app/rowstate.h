@@ -68,3 +68,5 @@ KZ_MUST_USE enum kz_code kz_rowstate_apply(struct kz_views *views, uint64_t owne
         const struct kz_rowstate *row, const struct kz_rowstate *const *also,
         const uint64_t *also_owners, size_t also_count, const struct kz_request_message *request,
         uint32_t *ret_user, struct kz_err *err);
+/* Appends the slots of a user that a row keeps, `next` 0. */
+void kz_rowstate_slots(const struct kz_views *views, uint32_t user, struct kz_buf *out);

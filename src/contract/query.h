@@ -148,6 +148,24 @@ struct kz_letter_place {
     uint64_t owner; /* whose it is, or 0 */
 };
 
+/* What a request is about to ask for. */
+enum kz_query_what {
+    KZ_WANT_USER = 1,    /* user, key, sources, slots, and records that slots lean on */
+    KZ_WANT_EVENTS = 2,  /* a scan of their events as below */
+    KZ_WANT_NOTES = 4,   /* and one of their notes */
+    KZ_WANT_LETTERS = 8, /* dead letters, and their records */
+    KZ_WANT_ERASURE = 16,
+};
+struct kz_query_want {
+    unsigned what;
+    struct kz_user_key key; /* borrowed for the call */
+    kz_lsn events_as_of;    /* as in struct kz_history_query */
+    uint32_t events_max, notes_max;
+    uint64_t letters_before;
+    size_t letters_max;
+    uint64_t erasure;
+};
+
 struct kz_query {
     const struct kz_query_ops *ops;
     const struct kz_project *project;
@@ -155,6 +173,12 @@ struct kz_query {
 };
 
 struct kz_query_ops {
+    /* NULL: all that is known is at hand. Else it is far away, and this brings what a request will
+     * ask for: `then` comes on the same thread, perhaps within the call, and what the others give
+     * until it returns is of that moment. Outside of it they know little. A record is found by its seq
+     * (seq and address are one number). */
+    void (*prepare)(struct kz_query *q, const struct kz_query_want *want,
+            void (*then)(void *arg, enum kz_code code, const struct kz_err *err), void *arg);
     /* The user that events sent under this key belong to now. false: nobody. */
     bool (*find)(struct kz_query *q, struct kz_user_key as_sent, uint32_t *ret_user);
     const struct kz_user *(*user)(struct kz_query *q, uint32_t user);
@@ -179,7 +203,8 @@ struct kz_query_ops {
 
     /* An operator's word, logged with who said it: verbs pause-model, resume-model, unfence-model,
      * drop-requests (object: model or "*"), pause-action, resume-action ("*": all),
-     * drop-deadletter, retry-deadletter (object: seq or "*"). `ret_count`: how many it concerned. */
+     * drop-deadletter, retry-deadletter (object: seq or "*"). `ret_count`: how many it concerned; known
+     * once it is durable. */
     enum kz_code (*control)(struct kz_query *q, const char *verb, struct kz_str object,
             const char *who, uint64_t *ret_count, struct kz_err *err);
     /* Erasure: 202 and its id; progress by erasure(). KZ_NOT_FOUND: nothing is known of the id. */

@@ -165,6 +165,35 @@ static size_t letters_some(struct letters *letters, size_t count)
     return found;
 }
 
+enum kz_code kz_serve_want_letters(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    uint64_t limit;
+    int stage;
+
+    KZ_TRY(kz_serve_number(call, "limit", DEAD_LETTERS_DEFAULT, DEAD_LETTERS_MAX, &limit, err));
+    KZ_TRY(kz_serve_number(call, "before", 0, UINT64_MAX, &want->letters_before, err));
+    KZ_TRY(wanted_stage(call, &stage, err));
+    want->what |= KZ_WANT_LETTERS;
+    /* Of one stage there may be few among many. */
+    want->letters_max = stage < 0 ? limit : call->serve->options.scan_max;
+    return KZ_OK;
+}
+
+enum kz_code kz_serve_want_letter(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    uint64_t id;
+
+    (void)err; /* one that is no number is refused later */
+    if (!kz_serve_parse_u64(call->args[0], &id) || id == UINT64_MAX)
+        return KZ_OK;
+    want->what |= KZ_WANT_LETTERS;
+    want->letters_before = id + 1;
+    want->letters_max = 1;
+    return KZ_OK;
+}
+
 void kz_serve_dead_letters(struct kz_serve_call *call)
 {
     struct letters letters = {.call = call};

@@ -4,34 +4,42 @@
 
 /* The most asked first: the table is searched in order. */
 const struct kz_serve_route kz_serve_routes[] = {
-#define GET(path, permission, run, help)                                                           \
+#define GET(path_, permission_, run_, ...)                                                         \
     {                                                                                              \
-        path, KZ_HTTP_GET, KZ_SERVE_##permission, run, help                                        \
+        .path = path_, .method = KZ_HTTP_GET, .permission = KZ_SERVE_##permission_, .run = run_,   \
+        .help = __VA_ARGS__                                                                        \
     }
-#define POST(path, permission, run, help)                                                          \
+#define POST(path_, permission_, run_, ...)                                                        \
     {                                                                                              \
-        path, KZ_HTTP_POST, KZ_SERVE_##permission, run, help                                       \
+        .path = path_, .method = KZ_HTTP_POST, .permission = KZ_SERVE_##permission_, .run = run_,  \
+        .help = __VA_ARGS__                                                                        \
     }
-#define DELETE(path, permission, run, help)                                                        \
+#define DELETE(path_, permission_, run_, ...)                                                      \
     {                                                                                              \
-        path, KZ_HTTP_DELETE, KZ_SERVE_##permission, run, help                                     \
+        .path = path_, .method = KZ_HTTP_DELETE, .permission = KZ_SERVE_##permission_, .run = run_,\
+        .help = __VA_ARGS__                                                                        \
     }
         GET("/v1/users/{user}/predictions", READ, kz_serve_predictions,
                 "latest valid prediction of each model; ?model="),
         GET("/v1/users/{user}/actions", USER, kz_serve_actions,
-                "deliveries that wait for this user; ?all=1 every decision (read key)"),
+                "deliveries that wait for this user; ?all=1 every decision (read key)",
+                .want = kz_serve_want_actions),
         POST("/v1/users/{user}/actions/{action_id}/ack", USER, kz_serve_acknowledge,
                 "the page has shown it"),
         GET("/v1/users/{user}/stream", USER, kz_serve_stream,
                 "Server-Sent Events of this user: prediction, action"),
         GET("/v1/users/{user}/events", READ, kz_serve_events,
-                "history, newest first; ?limit=50&before=CURSOR"),
+                "history, newest first; ?limit=50&before=CURSOR",
+                .want = kz_serve_want_events),
         GET("/v1/users/{user}/events/{event_id}/trace", READ, kz_serve_trace,
-                "what became of an event, stage by stage"),
+                "what became of an event, stage by stage",
+                .want = kz_serve_want_history),
         GET("/v1/users/{user}/export", READ, kz_serve_export,
-                "everything known of this user, as NDJSON"),
+                "everything known of this user, as NDJSON",
+                .want = kz_serve_want_history),
         DELETE("/v1/users/{user}", ADMIN, kz_serve_erase, "erase this user: 202 and an erasure_id"),
-        GET("/v1/erasures/{erasure_id}", READ, kz_serve_erasure, "how far an erasure is"),
+        GET("/v1/erasures/{erasure_id}", READ, kz_serve_erasure, "how far an erasure is",
+                .want = kz_serve_want_erasure),
         GET("/v1/stream", READ, kz_serve_stream_all, "Server-Sent Events of all users"),
         GET("/v1/admin/status", READ, kz_serve_status, "what is wrong, worst first, and numbers"),
         GET("/v1/admin/top", READ, kz_serve_top, "rates and latencies of the last ten seconds"),
@@ -47,9 +55,11 @@ const struct kz_serve_route kz_serve_routes[] = {
         POST("/v1/admin/requests/drop", ADMIN, kz_serve_drop_requests,
                 "ends pending requests; ?model=, or model=* for all"),
         GET("/v1/admin/deadletters", ADMIN, kz_serve_dead_letters,
-                "newest first; ?limit=50&before=ID&stage="),
+                "newest first; ?limit=50&before=ID&stage=",
+                .want = kz_serve_want_letters),
         GET("/v1/admin/deadletters/{id}", ADMIN, kz_serve_dead_letter,
-                "one, with reason and payload"),
+                "one, with reason and payload",
+                .want = kz_serve_want_letter),
         POST("/v1/admin/deadletters/{id}/retry", ADMIN, kz_serve_dead_letter_verb,
                 "asks the model again; * all"),
         POST("/v1/admin/deadletters/{id}/drop", ADMIN, kz_serve_dead_letter_verb,

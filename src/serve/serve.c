@@ -359,6 +359,35 @@ static enum kz_code fill_in(
     return KZ_OK;
 }
 
+static void prepared(void *arg, enum kz_code code, const struct kz_err *err)
+{
+    struct kz_serve_call *call = arg;
+
+    if (code == KZ_OK)
+        call->route->run(call);
+    else
+        kz_serve_fail(call, err);
+}
+
+/* Runs the route, once what it asks for is at hand. */
+static void run(struct kz_serve_call *call)
+{
+    struct kz_query *query = call->serve->query;
+    struct kz_query_want want = {.key = call->key};
+    struct kz_err err = {0};
+
+    if (call->key.id.size)
+        want.what = KZ_WANT_USER;
+    if (!query->ops->prepare)
+        call->route->run(call);
+    else if (call->route->want && call->route->want(call, &want, &err) != KZ_OK)
+        kz_serve_fail(call, &err);
+    else if (want.what)
+        query->ops->prepare(query, &want, prepared, call);
+    else
+        call->route->run(call);
+}
+
 static void begin(struct kz_serve *serve, struct kz_http_request *req,
         const struct kz_serve_route *route, const struct match *match)
 {
@@ -379,7 +408,7 @@ static void begin(struct kz_serve *serve, struct kz_http_request *req,
             kz_serve_permit(call, route->permission, &err) != KZ_OK)
         kz_serve_fail(call, &err);
     else
-        route->run(call);
+        run(call);
 }
 
 static void wrong_method(struct kz_serve *serve, struct kz_http_request *req, const char *allow)

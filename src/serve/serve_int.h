@@ -26,6 +26,10 @@ struct kz_serve_route {
     enum kz_serve_permission permission;
     void (*run)(struct kz_serve_call *call);
     const char *help; /* one line */
+    /* What run() will ask for, where that is far away; NULL: of the user nothing but who they are, or
+     * nothing at all. Refuses what run() would refuse. */
+    enum kz_code (*want)(
+            struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
 };
 
 /* One request under way; in the request's arena. */
@@ -79,7 +83,7 @@ struct kz_serve {
 
     struct kz_serve_stream *streams;
     size_t stream_count;
-    uint64_t frame_seq; /* of the frame rendered last: many streams take the same */
+    uint64_t frame_seq, frame_owner; /* of the frame rendered last: many streams take the same */
     struct kz_buf frame;
     uint64_t streamed_total, streams_cut_total;
 
@@ -142,6 +146,13 @@ bool kz_serve_preflight(struct kz_serve *serve, struct kz_http_request *req);
 
 /* ---- user.c ---- */
 
+enum kz_code kz_serve_want_events(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
+enum kz_code kz_serve_want_actions(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
+enum kz_code kz_serve_want_erasure(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
+
 void kz_serve_predictions(struct kz_serve_call *call);
 void kz_serve_events(struct kz_serve_call *call);
 void kz_serve_actions(struct kz_serve_call *call);
@@ -155,6 +166,8 @@ void kz_serve_event_json(
 
 /* ---- trace.c, export.c, stream.c ---- */
 
+enum kz_code kz_serve_want_history(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
 void kz_serve_trace(struct kz_serve_call *call);
 void kz_serve_export(struct kz_serve_call *call);
 void kz_serve_exports_end(struct kz_serve *serve);
@@ -201,6 +214,10 @@ void kz_serve_v2_infer(struct kz_serve_call *call);
 
 /* ---- status.c, admin.c ---- */
 
+enum kz_code kz_serve_want_letters(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
+enum kz_code kz_serve_want_letter(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
 void kz_serve_status(struct kz_serve_call *call);
 void kz_serve_model_verb(struct kz_serve_call *call);
 void kz_serve_action_verb(struct kz_serve_call *call);

@@ -83,10 +83,11 @@ static void on_news(struct kz_subscription *subscription, const struct kz_news *
 
     if (stream->actions_only && news->kind != KZ_NEWS_ACTION)
         return;
-    if (serve->frame_seq != news->record->seq) {
+    if (serve->frame_seq != news->record->seq || serve->frame_owner != news->owner) {
         kz_buf_clear(&serve->frame);
         frame(&serve->frame, news->kind, news->record);
         serve->frame_seq = news->record->seq;
+        serve->frame_owner = news->owner;
     }
     if (serve->frame.size) {
         put(stream, kz_buf_view(&serve->frame));

@@ -366,6 +366,17 @@ static void trace_durable(struct kz_serve_call *call)
         kz_serve_fail(call, &err);
 }
 
+enum kz_code kz_serve_want_history(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    (void)err;
+    want->what |= KZ_WANT_EVENTS | KZ_WANT_NOTES;
+    want->events_as_of = UINT64_MAX;
+    want->events_max = want->notes_max =
+            call->route->run == kz_serve_export ? 0 : call->serve->options.scan_max;
+    return KZ_OK;
+}
+
 void kz_serve_trace(struct kz_serve_call *call)
 {
     struct kz_err err = {0};

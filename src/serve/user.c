@@ -193,7 +193,21 @@ static enum kz_code parse_before(
                 KZ_STR_ARG(text));
         return kz_hint(err, "give an event's \"seq\" or the last answer's \"next\"");
     }
+    if (!*ret_as_of && call->serve->query->ops->prepare)
+        *ret_as_of = *ret_seq; /* they are one number there */
     *ret_as_of = *ret_as_of ? *ret_as_of - 1 : UINT64_MAX;
+    return KZ_OK;
+}
+
+enum kz_code kz_serve_want_events(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    uint64_t limit, before;
+
+    KZ_TRY(kz_serve_number(call, "limit", EVENTS_LIMIT_DEFAULT, EVENTS_LIMIT_MAX, &limit, err));
+    KZ_TRY(parse_before(call, &before, &want->events_as_of, err));
+    want->what |= KZ_WANT_EVENTS;
+    want->events_max = (uint32_t)KZ_MAX(limit, 1u);
     return KZ_OK;
 }
 
@@ -373,6 +387,17 @@ static void actions_all_durable(struct kz_serve_call *call)
     end_list(call, &out);
 }
 
+enum kz_code kz_serve_want_actions(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    (void)err;
+    if (!kz_serve_flag(call, "all") || call->is_write_key)
+        return KZ_OK;
+    want->what |= KZ_WANT_NOTES;
+    want->notes_max = call->serve->options.scan_max;
+    return KZ_OK;
+}
+
 static void actions_all(struct kz_serve_call *call)
 {
     struct kz_err err = {0};
@@ -469,6 +494,15 @@ void kz_serve_erase(struct kz_serve_call *call)
         kz_serve_fail(call, &err);
     else
         kz_serve_when_durable(call, query->ops->end(query), erasing);
+}
+
+enum kz_code kz_serve_want_erasure(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    (void)err; /* one that is no number is refused later */
+    if (kz_serve_parse_u64(call->args[0], &want->erasure))
+        want->what |= KZ_WANT_ERASURE;
+    return KZ_OK;
 }
 
 void kz_serve_erasure(struct kz_serve_call *call)

@@ -183,7 +183,7 @@ static void rig_put(struct rig_lines *lines, const struct kz_record *record)
 }
 
 /* Asserts that both hold the same lines, naming the first that differs. */
-static void rig_same(struct rig_lines *want, struct rig_lines *have)
+static inline void rig_same(struct rig_lines *want, struct rig_lines *have)
 {
     rig_sort(want);
     rig_sort(have);
@@ -245,7 +245,7 @@ static void rig_nobody(void *arg)
     (void)arg;
 }
 
-static struct kz_pipeline *rig_embedded(
+static inline struct kz_pipeline *rig_embedded(
         struct kz_fs *fs, const struct rig_event *events, size_t count)
 {
     struct kz_pipeline_options options = {.project = &rig_project,
@@ -351,7 +351,7 @@ static void rig_ask(struct rig_input *in, kz_lsn lsn, const struct kz_record *re
     kz_buf_done(&copy);
 }
 
-static enum kz_code rig_take_over(void *arg, kz_lsn lsn, const struct kz_record *record)
+static inline enum kz_code rig_take_over(void *arg, kz_lsn lsn, const struct kz_record *record)
 {
     struct rig_input *in = arg;
 
@@ -363,7 +363,7 @@ static enum kz_code rig_take_over(void *arg, kz_lsn lsn, const struct kz_record 
     return KZ_OK;
 }
 
-static void rig_input_done(struct rig_input *in)
+static inline void rig_input_done(struct rig_input *in)
 {
     for (size_t i = 0; i < in->request_count; i++)
         kz_buf_done(&in->requests[i].message);
@@ -458,7 +458,7 @@ static void rig_publish_request(struct rig *rig, const struct rig_request *reque
 }
 
 /* Waits until `want` messages were acknowledged on the bus. */
-static void rig_await_acknowledged(struct rig *rig, uint64_t want)
+static inline void rig_await_acknowledged(struct rig *rig, uint64_t want)
 {
     int64_t until_ms = kz_mono_ms() + 60000;
     struct kz_bus_stats stats;
@@ -486,4 +486,18 @@ static struct rig_lines rig_outcomes(struct rig *rig)
     assert_int_equal(
             rig->predictions->ops->scan(rig->predictions, 0, 0, rig_collect, &lines, &err), KZ_OK);
     return lines;
+}
+
+/* Decisions of an action to deliver, over all users. */
+static inline size_t rig_caps_used(struct rig *rig, const char *action)
+{
+    struct rig_lines lines = rig_outcomes(rig);
+    char text[80];
+    size_t count = 0;
+
+    snprintf(text, sizeof(text), " %s ", action);
+    for (size_t i = 0; i < lines.count; i++)
+        count += strstr(lines.items[i], text) && strstr(lines.items[i], " deliver ");
+    rig_lines_done(&lines);
+    return count;
 }
