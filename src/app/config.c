@@ -327,13 +327,17 @@ static enum kz_code read_tree(struct kz_config *config, const char *dir, const c
 {
     struct kz_arena *arena = &config->arena;
     const struct kz_yaml *over;
+    enum kz_code rc;
 
     config->project.file = kz_arena_printf(arena, "%s/kizashi.yaml", dir);
     KZ_TRY(kz_yaml_read(arena, config->project.file, config->project.file, ret_root, err));
     if (!env)
         return KZ_OK;
     const char *path = kz_arena_printf(arena, "%s/kizashi.%s.yaml", dir, env);
-    KZ_TRY(kz_yaml_read(arena, path, path, &over, err));
+    rc = kz_yaml_read(arena, path, path, &over, err);
+    if (rc == KZ_NOT_FOUND)
+        return kz_fail(err, KZ_INVALID, "there is no \"%s\" for --env %s", path, env);
+    KZ_TRY(rc);
     *ret_root = kz_yaml_overlay(arena, *ret_root, over);
     return KZ_OK;
 }

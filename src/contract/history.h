@@ -69,3 +69,19 @@ static inline enum kz_code kz_history_get_of(struct kz_history_reader *reader, k
         rc = reader->ops->get(reader, lsn, sources[i].owner, out, err);
     return source_count ? rc : kz_fail(err, KZ_NOT_FOUND, "nobody has records");
 }
+
+/* Rows gathered newest first, as scan() gives them. */
+static inline void kz_history_reverse(
+        const struct kz_record **records, kz_lsn *lsns, size_t row_count)
+{
+    for (size_t i = 0, j = row_count; i + 1 < j; i++) {
+        const struct kz_record *record = records[i];
+        kz_lsn lsn = lsns[i];
+
+        j--;
+        records[i] = records[j];
+        lsns[i] = lsns[j];
+        records[j] = record;
+        lsns[j] = lsn;
+    }
+}

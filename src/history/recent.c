@@ -500,20 +500,6 @@ static void hold_free(struct hold *hold)
     free(hold);
 }
 
-static void turn_round(struct hold *hold, size_t count_rows)
-{
-    for (size_t i = 0, j = count_rows; i + 1 < j; i++) {
-        const struct kz_record *record = hold->records[i];
-        kz_lsn lsn = hold->lsns[i];
-
-        j--;
-        hold->records[i] = hold->records[j];
-        hold->lsns[i] = hold->lsns[j];
-        hold->records[j] = record;
-        hold->lsns[j] = lsn;
-    }
-}
-
 /* From memory; false where it cannot tell. */
 static bool scan_kept(struct kz_recent *recent, const struct kz_history_query *query,
         struct kz_history_rows *ret_rows)
@@ -534,7 +520,7 @@ static bool scan_kept(struct kz_recent *recent, const struct kz_history_query *q
         hold_free(hold);
         return false;
     }
-    turn_round(hold, rows);
+    kz_history_reverse(hold->records, hold->lsns, rows);
     *ret_rows = (struct kz_history_rows){
             .records = hold->records,
             .lsns = hold->lsns,

@@ -329,16 +329,7 @@ static enum kz_code scan_history(struct kz_history_reader *reader,
         scan_give_back(scan);
         return rc;
     }
-    for (size_t i = 0, j = scan->count; i + 1 < j; i++) {
-        const struct kz_record *record = scan->records[i];
-        kz_lsn lsn = scan->lsns[i];
-
-        j--;
-        scan->records[i] = scan->records[j];
-        scan->lsns[i] = scan->lsns[j];
-        scan->records[j] = record;
-        scan->lsns[j] = lsn;
-    }
+    kz_history_reverse(scan->records, scan->lsns, scan->count);
     *ret_rows = (struct kz_history_rows){
             .records = scan->records,
             .lsns = scan->lsns,

@@ -272,6 +272,11 @@ def test_check_says_what_is_accepted_without_an_effect(project):
     assert len(notices) == 1 and "has no effect" in notices[0]
 
 
+def test_an_overlay_that_is_not_there_is_named(project):
+    told = harness.run("check", project, "--env", "nowhere", check=1).stderr.decode()
+    assert 'kizashi.nowhere.yaml" for --env nowhere' in told and "kizashi init" not in told, told
+
+
 def test_help_and_version():
     text = harness.run("--help", check=0).stdout.decode()
     for command in ("init", "check", "test", "up", "send", "replay", "import", "sql", "features", "status", "top",

@@ -431,16 +431,7 @@ static enum kz_code scan_history(struct kz_history_reader *reader,
     memory->stats.reads++;
     memory->stats.rows_read += scan->count;
     pthread_mutex_unlock(&memory->lock);
-    for (size_t i = 0, j = scan->count; i + 1 < j; i++) {
-        const struct kz_record *record = scan->records[i];
-        kz_lsn lsn = scan->lsns[i];
-
-        j--;
-        scan->records[i] = scan->records[j];
-        scan->lsns[i] = scan->lsns[j];
-        scan->records[j] = record;
-        scan->lsns[j] = lsn;
-    }
+    kz_history_reverse(scan->records, scan->lsns, scan->count);
     *ret_rows = (struct kz_history_rows){
             .records = scan->records,
             .lsns = scan->lsns,
