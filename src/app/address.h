@@ -11,21 +11,17 @@
  */
 #pragma once
 
-#include "contract/record.h"
+#include "contract/store.h"
 
-enum { KZ_ADDRESS_MS_SHIFT = 21, KZ_ADDRESS_COUNT_SHIFT = 16 };
+enum { KZ_ADDRESS_COUNT_SHIFT = 16 };
+_Static_assert((int)KZ_STORE_LSN_SHIFT == KZ_ADDRESS_COUNT_SHIFT + 5, "32 records of a user in a ms");
 
 /* The least address of that time; of events before 1970 and after 2109 there are none. */
 static inline kz_lsn kz_address_of_ms(int64_t ms)
 {
-    const int64_t last_ms = ((int64_t)1 << (63 - KZ_ADDRESS_MS_SHIFT)) - 2;
+    const int64_t last_ms = ((int64_t)1 << (63 - KZ_STORE_LSN_SHIFT)) - 2;
 
-    return (uint64_t)(ms < 1 ? 1 : ms > last_ms ? last_ms : ms) << KZ_ADDRESS_MS_SHIFT;
-}
-
-static inline int64_t kz_address_ms(kz_lsn lsn)
-{
-    return (int64_t)(lsn >> KZ_ADDRESS_MS_SHIFT);
+    return kz_store_lsn(ms < 1 ? 1 : ms > last_ms ? last_ms : ms);
 }
 
 /* The next address of `owner`, greater than `last` (0: there is none). */

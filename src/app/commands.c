@@ -15,6 +15,8 @@ extern const struct kz_command kz_command_demo;
 extern const struct kz_command kz_command_dump;
 extern const struct kz_command kz_command_features;
 extern const struct kz_command kz_command_fsck;
+extern const struct kz_command kz_command_gcp_init;
+extern const struct kz_command kz_command_gcp_migrate;
 extern const struct kz_command kz_command_import;
 extern const struct kz_command kz_command_init;
 extern const struct kz_command kz_command_keys_create;
@@ -64,6 +66,8 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_keys_list,
             &kz_command_keys_revoke,
             &kz_command_manifests,
+            &kz_command_gcp_init,
+            &kz_command_gcp_migrate,
             &kz_command_backup,
             &kz_command_restore,
             &kz_command_fsck,

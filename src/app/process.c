@@ -334,6 +334,9 @@ enum kz_code kz_process_open(const struct kz_process_options *options,
     p->silent = options->silent;
     kz_arena_init(&p->arena, 0);
     kz_staging_init(&p->staging, p->store, &p->users);
+    if (options->project->events.max_ahead_ms > KZ_STORE_AHEAD_MS)
+        return kz_fail(err, KZ_CONFIG,
+                "events.clock.max_ahead is more than a day: histories in a shared store cannot hold it");
     KZ_TRY(kz_pl_parts_open(&parts, &p->staging.journal, &p->staging.reader, &p->parts, err));
     p->staging.parts = p->parts;
     *ret_process = kz_take(&p);

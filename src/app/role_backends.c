@@ -6,10 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backends/bigtable/bigtable.h"
 #include "backends/memory/bus.h"
 #include "backends/memory/predictions.h"
 #include "backends/memory/store.h"
+#include "backends/pubsub/pubsub.h"
+#include "backends/spanner/spanner.h"
 #include "contract/message.h"
+#include "rpc/rpc.h"
 
 /* What a project (or --backend, over it) chooses. */
 static enum kz_code choose(const struct kz_project *project, const char *backend,
@@ -34,10 +38,14 @@ static enum kz_code choose(const struct kz_project *project, const char *backend
     return KZ_OK;
 }
 
-/* Until their backends are in this build. */
-static enum kz_code not_yet(const char *what, struct kz_err *err)
+static enum kz_code need_rpc(
+        const struct kz_backends_def *def, struct kz_backends *backends, struct kz_err *err)
 {
-    return kz_fail(err, KZ_UNSUPPORTED, "%s is not in this build yet", what);
+    if (!def->gcp.project || !*def->gcp.project) {
+        (void)kz_fail(err, KZ_CONFIG, "it is not said which Google Cloud project to use");
+        return kz_hint(err, "backends: {gcp: {project: NAME}}, or GOOGLE_CLOUD_PROJECT");
+    }
+    return backends->rpc ? KZ_OK : kz_rpc_open(&backends->rpc, err);
 }
 
 struct kz_bus_subscription *kz_role_subscriptions(
@@ -67,40 +75,91 @@ struct kz_bus_subscription *kz_role_subscriptions(
 static enum kz_code open_bus(const struct kz_project *project, const struct kz_backends_def *def,
         struct kz_backends *backends, struct kz_err *err)
 {
-    struct kz_memory_bus_options options = {0};
-    struct kz_bus_subscription *subscriptions;
+    size_t count;
+    struct kz_bus_subscription *subscriptions = kz_role_subscriptions(project, &count);
+    struct kz_memory_bus_options memory = {
+            .subscriptions = subscriptions, .subscription_count = count};
+    struct kz_pubsub_options pubsub = {
+            .gcp_project = def->gcp.project,
+            .prefix = def->gcp.prefix,
+            .project = project->name,
+            .subscriptions = subscriptions,
+            .subscription_count = count,
+    };
     enum kz_code rc;
 
     if (def->bus == KZ_BACKEND_MEMORY) {
-        options.subscriptions = subscriptions =
-                kz_role_subscriptions(project, &options.subscription_count);
-        rc = kz_memory_bus_open(&options, &backends->bus, err);
-        free(subscriptions);
-        return rc;
+        rc = kz_memory_bus_open(&memory, &backends->bus, err);
+    } else {
+        rc = need_rpc(def, backends, err);
+        pubsub.rpc = backends->rpc;
+        if (rc == KZ_OK)
+            rc = kz_pubsub_open(&pubsub, &backends->bus, err);
     }
-    return not_yet("Pub/Sub", err);
+    free(subscriptions);
+    return rc;
+}
+
+/* How long a user's state must outlive its last change: the longest window of a cap, and as long as
+ * events are kept. 0: for ever. */
+static int64_t state_retention_ms(const struct kz_project *project)
+{
+    enum { DAY_MS = 86400000 };
+    int64_t longest_ms = project->events.retention_age_ms;
+
+    if (!longest_ms)
+        return 0;
+    for (size_t i = 0; i < project->action_count; i++)
+        for (size_t k = 0; k < project->actions[i].cap_count; k++)
+            longest_ms = KZ_MAX(longest_ms, project->actions[i].caps[k].every_ms + DAY_MS);
+    return longest_ms;
 }
 
 static enum kz_code open_store(const struct kz_project *project, const struct kz_backends_def *def,
         struct kz_backends *backends, struct kz_err *err)
 {
-    (void)project;
+    struct kz_spanner_options options = {
+            .project = def->gcp.project,
+            .instance = def->gcp.spanner_instance,
+            .database = def->gcp.spanner_database,
+            .retention_ms = project->events.retention_age_ms,
+            .dedupe_ms = project->events.dedupe_ms,
+            .state_retention_ms = state_retention_ms(project),
+    };
+
     if (def->history == KZ_BACKEND_MEMORY) {
         backends->store = kz_memory_store_new();
         return KZ_OK;
     }
-    return not_yet("Spanner", err);
+    KZ_TRY(need_rpc(def, backends, err));
+    options.rpc = backends->rpc;
+    return kz_spanner_open(&options, &backends->store, err);
 }
 
 static enum kz_code open_predictions(const struct kz_project *project,
         const struct kz_backends_def *def, struct kz_backends *backends, struct kz_err *err)
 {
-    (void)project;
+    char table[51];
+    struct kz_bigtable_options options = {
+            .project = def->gcp.project,
+            .instance = def->gcp.bigtable_instance,
+            .table = table,
+            .app_profile = def->gcp.bigtable_app_profile,
+            .retention_ms = project->events.retention_age_ms,
+            .state_retention_ms = state_retention_ms(project),
+    };
+
     if (def->predictions == KZ_BACKEND_MEMORY) {
         backends->predictions = kz_memory_predictions_new();
         return KZ_OK;
     }
-    return not_yet("Bigtable", err);
+    KZ_TRY(need_rpc(def, backends, err));
+    options.rpc = backends->rpc;
+    if ((size_t)snprintf(table, sizeof(table), "%skizashi_%s", def->gcp.prefix, project->name) >=
+            sizeof(table))
+        return kz_fail(err, KZ_CONFIG, "the name of the table of project \"%s\" is too long",
+                project->name);
+    return kz_bigtable_open(&options, &backends->predictions, err);
 }
 
 enum kz_code kz_backends_open(const struct kz_project *project, const char *backend, unsigned needs,
@@ -132,5 +191,6 @@ void kz_backends_close(struct kz_backends *backends)
         backends->store->ops->close(backends->store);
     if (backends->predictions)
         backends->predictions->ops->close(backends->predictions);
+    kz_rpc_close(backends->rpc);
     *backends = (struct kz_backends){0};
 }

@@ -27,7 +27,7 @@
 enum {
     ROLE_PROCESS_MAGIC = 0x6b7a7072,
     WORKERS_MAX = 64,
-    BATCH_EVENTS_MAX = 1000,      /* of a transaction */
+    BATCH_EVENTS_MAX = 500, /* of a transaction; KZ_STORE_ROWS_MAX leaves 12 rows to each */
     BATCH_BYTES_MAX = 8 << 20,    /* of messages read for one */
     HELD_MESSAGES_MAX = 2000,
     HELD_BYTES_MAX = 64 << 20,

@@ -16,11 +16,11 @@
 #include "contract/history.h"
 
 enum {
-    KZ_STORE_LSN_SHIFT = 22,
+    KZ_STORE_LSN_SHIFT = 21, /* what is below it, app/address.h says */
     KZ_STORE_AHEAD_MS = 86400000,
     KZ_STORE_ROWS_MAX = 6000, /* users, ids, records and all the rest of one commit */
 };
-/* The first address of a ms; of the process role's clock, in [0, 2^41): until 2039. */
+/* The first address of a ms; in [0, 2^42), so that it is no negative number in SQL: until 2109. */
 static inline kz_lsn kz_store_lsn(int64_t ms)
 {
     return (kz_lsn)ms << KZ_STORE_LSN_SHIFT;
