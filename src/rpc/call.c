@@ -45,8 +45,7 @@ struct kz_rpc_call {
 
 static void on_done(struct kz_rpc_op *op, bool success);
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static struct kz_rpc_call *new_call(struct kz_rpc_channel *channel,
         const struct kz_rpc_options *options, const ProtobufCMessage *request,
@@ -115,8 +114,7 @@ static void free_call(struct kz_rpc_call *call)
     free(call);
 }
 
-/* ---- attempts ----------------------------------------------------------------------------------
- */
+/* ---- attempts -------------------------------------------------------------------------------- */
 
 static void start_attempt(struct kz_rpc_call *call)
 {
@@ -246,8 +244,7 @@ int64_t kz_rpc_start_waiting(struct kz_rpc *rpc)
     return next_ms;
 }
 
-/* ---- for others --------------------------------------------------------------------------------
- */
+/* ---- for others ------------------------------------------------------------------------------ */
 
 enum kz_code kz_rpc_call(struct kz_rpc_channel *channel, const struct kz_rpc_options *options,
         const ProtobufCMessage *request, const ProtobufCMessageDescriptor *answer_type,

@@ -57,8 +57,7 @@ static struct {
 #undef X
 } peer;
 
-/* ---- in the peer's process: it is killed, so it frees nothing
- * -------------------------------------- */
+/* ---- in the peer's process: it is killed, so it frees nothing -------------------------------- */
 
 enum { PEER_SCRIPTS_MAX = 64 };
 static struct {
@@ -329,8 +328,7 @@ KZ_NORETURN static void peer_main(int wanted_port)
     }
 }
 
-/* ---- in the test
- * ----------------------------------------------------------------------------------- */
+/* ---- in the test ----------------------------------------------------------------------------- */
 
 struct peer_process {
     pid_t pid;

@@ -106,8 +106,7 @@ enum kz_rpc_status kz_rpc_status(void);
 /* The server's RetryInfo (google.rpc) of the same in ms; 0 none. */
 int64_t kz_rpc_retry_ms(void);
 
-/* ---- streams: server streaming (write once, half-close) and bidirectional -----------------------
- */
+/* ---- streams: server streaming (write once, half-close) and bidirectional -------------------- */
 
 /* Starts one; it is never started again by itself. A failure to connect is next()'s. */
 KZ_MUST_USE enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel,

@@ -15,8 +15,7 @@
 #include "rpc/rpc.h"
 #include "sys/thread.h"
 
-/* ---- the library (library.c) -------------------------------------------------------------------
- */
+/* ---- the library (library.c) ----------------------------------------------------------------- */
 
 /* X(function): all that is called of it. */
 #define KZ_GRPC_FUNCTIONS(X)                                                                       \
@@ -67,8 +66,7 @@ KZ_MUST_USE enum kz_code kz_grpc_load(const struct kz_grpc **ret_grpc, struct kz
 void kz_grpc_log_mark(void);
 const char *kz_grpc_log_last(void);
 
-/* ---- the completion thread (rpc.c) -------------------------------------------------------------
- */
+/* ---- the completion thread (rpc.c) ----------------------------------------------------------- */
 
 struct kz_rpc_op;
 /* A batch of operations under way; its address is gRPC's tag. What kz_rpc_op_start() is given runs
@@ -99,8 +97,7 @@ struct kz_rpc {
 /* Starts those whose time has come; when the next one's does (monotonic), INT64_MAX: none. */
 int64_t kz_rpc_start_waiting(struct kz_rpc *rpc);
 
-/* ---- channels (channel.c) ----------------------------------------------------------------------
- */
+/* ---- channels (channel.c) -------------------------------------------------------------------- */
 
 /* C1  A call is in `calls` from its start until it is freed, so the channel is there as long as any
  *     call is. C2  Once `closing`, no call waits for another attempt and each is cancelled. */
@@ -125,8 +122,7 @@ void kz_rpc_calls_close(struct kz_rpc_channel *channel);
 grpc_channel *kz_rpc_channel_pick(struct kz_rpc_channel *channel);
 grpc_connectivity_state kz_rpc_state(const struct kz_rpc *rpc, grpc_channel *connection);
 
-/* ---- one attempt of a call (attempt.c) ---------------------------------------------------------
- */
+/* ---- one attempt of a call (attempt.c) ------------------------------------------------------- */
 
 enum { KZ_RPC_METADATA_MAX = 2 };
 
@@ -162,8 +158,7 @@ grpc_slice kz_rpc_encode(const struct kz_grpc *grpc, const ProtobufCMessage *mes
 KZ_MUST_USE enum kz_code kz_rpc_decode(struct kz_rpc *rpc, grpc_byte_buffer *bytes,
         const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret_message, struct kz_err *err);
 
-/* ---- how a call failed (status.c) --------------------------------------------------------------
- */
+/* ---- how a call failed (status.c) ------------------------------------------------------------ */
 
 /* RetryInfo in the trailing metadata, in ms; 0 none. */
 int64_t kz_rpc_retry_info_ms(const grpc_metadata_array *trailing);

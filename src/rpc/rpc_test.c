@@ -85,8 +85,7 @@ static void expect(struct kz_rpc_channel *channel, const struct kz_rpc_options *
     kizashi__rpc__any__free_unpacked(answer, NULL);
 }
 
-/* ---- before anything is opened
- * --------------------------------------------------------------------- */
+/* ---- before anything is opened --------------------------------------------------------------- */
 
 static bool is_mapped(const char *name)
 {
@@ -130,8 +129,7 @@ static void test_nothing_is_loaded_before_the_first_open(void **state)
     kz_rpc_close(rpc);
 }
 
-/* ---- unary
- * ----------------------------------------------------------------------------------------- */
+/* ---- unary ----------------------------------------------------------------------------------- */
 
 static void test_echo(void **state)
 {
@@ -326,8 +324,7 @@ static void test_connections(void **state)
     assert_int_equal(count, 3);
 }
 
-/* ---- callbacks
- * ------------------------------------------------------------------------------------- */
+/* ---- callbacks ------------------------------------------------------------------------------- */
 
 struct waiting {
     pthread_mutex_t lock;
@@ -465,8 +462,7 @@ static void test_many_threads(void **state)
     }
 }
 
-/* ---- nobody there
- * ---------------------------------------------------------------------------------- */
+/* ---- nobody there ---------------------------------------------------------------------------- */
 
 /* A port that nobody listens on, or, with `listen`, one that never says a word. */
 static int silent_port(bool listening, char address[32])
@@ -636,8 +632,7 @@ static void test_no_credentials(void **state)
     unsetenv("GOOGLE_APPLICATION_CREDENTIALS");
 }
 
-/* ---- streams
- * --------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static struct kz_rpc_stream *open_stream(struct fixture *f, const char *method, int64_t timeout_ms)
 {

@@ -36,8 +36,7 @@ struct kz_rpc_stream {
     bool failed; /* of the thread that calls next(): its failure has been counted */
 };
 
-/* ---- completions -------------------------------------------------------------------------------
- */
+/* ---- completions ----------------------------------------------------------------------------- */
 
 #define STREAM_OF(op, member) KZ_CONTAINER_OF(op, struct kz_rpc_stream, member)
 
@@ -110,8 +109,7 @@ static void on_end(struct kz_rpc_op *op, bool success)
     unlock_completed(stream);
 }
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* Under the lock. */
 static void start(struct kz_rpc_stream *stream, const grpc_op *ops, size_t count,
@@ -239,8 +237,7 @@ void kz_rpc_stream_close(struct kz_rpc_stream *stream)
     free(stream);
 }
 
-/* ---- messages ----------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 enum kz_code kz_rpc_stream_write(
         struct kz_rpc_stream *stream, const ProtobufCMessage *message, struct kz_err *err)

@@ -27,8 +27,7 @@ struct fixture {
     char said[1000]; /* by create(), line by line */
 };
 
-/* ---- helpers
- * --------------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 static struct kz_bigtable_options options_of(const struct fixture *f)
 {
@@ -138,8 +137,7 @@ static const char *problem_of(struct fixture *f)
     return stats.problem;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static void a_missing_table_names_the_command(void **state)
 {
@@ -223,8 +221,7 @@ static void names_are_checked(void **state)
     assert_null(p);
 }
 
-/* ---- what other programs read (docs/bigtable-format.md)
- * -------------------------------------------- */
+/* ---- what other programs read (docs/bigtable-format.md) -------------------------------------- */
 
 static enum kz_code print_row(void *arg, const struct kz_bt_row *row, struct kz_err *err)
 {
@@ -320,8 +317,7 @@ static void predictions_are_there_for_other_programs(void **state)
     kz_buf_done(&out);
 }
 
-/* ---- outages
- * --------------------------------------------------------------------------------------- */
+/* ---- outages --------------------------------------------------------------------------------- */
 
 static void killed_and_started_again(void **state)
 {

@@ -26,8 +26,7 @@ struct fixture {
     struct kz_err err;
 };
 
-/* ---- backends
- * -------------------------------------------------------------------------------------- */
+/* ---- backends -------------------------------------------------------------------------------- */
 
 static int set_up_memory(void **state)
 {
@@ -83,8 +82,7 @@ static struct fixture *start(void **state)
     return f;
 }
 
-/* ---- helpers
- * --------------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 static const struct kz_predictions_read everything = {.entries_max = UINT32_MAX};
 
@@ -137,8 +135,7 @@ static const char *seqs(struct fixture *f)
     return text;
 }
 
-/* ---- users
- * ----------------------------------------------------------------------------------------- */
+/* ---- users ----------------------------------------------------------------------------------- */
 
 static void nobody_is_an_empty_row(void **state)
 {
@@ -348,8 +345,7 @@ static void rules_of_arguments(void **state)
     expect_state(f, 1, "");
 }
 
-/* ---- many at once
- * ---------------------------------------------------------------------------------- */
+/* ---- many at once ---------------------------------------------------------------------------- */
 
 enum { THREADS = 8 };
 
@@ -433,8 +429,7 @@ static void no_update_is_lost(void **state)
     }
 }
 
-/* ---- totals
- * ---------------------------------------------------------------------------------------- */
+/* ---- totals ---------------------------------------------------------------------------------- */
 
 static bool reserve(struct kz_predictions *p, uint64_t action, uint64_t id, int64_t at_ms,
         int64_t since_ms, uint32_t max)
@@ -571,8 +566,7 @@ static void a_cap_holds_while_others_give_back(void **state)
     assert_false(reserve(f->p, 5, 4, 1000, 0, 3));
 }
 
-/* ---- words
- * ----------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static void expect_word(struct fixture *f, const char *name, const char *value)
 {
@@ -616,8 +610,7 @@ static void words(void **state)
     expect_word(f, "pause", "anew");
 }
 
-/* ---- scans
- * ----------------------------------------------------------------------------------------- */
+/* ---- scans ----------------------------------------------------------------------------------- */
 
 struct seen {
     uint64_t owners[1000];
@@ -735,8 +728,7 @@ static void a_scan_may_read(void **state)
     assert_int_equal(reader.count, 5);
 }
 
-/* ---- the rest
- * -------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static void check_and_create_again(void **state)
 {

@@ -277,6 +277,15 @@ def test_an_overlay_that_is_not_there_is_named(project):
     assert 'kizashi.nowhere.yaml" for --env nowhere' in told and "kizashi init" not in told, told
 
 
+def test_one_machine_loads_nothing_for_the_cloud(server):
+    server.send(view(1), query="?wait=counter&timeout_ms=5000")
+    process = pathlib.Path(f"/proc/{server.process.pid}")
+    assert "libsqlite3" in (process / "maps").read_text()
+    assert not any(name in (process / "maps").read_text() for name in ("libgrpc", "libabsl", "libcares"))
+    threads = {(task / "comm").read_text().strip() for task in (process / "task").iterdir()}
+    assert "kz-log-sync" in threads and not any(name.startswith(("kz-rpc", "grpc")) for name in threads)
+
+
 def test_help_and_version():
     text = harness.run("--help", check=0).stdout.decode()
     for command in ("init", "check", "test", "up", "send", "replay", "import", "sql", "features", "status", "top",

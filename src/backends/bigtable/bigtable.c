@@ -11,8 +11,7 @@
 
 enum { TABLE_NAME_MAX = 50, DEFAULT_TIMEOUT_MS = 10000, ENTRY_FORMAT = 1 };
 
-/* ---- names
- * --------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 void kz_bt_put_hex(uint64_t number, char out[16])
 {
@@ -57,8 +56,7 @@ static void put_qualifier(uint64_t seq, uint64_t request, char out[KZ_BT_QUALIFI
     kz_bt_put_hex(request, out + 16);
 }
 
-/* ---- reading
- * ------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 struct gathering {
     struct kz_user_row *row;
@@ -209,8 +207,7 @@ static enum kz_code bigtable_scan(struct kz_predictions *p, uint64_t from, uint6
     return rc;
 }
 
-/* ---- writing
- * ------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static void put_entry(struct kz_bt_changes *changes, const struct kz_entry *entry,
         struct kz_str qualifier, char *value)
@@ -270,8 +267,7 @@ static enum kz_code bigtable_erase(struct kz_predictions *p, uint64_t owner, str
     return rc;
 }
 
-/* ---- words
- * --------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static enum kz_code take_word(void *arg, const struct kz_bt_row *row, struct kz_err *err)
 {
@@ -329,8 +325,7 @@ static enum kz_code bigtable_set_word(struct kz_predictions *p, const char *name
     return rc;
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void bigtable_stats(struct kz_predictions *p, struct kz_predictions_stats *ret_stats)
 {

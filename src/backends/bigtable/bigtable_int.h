@@ -11,8 +11,7 @@
 #include "rpc/patience.h"
 #include "rpc/proto/bigtable_admin.pb-c.h"
 
-/* ---- what is in the table (docs/bigtable-format.md)
- * ------------------------------------------------ */
+/* ---- what is in the table (docs/bigtable-format.md) ------------------------------------------ */
 
 /* X(letter, what): families. */
 #define KZ_BT_FAMILIES(X)                                                                          \
@@ -32,8 +31,7 @@ void kz_bt_put_hex(uint64_t number, char out[16]);
 /* false: not 16 lower-case hexadecimal digits. */
 bool kz_bt_get_hex(struct kz_str text, uint64_t *ret_number);
 
-/* ---- the table
- * ------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 struct kz_bt_totals; /* totals.c: one action's row as this process knows it */
 
@@ -65,14 +63,12 @@ static inline struct kz_bt *kz_bt_of(struct kz_predictions *p)
     return bt;
 }
 
-/* ---- calls (call.c)
- * -------------------------------------------------------------------------------- */
+/* ---- calls (call.c) -------------------------------------------------------------------------- */
 
 /* Adds table and remedy to `err`, and notes what is wrong for stats. */
 enum kz_code kz_bt_failed(struct kz_bt *bt, enum kz_code code, struct kz_err *err);
 
-/* ---- filters and mutations (message.c)
- * ------------------------------------------------------------- */
+/* ---- filters and mutations (message.c) ------------------------------------------------------- */
 
 #define KZ_BT_FILTER Google__Bigtable__V2__RowFilter
 
@@ -133,8 +129,7 @@ void kz_bt_replace(struct kz_bt_changes *changes, const char *family, struct kz_
 void kz_bt_remove(struct kz_bt_changes *changes, const char *family, struct kz_str qualifier);
 void kz_bt_remove_row(struct kz_bt_changes *changes);
 
-/* ---- requests (request.c)
- * -------------------------------------------------------------------------- */
+/* ---- requests (request.c) -------------------------------------------------------------------- */
 
 struct kz_bt_scan {
     struct kz_str key;         /* one row; or, where empty, */
@@ -157,8 +152,7 @@ enum kz_code kz_bt_check_and_mutate(struct kz_bt *bt, struct kz_str key, KZ_BT_F
 enum kz_code kz_bt_mutate(struct kz_bt *bt, struct kz_str key, const struct kz_bt_changes *changes,
         struct kz_err *err);
 
-/* ---- one cell, check-and-set (cell.c)
- * -------------------------------------------------------------- */
+/* ---- one cell, check-and-set (cell.c) -------------------------------------------------------- */
 
 /* A cell whose value is led by the hash of what follows, so that a predicate of 16 bytes can tell
  * it. */
@@ -175,8 +169,7 @@ enum kz_code kz_bt_swap(struct kz_bt *bt, const struct kz_bt_place *place, struc
 enum kz_code kz_bt_cell_value(
         const struct kz_bt_cell *cell, struct kz_str *ret_value, struct kz_err *err);
 
-/* ---- the rest
- * ---------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 /* totals.c */
 enum kz_code kz_bt_reserve(struct kz_predictions *p, uint64_t action, uint64_t id, int64_t at_ms,

@@ -150,8 +150,7 @@ KZ_BT_FILTER *kz_bt_interleave(struct kz_bt_filters *f, KZ_BT_FILTER *first, ...
     return filter;
 }
 
-/* ---- mutations
- * ----------------------------------------------------------------------------------- */
+/* ---- mutations ------------------------------------------------------------------------------- */
 
 struct kz_bt_changes kz_bt_changes(size_t max)
 {

@@ -7,8 +7,7 @@ static ProtobufCBinaryData binary(struct kz_str s)
     return (ProtobufCBinaryData){s.size, (uint8_t *)(uintptr_t)s.ptr};
 }
 
-/* ---- ReadRows
- * ------------------------------------------------------------------------------------ */
+/* ---- ReadRows -------------------------------------------------------------------------------- */
 
 struct reading {
     struct kz_bt *bt;
@@ -145,8 +144,7 @@ enum kz_code kz_bt_read_rows(struct kz_bt *bt, const struct kz_bt_scan *scan,
     return rc;
 }
 
-/* ---- CheckAndMutateRow and MutateRow
- * ------------------------------------------------------------- */
+/* ---- CheckAndMutateRow and MutateRow --------------------------------------------------------- */
 
 static uint64_t value_bytes(const struct kz_bt_changes *changes)
 {

@@ -66,8 +66,7 @@ struct kz_bt_totals {
     size_t count, capacity;
 };
 
-/* ---- what is known of a row
- * ---------------------------------------------------------------------- */
+/* ---- what is known of a row ------------------------------------------------------------------ */
 
 static uint64_t get_be(const char *from)
 {
@@ -133,8 +132,7 @@ static void drop_item(struct kz_bt_totals *t, uint64_t id)
     memmove(&t->items[at], &t->items[at + 1], (t->count - at) * sizeof(*t->items));
 }
 
-/* ---- reading
- * ------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 struct update {
     struct kz_bt_totals *t;
@@ -259,8 +257,7 @@ static enum kz_code refresh(struct kz_bt *bt, struct kz_bt_totals *t, struct kz_
     return t->known ? KZ_OK : read_all(bt, t, err);
 }
 
-/* ---- deciding
- * ------------------------------------------------------------------------------------ */
+/* ---- deciding -------------------------------------------------------------------------------- */
 
 /* What a batch would change, in its order; the same id may come more than once. */
 struct plan {
@@ -334,8 +331,7 @@ static size_t find_past(const struct kz_bt_totals *t, const struct plan *plan, i
     return count;
 }
 
-/* ---- changing
- * ------------------------------------------------------------------------------------ */
+/* ---- changing -------------------------------------------------------------------------------- */
 
 struct names { /* what the mutations of one change borrow */
     char ids[BATCH_MAX + TRIM_MAX][16];
@@ -452,8 +448,7 @@ static enum kz_code settle(struct kz_bt *bt, struct kz_bt_totals *t, struct ask 
     }
 }
 
-/* ---- leading
- * ------------------------------------------------------------------------------------- */
+/* ---- leading --------------------------------------------------------------------------------- */
 
 static size_t take_batch(struct kz_bt_totals *t, struct ask *asks[BATCH_MAX])
 {

@@ -66,8 +66,7 @@ static void *find(void *const *tree, uint64_t key)
     return node ? *node : NULL;
 }
 
-/* ---- users
- * --------------------------------------------------------------------------------------- */
+/* ---- users ----------------------------------------------------------------------------------- */
 
 static void free_user(void *node)
 {
@@ -245,8 +244,7 @@ static enum kz_code memory_scan(struct kz_predictions *p, uint64_t from, uint64_
     return rc;
 }
 
-/* ---- totals
- * -------------------------------------------------------------------------------------- */
+/* ---- totals ---------------------------------------------------------------------------------- */
 
 static struct totals *totals_of(struct memory *m, uint64_t action)
 {
@@ -324,8 +322,7 @@ static enum kz_code memory_release(
     return KZ_OK;
 }
 
-/* ---- words
- * --------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static struct word *find_word(struct memory *m, const char *name)
 {
@@ -388,8 +385,7 @@ static enum kz_code memory_set_word(struct kz_predictions *p, const char *name,
     return rc;
 }
 
-/* ---- the rest
- * ------------------------------------------------------------------------------------ */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static enum kz_code memory_check(struct kz_predictions *p, struct kz_err *err)
 {
