@@ -140,11 +140,9 @@ static struct kz_rpc_stream *read_rows(struct fixture *f)
     struct kz_rpc_stream *stream = NULL;
 
     request.table_name = f->name;
-    assert_int_equal(kz_rpc_stream(f->channel, &options,
+    assert_int_equal(kz_rpc_stream_request(f->channel, &options, &request.base,
                              &google__bigtable__v2__read_rows_response__descriptor, &stream, NULL),
             KZ_OK);
-    assert_int_equal(kz_rpc_stream_write(stream, &request.base, NULL), KZ_OK);
-    kz_rpc_stream_half_close(stream);
     return stream;
 }
 

@@ -106,12 +106,19 @@ enum kz_rpc_status kz_rpc_status(void);
 /* The server's RetryInfo (google.rpc) of the same in ms; 0 none. */
 int64_t kz_rpc_retry_ms(void);
 
-/* ---- streams: server streaming (write once, half-close) and bidirectional -------------------- */
+/* ---- streams: server streaming and bidirectional --------------------------------------------- */
 
-/* Starts one; it is never started again by itself. A failure to connect is next()'s. */
+/* Starts one; it is never started again by itself. Fails only while the channel is being closed: a
+ * failure to connect is next()'s. */
 KZ_MUST_USE enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel,
         const struct kz_rpc_options *options, const ProtobufCMessageDescriptor *answer_type,
         struct kz_rpc_stream **ret_stream, struct kz_err *err);
+/* The same for many answers to one request: it is written, and the stream half-closed, without
+ * waiting, which is much cheaper than one after the other. */
+KZ_MUST_USE enum kz_code kz_rpc_stream_request(struct kz_rpc_channel *channel,
+        const struct kz_rpc_options *options, const ProtobufCMessage *request,
+        const ProtobufCMessageDescriptor *answer_type, struct kz_rpc_stream **ret_stream,
+        struct kz_err *err);
 /* Blocks until the transport has taken it (connecting, flow control); cancel() ends the wait.
  * KZ_END: the call has ended, next() says why. */
 KZ_MUST_USE enum kz_code kz_rpc_stream_write(

@@ -725,6 +725,35 @@ static void test_server_stream(void **state)
     assert_int_equal(stats_of(f).failures, 1);
 }
 
+static void test_many_answers_to_one_request(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options options = {.method = "/peer/Flood"};
+    Kizashi__Rpc__Any request = any("2", "\x05"), late = any("late", "");
+    struct kz_rpc_stream *stream = NULL;
+
+    assert_int_equal(
+            kz_rpc_stream_request(f->channel, &options, &request.base, ANY, &stream, NULL), KZ_OK);
+    assert_int_equal(stats_of(f).bytes_sent, 3 + 3);
+    assert_int_equal(kz_rpc_stream_write(stream, &late.base, NULL), KZ_END);
+    kz_rpc_stream_half_close(stream); /* it is */
+    expect_next(stream, "0");
+    expect_next(stream, "1");
+    assert_int_equal(next_code(stream, -1), KZ_NOT_FOUND);
+    kz_rpc_stream_close(stream);
+
+    /* To nobody; and given up before anything came. */
+    peer_kill(&f->peer);
+    assert_int_equal(
+            kz_rpc_stream_request(f->channel, &options, &request.base, ANY, &stream, NULL), KZ_OK);
+    assert_int_equal(next_code(stream, 10000), KZ_UNAVAILABLE);
+    kz_rpc_stream_close(stream);
+    assert_int_equal(
+            kz_rpc_stream_request(f->channel, &options, &request.base, ANY, &stream, NULL), KZ_OK);
+    kz_rpc_stream_close(stream);
+    assert_int_equal(stats_of(f).streams_open, 0);
+}
+
 /* Far more than fits into the windows of HTTP/2: what nobody reads is not sent. */
 static void test_stream_given_up(void **state)
 {
@@ -864,6 +893,7 @@ int main(int argc, char **argv)
             WITH_PEER(test_no_credentials),
             WITH_PEER(test_both_ways),
             WITH_PEER(test_server_stream),
+            WITH_PEER(test_many_answers_to_one_request),
             WITH_PEER(test_stream_given_up),
             WITH_PEER(test_closing_ends_a_chat_in_order),
             WITH_PEER(test_cancel_from_another_thread),

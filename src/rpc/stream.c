@@ -1,6 +1,6 @@
 /* A call with many messages: server streaming, and both ways.
  *
- * S1  Each operation under way is counted in `under_way`; the stream is freed when there is none.
+ * S1  Each batch under way is counted in `under_way`; the stream is freed when there is none.
  * S2  At most one read and one write are under way. A read outlives a next() that timed out, so a
  *     message is never lost to a time-out; the next next() takes it.
  * S3  `ended` is set by the last completion of the call, its status. Reads that found no message
@@ -21,8 +21,9 @@ struct kz_rpc_stream {
     const ProtobufCMessageDescriptor *answer_type;
     struct kz_rpc_head head;
     grpc_call *call;
-    struct kz_rpc_op begin_op, initial_op, read_op, write_op, half_close_op, end_op;
+    struct kz_rpc_op begin_op, read_op, write_op, half_close_op, end_op;
     grpc_metadata_array initial;
+    grpc_byte_buffer *request; /* sent with the beginning; NULL: none */
 
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
@@ -31,7 +32,7 @@ struct kz_rpc_stream {
     grpc_byte_buffer *incoming;
     bool writing, write_ok;
     grpc_byte_buffer *outgoing;
-    bool half_closed, cancelled, ended;
+    bool half_closed, cancelled, ended, closing;
     struct kz_rpc_end end;
     bool failed; /* of the thread that calls next(): its failure has been counted */
 };
@@ -40,10 +41,13 @@ struct kz_rpc_stream {
 
 #define STREAM_OF(op, member) KZ_CONTAINER_OF(op, struct kz_rpc_stream, member)
 
-static void unlock_completed(struct kz_rpc_stream *stream)
+/* Wakes whoever waits for something that has become so, and nobody else: a wake-up costs more than
+ * all the rest of it. */
+static void unlock_completed(struct kz_rpc_stream *stream, bool wake)
 {
     stream->under_way--;
-    pthread_cond_broadcast(&stream->changed);
+    if (wake || stream->closing)
+        pthread_cond_broadcast(&stream->changed);
     pthread_mutex_unlock(&stream->lock);
 }
 
@@ -53,16 +57,7 @@ static void on_begin(struct kz_rpc_op *op, bool success)
 
     (void)success; /* the status says it */
     pthread_mutex_lock(&stream->lock);
-    unlock_completed(stream);
-}
-
-static void on_initial(struct kz_rpc_op *op, bool success)
-{
-    struct kz_rpc_stream *stream = STREAM_OF(op, initial_op);
-
-    (void)success; /* as above */
-    pthread_mutex_lock(&stream->lock);
-    unlock_completed(stream);
+    unlock_completed(stream, false);
 }
 
 static void on_half_close(struct kz_rpc_op *op, bool success)
@@ -71,7 +66,7 @@ static void on_half_close(struct kz_rpc_op *op, bool success)
 
     (void)success; /* as above */
     pthread_mutex_lock(&stream->lock);
-    unlock_completed(stream);
+    unlock_completed(stream, false);
 }
 
 static void on_read(struct kz_rpc_op *op, bool success)
@@ -84,7 +79,7 @@ static void on_read(struct kz_rpc_op *op, bool success)
         stream->channel->rpc->grpc->grpc_byte_buffer_destroy(kz_take(&stream->incoming));
     stream->reading = false;
     stream->has_read = true;
-    unlock_completed(stream);
+    unlock_completed(stream, stream->incoming || stream->ended);
 }
 
 static void on_write(struct kz_rpc_op *op, bool success)
@@ -96,7 +91,7 @@ static void on_write(struct kz_rpc_op *op, bool success)
     stream->channel->rpc->grpc->grpc_byte_buffer_destroy(kz_take(&stream->outgoing));
     stream->writing = false;
     stream->write_ok = success;
-    unlock_completed(stream);
+    unlock_completed(stream, true);
 }
 
 static void on_end(struct kz_rpc_op *op, bool success)
@@ -106,7 +101,7 @@ static void on_end(struct kz_rpc_op *op, bool success)
     (void)success; /* always */
     pthread_mutex_lock(&stream->lock);
     stream->ended = true;
-    unlock_completed(stream);
+    unlock_completed(stream, stream->has_read);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -129,19 +124,13 @@ static void init_condition(pthread_cond_t *condition)
     pthread_condattr_destroy(&attributes);
 }
 
-enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel, const struct kz_rpc_options *options,
-        const ProtobufCMessageDescriptor *answer_type, struct kz_rpc_stream **ret_stream,
-        struct kz_err *err)
+static struct kz_rpc_stream *new_stream(struct kz_rpc_channel *channel,
+        const struct kz_rpc_options *options, const ProtobufCMessageDescriptor *answer_type)
 {
     struct kz_rpc *rpc = channel->rpc;
-    struct kz_rpc_stream *stream;
-    grpc_op op;
+    struct kz_rpc_stream *stream = kz_calloc(1, sizeof(*stream));
 
     KZ_BUG_ON(options->method[0] != '/');
-    if (atomic_load(&channel->closing))
-        return kz_fail(err, KZ_UNAVAILABLE, "%s at %s: the channel is being closed",
-                options->method + 1, channel->endpoint);
-    stream = kz_calloc(1, sizeof(*stream));
     stream->channel = channel;
     stream->method = options->method;
     stream->answer_type = answer_type;
@@ -155,16 +144,65 @@ enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel, const struct kz_rpc_o
     atomic_fetch_add(&channel->streams, 1);
     atomic_fetch_add(&rpc->streams_open, 1);
     atomic_fetch_add_explicit(&rpc->calls, 1, memory_order_relaxed);
+    return stream;
+}
 
+/* With the request, if there is one, and then nothing more to write. */
+static void begin(struct kz_rpc_stream *stream)
+{
+    grpc_op ops[4] = {kz_rpc_send_head(&stream->head),
+            {.op = GRPC_OP_RECV_INITIAL_METADATA,
+                    .data.recv_initial_metadata.recv_initial_metadata = &stream->initial}};
+    const grpc_op end = kz_rpc_receive_end(&stream->end);
+    size_t count = 2;
+
+    if (stream->request) {
+        ops[count++] = (grpc_op){
+                .op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = stream->request};
+        ops[count++] = (grpc_op){.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT};
+    }
     pthread_mutex_lock(&stream->lock);
-    op = kz_rpc_send_head(&stream->head);
-    start(stream, &op, 1, &stream->begin_op, on_begin);
-    op = (grpc_op){.op = GRPC_OP_RECV_INITIAL_METADATA,
-            .data.recv_initial_metadata.recv_initial_metadata = &stream->initial};
-    start(stream, &op, 1, &stream->initial_op, on_initial);
-    op = kz_rpc_receive_end(&stream->end);
-    start(stream, &op, 1, &stream->end_op, on_end);
+    stream->half_closed = stream->request != NULL;
+    start(stream, ops, count, &stream->begin_op, on_begin);
+    start(stream, &end, 1, &stream->end_op, on_end);
     pthread_mutex_unlock(&stream->lock);
+}
+
+static enum kz_code check_open(
+        const struct kz_rpc_channel *channel, const char *method, struct kz_err *err)
+{
+    if (!atomic_load(&channel->closing))
+        return KZ_OK;
+    return kz_fail(err, KZ_UNAVAILABLE, "%s at %s: the channel is being closed", method + 1,
+            channel->endpoint);
+}
+
+enum kz_code kz_rpc_stream(struct kz_rpc_channel *channel, const struct kz_rpc_options *options,
+        const ProtobufCMessageDescriptor *answer_type, struct kz_rpc_stream **ret_stream,
+        struct kz_err *err)
+{
+    KZ_TRY(check_open(channel, options->method, err));
+    *ret_stream = new_stream(channel, options, answer_type);
+    begin(*ret_stream);
+    return KZ_OK;
+}
+
+enum kz_code kz_rpc_stream_request(struct kz_rpc_channel *channel,
+        const struct kz_rpc_options *options, const ProtobufCMessage *request,
+        const ProtobufCMessageDescriptor *answer_type, struct kz_rpc_stream **ret_stream,
+        struct kz_err *err)
+{
+    struct kz_rpc *rpc = channel->rpc;
+    struct kz_rpc_stream *stream;
+    grpc_slice slice;
+
+    KZ_TRY(check_open(channel, options->method, err));
+    stream = new_stream(channel, options, answer_type);
+    slice = kz_rpc_encode(rpc->grpc, request);
+    stream->request = rpc->grpc->grpc_raw_byte_buffer_create(&slice, 1);
+    atomic_fetch_add_explicit(&rpc->bytes_sent, GRPC_SLICE_LENGTH(slice), memory_order_relaxed);
+    rpc->grpc->grpc_slice_unref(slice);
+    begin(stream);
     *ret_stream = stream;
     return KZ_OK;
 }
@@ -220,12 +258,15 @@ void kz_rpc_stream_close(struct kz_rpc_stream *stream)
         end_in_order(stream);
     rpc->grpc->grpc_call_cancel(stream->call, NULL); /* nothing where it has ended */
     pthread_mutex_lock(&stream->lock);
+    stream->closing = true;
     while (stream->under_way)
         pthread_cond_wait(&stream->changed, &stream->lock);
     pthread_mutex_unlock(&stream->lock);
 
     if (stream->incoming)
         rpc->grpc->grpc_byte_buffer_destroy(stream->incoming);
+    if (stream->request)
+        rpc->grpc->grpc_byte_buffer_destroy(stream->request);
     kz_rpc_end_done(&stream->end, rpc->grpc);
     rpc->grpc->grpc_metadata_array_destroy(&stream->initial);
     kz_rpc_head_done(&stream->head, rpc->grpc);

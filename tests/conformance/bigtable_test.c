@@ -262,11 +262,9 @@ static void read_for_others(struct fixture *f, struct kz_buf *out)
     request.table_name = (char *)PARENT "/tables/kizashi_shop";
     request.filter = &chain;
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
-    assert_int_equal(kz_rpc_stream(channel, &options,
+    assert_int_equal(kz_rpc_stream_request(channel, &options, &request.base,
                              &google__bigtable__v2__read_rows_response__descriptor, &stream, NULL),
             KZ_OK);
-    assert_int_equal(kz_rpc_stream_write(stream, &request.base, NULL), KZ_OK);
-    kz_rpc_stream_half_close(stream);
     while (kz_rpc_stream_next(stream, -1, &message, NULL) == KZ_OK) {
         assert_int_equal(
                 kz_bt_rows_push(rows, (const Google__Bigtable__V2__ReadRowsResponse *)message,

@@ -88,7 +88,6 @@ static enum kz_code read_once(struct reading *reading, int64_t wait_ms, struct k
             .resource = bt->table_name,
     };
     ProtobufCBinaryData key;
-    enum kz_code rc;
 
     google__bigtable__v2__row_range__init(&range);
     if (!ask_for(reading, &set, &range, &key))
@@ -102,12 +101,8 @@ static enum kz_code read_once(struct reading *reading, int64_t wait_ms, struct k
         set.row_ranges = &ranges;
         set.n_row_ranges = 1;
     }
-    KZ_TRY(kz_rpc_stream(bt->data, &options, &google__bigtable__v2__read_rows_response__descriptor,
-            &stream, err));
-    rc = kz_rpc_stream_write(stream, &request.base, err);
-    if (rc != KZ_OK && rc != KZ_END) /* ended: next() says why */
-        return rc;
-    kz_rpc_stream_half_close(stream);
+    KZ_TRY(kz_rpc_stream_request(bt->data, &options, &request.base,
+            &google__bigtable__v2__read_rows_response__descriptor, &stream, err));
     return take_all(reading, stream, wait_ms, err);
 }
 
