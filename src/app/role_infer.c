@@ -558,7 +558,9 @@ static bool ask(struct role_infer *r, struct task *task, struct kz_infer_job ***
         task->waited = true;
         return true;
     }
+    pthread_mutex_lock(&r->lock);
     task->state = TASK_INSIDE;
+    pthread_mutex_unlock(&r->lock);
     job = kz_task_job(task);
     job->next = NULL;
     **tail = job;

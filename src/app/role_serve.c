@@ -204,6 +204,10 @@ static void turn(struct kz_role *role)
     finish_jobs(serve);
     kz_deliveries_turn(serve);
     kz_serve_erase_again(serve, serve->stopping);
+    if (serve->stopping && kz_mono_ms() >= serve->deadline_ms) {
+        kz_serve_give_up(serve);
+        kz_serve_changes_give_up(serve);
+    }
 }
 
 static int next_ms(struct kz_role *role)
@@ -290,8 +294,8 @@ static void stop_role(struct kz_role *role, int64_t deadline_ms)
 {
     struct role_serve *serve = of(role);
 
-    (void)deadline_ms; /* whoever waits longer than that closes */
     serve->stopping = true;
+    serve->deadline_ms = deadline_ms;
     end_pulling(serve);
     kz_deliveries_stop(serve);
 }
@@ -304,6 +308,8 @@ static bool stopped(struct kz_role *role)
     pthread_mutex_lock(&serve->lock);
     idle = !serve->job_count;
     pthread_mutex_unlock(&serve->lock);
+    if (kz_mono_ms() >= serve->deadline_ms && serve->stopping)
+        return true;
     return idle && !serve->changes && !serve->erasing && kz_deliveries_idle(serve);
 }
 

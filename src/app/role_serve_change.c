@@ -58,6 +58,19 @@ static void change_done(struct job *job)
     change_free(change);
 }
 
+void kz_serve_changes_give_up(struct role_serve *role)
+{
+    struct kz_err err;
+
+    (void)kz_fail(&err, KZ_UNAVAILABLE, "stopping: it may still be carried out");
+    for (struct change *change = role->changes; change; change = change->next) {
+        if (change->then)
+            change->then(change->arg, KZ_UNAVAILABLE, &err);
+        change->then = NULL;
+        change->ret_count = NULL;
+    }
+}
+
 void kz_serve_changes_free(struct role_serve *role)
 {
     while (role->erasing) {

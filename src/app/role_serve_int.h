@@ -61,8 +61,9 @@ struct snapshot {
     struct job job; /* first */
     struct kz_query_want want;
     char *id;       /* what want.key points to */
-    void (*then)(void *arg, enum kz_code code, const struct kz_err *err);
+    void (*then)(void *arg, enum kz_code code, const struct kz_err *err); /* the loop's */
     void *arg;
+    struct snapshot *next, *prev; /* of role->preparing; the loop's */
 
     bool known;             /* the store has the user */
     uint64_t owner;
@@ -130,6 +131,7 @@ struct role_serve {
     struct kz_thread workers[SERVE_WORKERS];
 
     const struct snapshot *current; /* while `then` runs */
+    struct snapshot *preparing;     /* on their way */
     struct change *changes;         /* begun, and not answered */
     struct change *erasing;         /* wait for their second pass */
     int64_t second_pass_ms;         /* what was under way at an erasure has ended by then: 60 s */
@@ -137,6 +139,7 @@ struct role_serve {
     struct kz_subscription *subscriptions;
     struct known known[KNOWN_MAX];
     struct kz_user passing;         /* of find() outside of a snapshot */
+    int64_t deadline_ms; /* when stopping: nobody is kept waiting after it */
     bool stopping; /* the loop's; pullers look at `stop_pulling` */
     bool stop_pulling;
 
@@ -168,6 +171,8 @@ KZ_MUST_USE enum kz_code kz_serve_row(struct role_serve *role, uint64_t owner, u
 extern const struct kz_query_ops kz_serve_query_ops;
 extern const struct kz_history_reader_ops kz_serve_reader_ops;
 void kz_serve_publish(struct role_serve *role, const struct kz_record *record);
+/* Tells all who wait for a snapshot that we stop; what is fetched is thrown away. */
+void kz_serve_give_up(struct role_serve *role);
 
 /* role_serve_change.c */
 KZ_MUST_USE enum kz_code kz_serve_ack(
@@ -176,6 +181,8 @@ KZ_MUST_USE enum kz_code kz_serve_control(struct kz_query *query, const char *ve
         struct kz_str object, const char *who, uint64_t *ret_count, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_serve_forget(struct kz_query *query, struct kz_user_key key,
         const char *who, uint64_t *ret_erasure, struct kz_err *err);
+/* Tells all who wait for a change that we stop: it may still come about. */
+void kz_serve_changes_give_up(struct role_serve *role);
 /* At the end: those that are left are given up. */
 void kz_serve_changes_free(struct role_serve *role);
 /* Second passes that are due; `now`: all. */

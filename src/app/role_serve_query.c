@@ -30,6 +30,9 @@ static void prepared(struct job *job)
     struct snapshot *s = KZ_CONTAINER_OF(job, struct snapshot, job);
     struct role_serve *role = job->role;
 
+    *(s->prev ? &s->prev->next : &role->preparing) = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
     role->counts.prepare_failed_total += job->code != KZ_OK;
     if (job->code == KZ_OK && s->want.what & KZ_WANT_USER)
         remember(role, s);
@@ -52,8 +55,24 @@ static void prepare(struct kz_query *query, const struct kz_query_want *want,
     s->want.key.id.ptr = s->id;
     s->then = then;
     s->arg = arg;
+    s->next = role->preparing;
+    if (s->next)
+        s->next->prev = s;
+    role->preparing = s;
     role->counts.prepared_total++;
     kz_serve_job(role, &s->job);
+}
+
+void kz_serve_give_up(struct role_serve *role)
+{
+    struct kz_err err;
+
+    (void)kz_fail(&err, KZ_UNAVAILABLE, "stopping");
+    for (struct snapshot *s = role->preparing; s; s = s->next) {
+        if (s->then)
+            s->then(s->arg, KZ_UNAVAILABLE, &err);
+        s->then = NULL;
+    }
 }
 
 /* ---- the user ---------------------------------------------------------------------------------------- */
