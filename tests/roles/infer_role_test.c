@@ -1,5 +1,8 @@
 /* The infer role over the backends in memory against the embedded pipeline on the same input. */
-#include "rig.h"
+#include "faults.h"
+
+#include "app/news.h"
+#include "base/hash.h"
 
 enum { USERS = 24, EVENTS = 600 };
 static const int64_t START_MS = 1795478400000;
@@ -142,11 +145,163 @@ static void a_cap_in_total_holds_over_replicas(void **state)
     rig_free(rig);
 }
 
+static struct kz_role *open_faulty(struct rig *rig, struct faults *faults)
+{
+    struct kz_bus *bus = rig->bus;
+    struct kz_predictions *predictions = rig->predictions;
+    struct kz_role *role;
+
+    rig->bus = &faults->bus;
+    rig->predictions = &faults->predictions;
+    role = rig_open(rig, &kz_role_infer, true);
+    rig->bus = bus;
+    rig->predictions = predictions;
+    return role;
+}
+
+/* Waits until nothing of the requests is left on the bus or held. */
+static void await_done(struct rig *rig, struct rig_input *in)
+{
+    int64_t until_ms = kz_mono_ms() + 100000;
+    struct kz_role_backlog backlog;
+    struct rig_lines have;
+    size_t count;
+
+    do {
+        usleep(20000);
+        have = rig_outcomes(rig);
+        count = have.count;
+        rig_lines_done(&have);
+        for (size_t i = 0; i < rig->role_count; i++) {
+            rig->roles[i]->ops->backlog(rig->roles[i], &backlog);
+            count -= KZ_MIN(count, (size_t)backlog.messages);
+        }
+    } while (count < in->lines.count && kz_mono_ms() < until_ms);
+}
+
+/* Conflicts that are none, calls that fail before or after they were carried out, publishing that is
+ * refused, and roles that end in the middle: what is there at last is the same. */
+static void faults_and_restarts_change_nothing(void **state)
+{
+    size_t action_count = rig_project.action_count;
+    struct rig *rig = rig_new();
+    struct faults *faults = kz_calloc(1, sizeof(*faults));
+    struct rig_input *in;
+    struct rig_lines have;
+
+    (void)state;
+    rig_project.action_count = action_count - 1;
+    make_events(11);
+    in = embedded(rig);
+    faults_init(faults, rig);
+    publish_twice_shuffled(rig, in, 3);
+    atomic_store(&faults->every, 9);
+    for (int round = 0; round < 12; round++) {
+        open_faulty(rig, faults);
+        open_faulty(rig, faults);
+        usleep(60000);
+        rig_close_roles(rig);
+    }
+    assert_true(atomic_load(&faults->injected) > 50);
+    atomic_store(&faults->every, 0);
+    open_faulty(rig, faults);
+    open_faulty(rig, faults);
+    await_done(rig, in);
+    have = rig_outcomes(rig);
+    rig_same(&in->lines, &have);
+    rig_lines_done(&have);
+    rig_input_done(in);
+    rig_free(rig);
+    free(faults);
+    rig_project.action_count = action_count;
+}
+
+/* At least once is once for whoever drops what they have seen. */
+static void once_each(struct rig_lines *lines)
+{
+    size_t kept = 0;
+
+    rig_sort(lines);
+    for (size_t i = 0; i < lines->count; i++) {
+        if (kept && strcmp(lines->items[kept - 1], lines->items[i]) == 0)
+            free(lines->items[i]);
+        else
+            lines->items[kept++] = lines->items[i];
+    }
+    lines->count = kept;
+}
+
+/* Written, and nobody told: the messages come again, and what was decided is told as it is written. */
+static void a_crash_between_write_and_publish_tells_what_is_written(void **state)
+{
+    size_t action_count = rig_project.action_count;
+    struct rig *rig = rig_new();
+    struct faults *faults = kz_calloc(1, sizeof(*faults));
+    struct kz_bus_pull_options options = {.topic = KZ_TOPIC_NEWS};
+    struct kz_bus_source *news;
+    struct kz_bus_delivery *deliveries[64];
+    struct rig_input *in;
+    struct rig_lines have, told = {0};
+    struct kz_bus_stats stats;
+    size_t count = 0;
+    struct kz_err err;
+
+    (void)state;
+    rig_project.action_count = 0;
+    make_events(2);
+    in = embedded(rig);
+    faults_init(faults, rig);
+    assert_int_equal(rig->bus->ops->open_source(rig->bus, &options, &news, &err), KZ_OK);
+    atomic_store(&faults->no_news, true);
+    for (size_t i = 0; i < in->request_count; i++)
+        rig_publish_request(rig, &in->requests[i]);
+    open_faulty(rig, faults);
+    for (int i = 0; i < 500; i++) {
+        have = rig_outcomes(rig);
+        count = have.count;
+        rig_lines_done(&have);
+        if (count)
+            break;
+        usleep(10000);
+    }
+    assert_true(count > 0);
+    rig_close_roles(rig);
+    rig->bus->ops->stats(rig->bus, &stats);
+    assert_int_equal(stats.acknowledged, 0);
+    atomic_store(&faults->no_news, false);
+    open_faulty(rig, faults);
+    for (int i = 0; i < 1000 && told.count < in->lines.count; i++) {
+        assert_int_equal(rig->bus->ops->pull(news, deliveries, 64, 100, &count, &err), KZ_OK);
+        for (size_t k = 0; k < count; k++) {
+            struct kz_buf hold = {0};
+            const struct kz_record *record;
+
+            assert_int_equal(kz_news_decode(deliveries[k]->data, &hold, &record, &err), KZ_OK);
+            rig_put(&told, record);
+            kz_buf_done(&hold);
+        }
+        rig->bus->ops->ack(news, deliveries, count);
+        once_each(&told);
+    }
+    have = rig_outcomes(rig);
+    rig_same(&in->lines, &have);
+    rig_same(&in->lines, &told);
+    rig_lines_done(&have);
+    rig_lines_done(&told);
+    rig->bus->ops->close_source(news);
+    rig_input_done(in);
+    rig_free(rig);
+    free(faults);
+    rig_project.action_count = action_count;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(results_and_decisions_equal_the_embedded_run),
             cmocka_unit_test(a_cap_in_total_holds_over_replicas),
+            cmocka_unit_test(faults_and_restarts_change_nothing),
+            cmocka_unit_test(a_crash_between_write_and_publish_tells_what_is_written),
     };
 
     kz_diag_set(KZ_DIAG_ERROR, false);
