@@ -21,7 +21,7 @@ struct kz_jwks {
     size_t count;
 };
 
-/* ---- keys ------------------------------------------------------------------------------------------ */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 /* A key of these numbers (big-endian), or NULL where they make none. */
 static EVP_PKEY *make_key(struct kz_str modulus, struct kz_str exponent)
@@ -35,7 +35,8 @@ static EVP_PKEY *make_key(struct kz_str modulus, struct kz_str exponent)
 
     KZ_BUG_ON(!n || !e || !build || !context); /* for want of memory only */
     if (BN_num_bits(n) >= MODULUS_MIN_BITS && BN_num_bits(n) <= MODULUS_MAX_BITS && BN_is_odd(n) &&
-            BN_is_odd(e) && !BN_is_one(e) && OSSL_PARAM_BLD_push_BN(build, OSSL_PKEY_PARAM_RSA_N, n) &&
+            BN_is_odd(e) && !BN_is_one(e) &&
+            OSSL_PARAM_BLD_push_BN(build, OSSL_PKEY_PARAM_RSA_N, n) &&
             OSSL_PARAM_BLD_push_BN(build, OSSL_PKEY_PARAM_RSA_E, e))
         params = OSSL_PARAM_BLD_to_param(build);
     if (params && EVP_PKEY_fromdata_init(context) == 1 &&
@@ -132,7 +133,7 @@ size_t kz_jwks_count(const struct kz_jwks *keys)
     return keys->count;
 }
 
-/* ---- a token --------------------------------------------------------------------------------------- */
+/* ---- a token --------------------------------------------------------------------------------- */
 
 /* header "." claims "." signature; `signed_text` is the first two. */
 struct parts {

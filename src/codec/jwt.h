@@ -1,8 +1,10 @@
-/* codec/jwt.h -- signed tokens as Google makes them: JSON Web Signature in its compact form (RFC 7515,
- * section 3.1) with RS256 (RFC 7518, section 3.3), keys as a JSON Web Key Set (RFC 7517, section 5).
+/* codec/jwt.h -- signed tokens as Google makes them: JSON Web Signature in its compact form (RFC
+ * 7515, section 3.1) with RS256 (RFC 7518, section 3.3), keys as a JSON Web Key Set (RFC 7517,
+ * section 5).
  *
- * One algorithm and one kind of key: what a token says of itself never chooses how it is checked. All
- * of it is public, so nothing is compared in constant time; a signature is checked by libcrypto.
+ * One algorithm and one kind of key: what a token says of itself never chooses how it is checked.
+ * All of it is public, so nothing is compared in constant time; a signature is checked by
+ * libcrypto.
  *
  * Owner    whoever parsed a key set frees it. A token's strings lie in the caller's arena.
  * Threads  pure functions; a key set may be read by many at a time.
@@ -36,7 +38,7 @@ struct kz_jwt {
     int64_t issued_s, not_before_s, expires_s;
 };
 
-/* Whether one of `keys` has signed `token`; its claims are for the caller to judge. KZ_NOT_FOUND: it
- * names a key that is not among them. `arena` has room for four times the token, or no limit. */
+/* Whether one of `keys` has signed `token`; its claims are for the caller to judge. KZ_NOT_FOUND:
+ * it names a key that is not among them. `arena` has room for four times the token, or no limit. */
 KZ_MUST_USE enum kz_code kz_jwt_verify(const struct kz_jwks *keys, struct kz_str token,
         struct kz_arena *arena, struct kz_jwt *ret_jwt, struct kz_err *err);

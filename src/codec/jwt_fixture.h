@@ -32,7 +32,8 @@ static inline void jwt_put_number(EVP_PKEY *key, const char *name, struct kz_buf
 /* {"kty":"RSA",...} as Google has it. */
 static inline void jwt_put_jwk(EVP_PKEY *key, const char *kid, struct kz_buf *buf)
 {
-    kz_buf_printf(buf, "{\"kid\":\"%s\",\"kty\":\"RSA\",\"use\":\"sig\",\"alg\":\"RS256\",\"n\":\"", kid);
+    kz_buf_printf(
+            buf, "{\"kid\":\"%s\",\"kty\":\"RSA\",\"use\":\"sig\",\"alg\":\"RS256\",\"n\":\"", kid);
     jwt_put_number(key, OSSL_PKEY_PARAM_RSA_N, buf);
     kz_buf_cstr(buf, "\",\"e\":\"");
     jwt_put_number(key, OSSL_PKEY_PARAM_RSA_E, buf);
@@ -51,8 +52,8 @@ static inline char *jwt_sign(EVP_PKEY *key, const char *header, const char *clai
     kz_buf_char(&buf, '.');
     kz_base64_encode(kz_str(claims), KZ_BASE64_URL, &buf);
     KZ_BUG_ON(EVP_DigestSignInit(context, NULL, EVP_sha256(), NULL, key) != 1);
-    KZ_BUG_ON(EVP_DigestSign(context, signature, &size, (const unsigned char *)buf.data, buf.size) !=
-              1);
+    KZ_BUG_ON(EVP_DigestSign(
+                      context, signature, &size, (const unsigned char *)buf.data, buf.size) != 1);
     EVP_MD_CTX_free(context);
     kz_buf_char(&buf, '.');
     kz_base64_encode(kz_str_n(signature, size), KZ_BASE64_URL, &buf);

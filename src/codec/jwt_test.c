@@ -100,7 +100,8 @@ static void what_proves_nothing_is_refused(void **state)
             {"{\"alg\":\"RS256\",\"kid\":7}", CLAIMS, "name its key"},
             {"{\"alg\":\"RS256\",\"kid\":\"k1\",\"crit\":[\"b64\"]}", CLAIMS, "extensions"},
             {"[\"alg\"]", CLAIMS, "header"},
-            {"{\"alg\":\"RS256\",\"kid\":\"k2\"}", CLAIMS, "signature is wrong"}, /* signed with k1 */
+            {"{\"alg\":\"RS256\",\"kid\":\"k2\"}", CLAIMS,
+                    "signature is wrong"}, /* signed with k1 */
             {HEADER, "[]", "claims"},
             {HEADER, "{", "claims"},
     };
@@ -165,10 +166,10 @@ static void a_token_has_three_parts_and_no_padding(void **state)
     text.data[text.size - 1] = '.';
     assert_int_equal(kz_jwt_verify(rig->keys, kz_buf_view(&text), &rig->arena, &jwt, NULL),
             KZ_UNAUTHENTICATED);
-    assert_int_equal(kz_jwt_verify(rig->keys, KZ_STR(".."), &rig->arena, &jwt, NULL),
-            KZ_UNAUTHENTICATED);
-    assert_int_equal(kz_jwt_verify(rig->keys, KZ_STR_NULL, &rig->arena, &jwt, NULL),
-            KZ_UNAUTHENTICATED);
+    assert_int_equal(
+            kz_jwt_verify(rig->keys, KZ_STR(".."), &rig->arena, &jwt, NULL), KZ_UNAUTHENTICATED);
+    assert_int_equal(
+            kz_jwt_verify(rig->keys, KZ_STR_NULL, &rig->arena, &jwt, NULL), KZ_UNAUTHENTICATED);
     kz_buf_clear(&text);
     memset(kz_buf_extend(&text, KZ_JWT_SIZE_MAX + 1), 'A', KZ_JWT_SIZE_MAX + 1);
     assert_int_equal(kz_jwt_verify(rig->keys, kz_buf_view(&text), &rig->arena, &jwt, NULL),

@@ -1,7 +1,7 @@
 /* Who may push: see contract/push.h. The signer's keys and the thread that fetches them.
  *
- * F1  `keys` are used until `expires_ms`, and not a moment longer; they are fetched again when half of
- *     that time is over, and then as often as RETRY_MS until it has worked.
+ * F1  `keys` are used until `expires_ms`, and not a moment longer; they are fetched again when
+ *     half of that time is over, and then as often as RETRY_MS until it has worked.
  * F2  A token with an unknown key asks for a fetch, but not sooner than `asked_ms` behind the last
  *     one: nobody can make us hammer the signer.
  */
@@ -48,7 +48,7 @@ struct kz_push_auth {
     char problem[300];    /* of the last fetch; empty: it worked */
 };
 
-/* ---- fetching -------------------------------------------------------------------------------------- */
+/* ---- fetching -------------------------------------------------------------------------------- */
 
 struct answer {
     struct kz_buf body;
@@ -80,9 +80,11 @@ static size_t take_header(char *data, size_t size, size_t count, void *arg)
         int64_t seconds = 0;
 
         for (at += sizeof(directive) - 1;
-                at < line.ptr + line.size && *at >= '0' && *at <= '9' && seconds < LIFE_MAX_MS; at++)
+                at < line.ptr + line.size && *at >= '0' && *at <= '9' && seconds < LIFE_MAX_MS;
+                at++)
             seconds = seconds * 10 + (*at - '0');
-        answer->life_ms = KZ_MIN(KZ_MAX(seconds * 1000, (int64_t)LIFE_MIN_MS), (int64_t)LIFE_MAX_MS);
+        answer->life_ms =
+                KZ_MIN(KZ_MAX(seconds * 1000, (int64_t)LIFE_MIN_MS), (int64_t)LIFE_MAX_MS);
     }
     return line.size;
 }
@@ -206,7 +208,7 @@ static void run(void *arg)
     pthread_mutex_unlock(&auth->lock);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* The clear is for this machine only: whoever could change the keys could make any token. */
 static bool is_safe(const char *source)
@@ -233,11 +235,13 @@ enum kz_code kz_push_auth_open(const struct kz_push_auth_options *options,
     enum kz_code rc;
 
     if (!options->audience || !options->audience[0] || !options->email || !options->email[0])
-        return kz_fail(err, KZ_CONFIG, "push tokens are checked for an audience and the address of "
-                                       "a service account: name both");
+        return kz_fail(err, KZ_CONFIG,
+                "push tokens are checked for an audience and the address of "
+                "a service account: name both");
     if (!is_safe(source))
-        return kz_fail(err, KZ_CONFIG, "the keys of push tokens would come in the clear from \"%s\": "
-                                       "use https://",
+        return kz_fail(err, KZ_CONFIG,
+                "the keys of push tokens would come in the clear from \"%s\": "
+                "use https://",
                 source);
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
         return kz_fail(err, KZ_NO_MEMORY, "libcurl cannot be started");
@@ -282,7 +286,7 @@ void kz_push_auth_close(struct kz_push_auth *auth)
     curl_global_cleanup();
 }
 
-/* ---- a token --------------------------------------------------------------------------------------- */
+/* ---- a token --------------------------------------------------------------------------------- */
 
 static enum kz_code no_token(const struct kz_push_auth *auth, struct kz_err *err)
 {
@@ -319,8 +323,8 @@ static enum kz_code judge(const struct kz_push_auth *auth, const struct kz_jwt *
         return kz_hint(err, "set this machine's clock");
     }
     if (!kz_str_is(jwt->audience, auth->audience))
-        return kz_fail(err, KZ_FORBIDDEN, "the token is for the audience \"" KZ_STR_FMT
-                                          "\", not for \"%s\"",
+        return kz_fail(err, KZ_FORBIDDEN,
+                "the token is for the audience \"" KZ_STR_FMT "\", not for \"%s\"",
                 KZ_STR_ARG(kz_str_n(jwt->audience.ptr, KZ_MIN(jwt->audience.size, 200u))),
                 auth->audience);
     if (!kz_str_is(jwt->email, auth->email))
@@ -340,8 +344,8 @@ static enum kz_code no_keys(struct kz_push_auth *auth, struct kz_err *err)
     return kz_hint(err, "they are fetched again; push it again after Retry-After");
 }
 
-enum kz_code kz_push_auth_check(struct kz_push_auth *auth, struct kz_str authorization,
-        int64_t now_ms, struct kz_err *err)
+enum kz_code kz_push_auth_check(
+        struct kz_push_auth *auth, struct kz_str authorization, int64_t now_ms, struct kz_err *err)
 {
     struct kz_arena arena;
     struct kz_str token;

@@ -126,8 +126,8 @@ static enum kz_code check_header(struct rig *rig, const char *header, struct kz_
     return kz_push_auth_check(rig->auth, kz_str(header), NOW_S * 1000, err);
 }
 
-static enum kz_code check(struct rig *rig, EVP_PKEY *key, const char *kid, const char *claims,
-        struct kz_err *err)
+static enum kz_code check(
+        struct rig *rig, EVP_PKEY *key, const char *kid, const char *claims, struct kz_err *err)
 {
     struct kz_buf text = {0};
     char *token, *header;
@@ -147,9 +147,10 @@ static enum kz_code check(struct rig *rig, EVP_PKEY *key, const char *kid, const
 }
 
 #define CLAIMS(iss, aud, email, verified, iat, exp)                                                \
-    "{\"iss\":\"" iss "\",\"aud\":\"" aud "\",\"email\":\"" email "\",\"email_verified\":" verified \
-    ",\"iat\":" iat ",\"exp\":" exp "}"
-#define GOOD CLAIMS("https://accounts.google.com", AUDIENCE, EMAIL, "true", "1795477800", "1795481400")
+    "{\"iss\":\"" iss "\",\"aud\":\"" aud "\",\"email\":\"" email                                  \
+    "\",\"email_verified\":" verified ",\"iat\":" iat ",\"exp\":" exp "}"
+#define GOOD                                                                                       \
+    CLAIMS("https://accounts.google.com", AUDIENCE, EMAIL, "true", "1795477800", "1795481400")
 
 static void open_auth(struct rig *rig, const char *keys, int64_t asked_ms)
 {
@@ -184,15 +185,15 @@ static void the_account_gets_in_and_nobody_else(void **state)
         const char *why;
     } rows[] = {
             {GOOD, KZ_OK, ""},
-            {CLAIMS("accounts.google.com", AUDIENCE, EMAIL, "true", "1795477800", "1795481400"), KZ_OK,
-                    ""},
+            {CLAIMS("accounts.google.com", AUDIENCE, EMAIL, "true", "1795477800", "1795481400"),
+                    KZ_OK, ""},
             {CLAIMS("https://evil.example", AUDIENCE, EMAIL, "true", "1795477800", "1795481400"),
                     KZ_UNAUTHENTICATED, "not issued by Google"},
             {CLAIMS("https://accounts.google.com", "https://other", EMAIL, "true", "1795477800",
                      "1795481400"),
                     KZ_FORBIDDEN, "audience \"https://other\", not for \"" AUDIENCE "\""},
-            {CLAIMS("https://accounts.google.com", AUDIENCE, "eve@q.iam.gserviceaccount.com", "true",
-                     "1795477800", "1795481400"),
+            {CLAIMS("https://accounts.google.com", AUDIENCE, "eve@q.iam.gserviceaccount.com",
+                     "true", "1795477800", "1795481400"),
                     KZ_FORBIDDEN, "of \"eve@q.iam.gserviceaccount.com\", not of \"" EMAIL "\""},
             {CLAIMS("https://accounts.google.com", AUDIENCE, EMAIL, "false", "1795477800",
                      "1795481400"),
@@ -322,8 +323,8 @@ static void keys_may_lie_in_a_file(void **state)
 
 static void an_account_is_required_and_keys_do_not_come_in_the_clear(void **state)
 {
-    static const char *const refused[] = {"http://keys.example/certs", "http://localhost.evil/certs",
-            "http://127.0.0.1.evil/certs"};
+    static const char *const refused[] = {"http://keys.example/certs",
+            "http://localhost.evil/certs", "http://127.0.0.1.evil/certs"};
     struct rig *rig = *state;
     struct kz_push_auth_options options = {.audience = AUDIENCE};
     struct kz_err err;

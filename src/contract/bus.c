@@ -36,7 +36,8 @@ struct kz_bus_pull_options kz_bus_pull_options(const struct kz_bus_pull_options 
     return filled;
 }
 
-/* Pub/Sub refuses a whole request for one message in it, so such a message must not get that far. */
+/* Pub/Sub refuses a whole request for one message in it, so such a message must not get that far.
+ */
 static enum kz_code check_attribute(const struct kz_attribute *attribute, struct kz_err *err)
 {
     enum { NAME_MAX_BYTES = 256, VALUE_MAX_BYTES = 1024 };

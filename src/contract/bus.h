@@ -4,8 +4,8 @@
  * gone only once it has been acknowledged. Messages of one key come mostly in the order they were
  * published; nothing may lean on it.
  *
- * Threads  publish, ack, nack: any. pull: one at a time a subscription. Callbacks come on a thread of
- *          the bus and must not block.
+ * Threads  publish, ack, nack: any. pull: one at a time a source. Callbacks come on a thread of the
+ *          bus and must not block.
  */
 #pragma once
 
@@ -24,14 +24,14 @@ enum kz_topic {
 #define X(name, suffix, what) KZ_TOPIC_##name,
     KZ_TOPICS(X)
 #undef X
-    KZ_TOPIC_COUNT
+            KZ_TOPIC_COUNT
 };
 const char *kz_topic_suffix(enum kz_topic topic); /* "events" */
 const char *kz_topic_what(enum kz_topic topic);
 
 /* X(TOPIC, "name", ordered, what): subscriptions every project has,
- * kizashi-<project>-<topic>-<name>. A topic keeps nothing: what is published goes to the subscriptions
- * there are then. Requests have one a model (kz_role_subscriptions()). */
+ * kizashi-<project>-<topic>-<name>. A topic keeps nothing: what is published goes to the
+ * subscriptions there are then. Requests have one a model (kz_role_subscriptions()). */
 #define KZ_SUBSCRIPTIONS(X)                                                                        \
     X(EVENTS, "process", true, "events not stored yet")                                            \
     X(DEAD, "kept", false, "dead messages, until somebody has looked at them")
@@ -88,11 +88,11 @@ struct kz_bus_pull_options kz_bus_pull_options(const struct kz_bus_pull_options 
 struct kz_bus_stats {
     uint64_t published, publish_failures, publish_retries, bytes_published;
     uint64_t received, acknowledged, rejected /* nack */, redelivered, leases_extended, reconnects;
-    uint64_t publishing;     /* messages taken by publish() and not done, now */
-    uint64_t held;           /* received and not acknowledged, now */
-    int64_t oldest_ms;       /* when the oldest of those was published; 0: none is held */
-    bool throttled;          /* the service asks for less: RESOURCE_EXHAUSTED */
-    char problem[200];       /* what is wrong now; empty: nothing */
+    uint64_t publishing; /* messages taken by publish() and not done, now */
+    uint64_t held;       /* received and not acknowledged, now */
+    int64_t oldest_ms;   /* when the oldest of those was published; 0: none is held */
+    bool throttled;      /* the service asks for less: RESOURCE_EXHAUSTED */
+    char problem[200];   /* what is wrong now; empty: nothing */
 };
 
 struct kz_bus {
@@ -105,10 +105,10 @@ struct kz_bus_source { /* a subscription being pulled */
 struct kz_bus_ops {
     const char *name; /* "memory", "pubsub" */
     /* Publishes in the order given for equal keys; what it is given is copied within the call.
-     * `done` comes once, when all are kept by the bus or one could not be (then none may be taken as
-     * published), and never within the call. Where the call itself fails nothing was taken and there
-     * is no `done`: KZ_OVERLOADED, too much is under way; KZ_TOO_LARGE, KZ_INVALID, a message cannot
-     * be sent as it is. `done` may be NULL. */
+     * `done` comes once, when all are kept by the bus or one could not be (then none may be taken
+     * as published), and never within the call. Where the call itself fails nothing was taken and
+     * there is no `done`: KZ_OVERLOADED, too much is under way; KZ_TOO_LARGE, KZ_INVALID, a message
+     * cannot be sent as it is. `done` may be NULL. */
     enum kz_code (*publish)(struct kz_bus *bus, enum kz_topic topic,
             const struct kz_bus_message *messages, size_t count,
             void (*done)(void *arg, enum kz_code code, const struct kz_err *err), void *arg,

@@ -1,9 +1,10 @@
-/* The Pub/Sub bus while its service is stopped, gone, or back without what it kept: on an emulator of
- * the test's own, so that nobody else's is touched.
+/* The Pub/Sub bus while its service is stopped, gone, or back without what it kept: on an emulator
+ * of the test's own, so that nobody else's is touched.
  *
  * The emulator keeps everything in memory. What was acknowledged to a publisher and not pulled yet
- * is lost with it, as it never is with the service; so where it is killed the tests look at what the
- * bus says and whether it goes on by itself, and only where it is stopped at whether all arrives.
+ * is lost with it, as it never is with the service; so where it is killed the tests look at what
+ * the bus says and whether it goes on by itself, and only where it is stopped at whether all
+ * arrives.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +20,7 @@
 
 extern char **environ;
 
-/* ---- an emulator ---------------------------------------------------------------------------------- */
+/* ---- an emulator ----------------------------------------------------------------------------- */
 
 static struct {
     char program[512];
@@ -42,7 +43,8 @@ static bool find_emulator(void)
         if (kz_json_walk_element(&walk, &program) && program.kind == KZ_JSON_STRING)
             kz_json_unescape(program, &text);
     }
-    snprintf(emulator.program, sizeof(emulator.program), KZ_STR_FMT, KZ_STR_ARG(kz_buf_view(&text)));
+    snprintf(
+            emulator.program, sizeof(emulator.program), KZ_STR_FMT, KZ_STR_ARG(kz_buf_view(&text)));
     kz_buf_done(&text);
     if (!emulator.program[0] && ci && strcmp(ci, "true") == 0)
         fail_msg("no Pub/Sub emulator: run this below tools/with-emulators");
@@ -51,8 +53,7 @@ static bool find_emulator(void)
 
 static unsigned free_port(void)
 {
-    struct sockaddr_in address = {
-            .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof(address);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -77,9 +78,8 @@ static void start_emulator(void)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    assert_int_equal(posix_spawn(&emulator.pid, emulator.program, &actions, &attributes, argv,
-                             environ),
-            0);
+    assert_int_equal(
+            posix_spawn(&emulator.pid, emulator.program, &actions, &attributes, argv, environ), 0);
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
 }
@@ -100,7 +100,7 @@ static void kill_emulator(void)
     emulator.pid = 0;
 }
 
-/* ---- a rig on it ---------------------------------------------------------------------------------- */
+/* ---- a rig on it ----------------------------------------------------------------------------- */
 
 static int open_rig(void **state)
 {
@@ -155,7 +155,7 @@ static void await_problem(struct kz_bus *bus, const char *text)
     }
 }
 
-/* ---- stopped under load ------------------------------------------------------------------------------ */
+/* ---- stopped under load ---------------------------------------------------------------------- */
 
 enum { LOAD_COUNT = 4000 };
 
@@ -342,7 +342,7 @@ static void test_it_can_be_closed_while_it_is_stopped(void **state)
     outcome_free(&outcome);
 }
 
-/* ---- killed, and back without its topics --------------------------------------------------------------- */
+/* ---- killed, and back without its topics ----------------------------------------------------- */
 
 static enum kz_code publish_once(struct kz_bus *bus, enum kz_topic topic, struct kz_err *ret_err)
 {

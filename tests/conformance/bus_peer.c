@@ -3,14 +3,15 @@
  *     bus_peer create GCP_PROJECT PROJECT
  *     bus_peer publish GCP_PROJECT PROJECT TOPIC          messages on stdin, a JSON object a line
  *     bus_peer pull GCP_PROJECT PROJECT TOPIC NAME COUNT  the same on stdout, acknowledged
+ *     bus_peer bench GCP_PROJECT PROJECT COUNT            what COUNT messages cost this process
  *
- * A message is {"data","key"?,"attributes"?}; what was pulled has "id", "attempt" and "published_ms",
- * too. Data is text here. PUBSUB_EMULATOR_HOST says where Pub/Sub is.
+ * A message is {"data","key"?,"attributes"?}; what was pulled has "id", "attempt" and
+ * "published_ms", too. Data is text here. PUBSUB_EMULATOR_HOST says where Pub/Sub is.
  */
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "backends/pubsub/pubsub.h"
@@ -38,7 +39,7 @@ static bool find_topic(const char *name, enum kz_topic *ret_topic)
     return false;
 }
 
-/* ---- publish -------------------------------------------------------------------------------------- */
+/* ---- publish --------------------------------------------------------------------------------- */
 
 struct outcome {
     atomic_uint done;
@@ -110,7 +111,7 @@ static int publish(struct kz_bus *bus, enum kz_topic topic)
     return rc == KZ_OK ? 0 : complain(&err);
 }
 
-/* ---- pull ------------------------------------------------------------------------------------------- */
+/* ---- pull ------------------------------------------------------------------------------------ */
 
 static void print(const struct kz_bus_delivery *d)
 {
@@ -164,7 +165,96 @@ static int pull(struct kz_bus *bus, enum kz_topic topic, const char *name, size_
     return count ? 1 : 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------ */
+/* ---- bench ----------------------------------------------------------------------------------- */
+
+enum { BENCH_BYTES = 100 * 300, BENCH_LANES = 1024, BENCH_HELD = 1000 };
+
+struct cost {
+    int64_t wall_us, cpu_us;
+};
+
+static struct cost now(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_SELF, &usage);
+    return (struct cost){
+            kz_mono_us(), (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * INT64_C(1000000) +
+                                  usage.ru_utime.tv_usec + usage.ru_stime.tv_usec};
+}
+
+static void report(const char *what, struct cost from, size_t count)
+{
+    struct cost to = now();
+
+    printf("%s: %zu messages of %d bytes, %.1f us of CPU and %.1f us of time a message\n", what,
+            count, BENCH_BYTES, (double)(to.cpu_us - from.cpu_us) / (double)count,
+            (double)(to.wall_us - from.wall_us) / (double)count);
+}
+
+static void on_bench(void *arg, enum kz_code code, const struct kz_err *err)
+{
+    if (code != KZ_OK) {
+        fprintf(stderr, "%s\n", err->message);
+        exit(1);
+    }
+    atomic_fetch_add((atomic_uint *)arg, 1);
+}
+
+/* First the one, then the other, so that each has its own figures. */
+static int bench(struct kz_bus *bus, size_t count)
+{
+    const struct kz_bus_pull_options options = {
+            .topic = KZ_TOPIC_EVENTS, .name = "process", .messages_max = BENCH_HELD};
+    struct kz_bus_delivery *deliveries[BENCH_HELD];
+    struct kz_bus_source *source;
+    atomic_uint done = 0;
+    char *data = kz_calloc(1, BENCH_BYTES);
+    struct cost from;
+    struct kz_err err;
+    size_t have, pulled = 0;
+
+    memset(data, 'x', BENCH_BYTES);
+    from = now();
+    for (size_t i = 0; i < count;) {
+        char key[16];
+        struct kz_bus_message message = {.data = {data, BENCH_BYTES}};
+        enum kz_code rc;
+
+        snprintf(key, sizeof(key), "lane-%04zu", i % BENCH_LANES);
+        message.key = kz_str(key);
+        rc = bus->ops->publish(bus, KZ_TOPIC_EVENTS, &message, 1, on_bench, &done, &err);
+        if (rc == KZ_OK)
+            i++;
+        else if (rc == KZ_OVERLOADED)
+            nanosleep(&(struct timespec){0, 1000000}, NULL);
+        else
+            return complain(&err);
+    }
+    while (atomic_load(&done) < count)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    report("publish", from, count);
+    from = now();
+    if (bus->ops->open_source(bus, &options, &source, &err) != KZ_OK)
+        return complain(&err);
+    while (pulled < count) {
+        have = 0;
+        if (source->ops->pull(source, deliveries, BENCH_HELD, 10000, &have, &err) != KZ_OK)
+            return complain(&err);
+        if (!have) {
+            fprintf(stderr, "nothing came for 10 s\n");
+            return 1;
+        }
+        source->ops->ack(source, deliveries, have);
+        pulled += have;
+    }
+    report("pull and acknowledge", from, count);
+    source->ops->close_source(source);
+    free(data);
+    return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------- */
 
 static int run(struct kz_bus *bus, int argc, char **argv)
 {
@@ -173,13 +263,16 @@ static int run(struct kz_bus *bus, int argc, char **argv)
 
     if (strcmp(argv[1], "create") == 0)
         return bus->ops->create(bus, NULL, NULL, &err) == KZ_OK ? 0 : complain(&err);
+    if (argc == 5 && strcmp(argv[1], "bench") == 0)
+        return bench(bus, (size_t)atoi(argv[4]));
     if (argc >= 5 && !find_topic(argv[4], &topic))
         return 2;
     if (argc == 5 && strcmp(argv[1], "publish") == 0)
         return publish(bus, topic);
     if (argc == 7 && strcmp(argv[1], "pull") == 0)
         return pull(bus, topic, argv[5], (size_t)atoi(argv[6]));
-    fprintf(stderr, "usage: bus_peer create|publish|pull GCP_PROJECT PROJECT [TOPIC [NAME COUNT]]\n");
+    fprintf(stderr,
+            "usage: bus_peer create|publish|pull|bench GCP_PROJECT PROJECT [TOPIC [NAME] COUNT]\n");
     return 2;
 }
 

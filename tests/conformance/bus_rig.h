@@ -20,9 +20,9 @@
 #include "sys/thread.h"
 
 enum {
-    DEADLINE_MS = 30000,  /* for what has to happen */
-    NOTHING_MS = 1500,    /* how long nothing has to come where nothing may */
-    ATTEMPTS_MAX = 5,     /* the least Pub/Sub takes */
+    DEADLINE_MS = 30000, /* for what has to happen */
+    NOTHING_MS = 1500,   /* how long nothing has to come where nothing may */
+    ATTEMPTS_MAX = 5,    /* the least Pub/Sub takes */
     SENT_MAX_BYTES = 4 << 20,
 };
 
@@ -33,7 +33,11 @@ struct rig {
     struct kz_bus *bus; /* NULL: the emulator is not there */
 };
 
+#define X(topic, name, ordered, what) +1
+enum { RIG_STANDARD = 0 KZ_SUBSCRIPTIONS(X) };
+#undef X
 static const struct kz_bus_subscription rig_subscriptions[] = {
+        {KZ_TOPIC_REQUESTS, "infer", false, NULL, NULL},
         {KZ_TOPIC_REQUESTS, "special", false, "model", "special"},
 };
 
@@ -215,8 +219,8 @@ static void outcome_free(struct outcome *outcome)
 }
 
 /* Publishes and waits until it is kept. */
-static KZ_UNUSED void rig_publish(
-        struct kz_bus *bus, enum kz_topic topic, const struct kz_bus_message *messages, size_t count)
+static KZ_UNUSED void rig_publish(struct kz_bus *bus, enum kz_topic topic,
+        const struct kz_bus_message *messages, size_t count)
 {
     struct outcome outcome;
     struct kz_err err;
@@ -249,8 +253,7 @@ static KZ_UNUSED struct kz_bus_source *rig_source_with(
 static KZ_UNUSED struct kz_bus_source *rig_source(
         struct kz_bus *bus, enum kz_topic topic, const char *name)
 {
-    return rig_source_with(
-            bus, &(struct kz_bus_pull_options){.topic = topic, .name = name});
+    return rig_source_with(bus, &(struct kz_bus_pull_options){.topic = topic, .name = name});
 }
 
 /* Pulls until `count` are there, or `wait_ms` is over; gives how many there are. */

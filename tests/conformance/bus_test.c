@@ -20,7 +20,7 @@ static struct kz_str attribute(const struct kz_bus_delivery *delivery, const cha
     return KZ_STR_NULL;
 }
 
-/* ---- one message --------------------------------------------------------------------------------- */
+/* ---- one message ----------------------------------------------------------------------------- */
 
 static void test_a_message_comes_whole_and_once_acknowledged_never_again(void **state)
 {
@@ -100,12 +100,14 @@ static void test_what_cannot_be_sent_is_refused_at_once(void **state)
     struct kz_err err;
 
     outcome_init(&outcome);
-    assert_int_equal(bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, outcome_done, &outcome, &err),
+    assert_int_equal(
+            bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, outcome_done, &outcome, &err),
             KZ_INVALID);
     kz_buf_extend(&large, KZ_BUS_MESSAGE_SIZE_MAX + 1);
     memset(large.data, 'x', large.size);
     message.data = kz_buf_view(&large);
-    assert_int_equal(bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, outcome_done, &outcome, &err),
+    assert_int_equal(
+            bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, outcome_done, &outcome, &err),
             KZ_TOO_LARGE);
     assert_non_null(strstr(err.message, "9437185 bytes, at most 9437184"));
     message.data = KZ_STR("x");
@@ -113,7 +115,8 @@ static void test_what_cannot_be_sent_is_refused_at_once(void **state)
         attributes[i] = (struct kz_attribute){KZ_STR("n"), KZ_STR("v")};
     message.attributes = attributes;
     message.attribute_count = KZ_ARRAY_COUNT(attributes);
-    assert_int_equal(bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, outcome_done, &outcome, &err),
+    assert_int_equal(
+            bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, outcome_done, &outcome, &err),
             KZ_INVALID);
     assert_int_equal(outcome.calls, 0);
     outcome_free(&outcome);
@@ -127,7 +130,7 @@ static void test_nothing_to_publish_is_done(void **state)
     rig_publish(bus, KZ_TOPIC_NEWS, NULL, 0);
 }
 
-/* ---- many ------------------------------------------------------------------------------------------ */
+/* ---- many ------------------------------------------------------------------------------------ */
 
 static void test_a_key_keeps_its_order(void **state)
 {
@@ -150,8 +153,8 @@ static void test_a_key_keeps_its_order(void **state)
             messages[k] = (struct kz_bus_message){.data = kz_str(text[k]), .key = kz_str(key[k])};
         }
         outcome_init(&outcomes[i]);
-        rig_must(bus->ops->publish(bus, KZ_TOPIC_EVENTS, messages, KEYS, outcome_done, &outcomes[i],
-                         &err),
+        rig_must(bus->ops->publish(
+                         bus, KZ_TOPIC_EVENTS, messages, KEYS, outcome_done, &outcomes[i], &err),
                 &err);
     }
     for (unsigned i = 0; i < EACH; i++) {
@@ -304,7 +307,8 @@ static void test_no_more_bytes_are_given_than_may_be_held(void **state)
 
     memset(kz_buf_extend(&text, SIZE), 'x', SIZE);
     for (unsigned i = 0; i < COUNT; i++)
-        rig_publish(bus, KZ_TOPIC_REQUESTS, &(struct kz_bus_message){.data = kz_buf_view(&text)}, 1);
+        rig_publish(
+                bus, KZ_TOPIC_REQUESTS, &(struct kz_bus_message){.data = kz_buf_view(&text)}, 1);
     source = rig_source_with(bus, &options);
     for (unsigned left = COUNT; left; left -= 2) {
         assert_int_equal(rig_pull(source, deliveries, 2, DEADLINE_MS), 2);
@@ -315,7 +319,7 @@ static void test_no_more_bytes_are_given_than_may_be_held(void **state)
     kz_buf_done(&text);
 }
 
-/* ---- coming again ------------------------------------------------------------------------------------ */
+/* ---- coming again ---------------------------------------------------------------------------- */
 
 static void test_a_nack_brings_it_again(void **state)
 {
@@ -415,7 +419,7 @@ static void test_a_lease_is_kept_up_while_a_message_is_held(void **state)
     rig_end(other);
 }
 
-/* ---- done, limits, numbers ----------------------------------------------------------------------------- */
+/* ---- done, limits, numbers ------------------------------------------------------------------- */
 
 struct counted {
     atomic_uint calls, failures;
@@ -524,7 +528,7 @@ static void test_pull_waits_no_longer_than_it_may(void **state)
     rig_end(source);
 }
 
-/* ---- there or not ----------------------------------------------------------------------------------------- */
+/* ---- there or not ---------------------------------------------------------------------------- */
 
 static void test_a_subscription_that_is_not_there_is_named(void **state)
 {
@@ -574,12 +578,39 @@ static void test_create_makes_what_is_missing_and_says_so(void **state)
     assert_non_null(strstr(err.message, "kizashi-shop-events"));
     assert_non_null(strstr(err.hint, "kizashi gcp init DIR"));
     rig_must(bus->ops->create(bus, hear, &said, &err), &err);
-    assert_int_equal(said.lines, KZ_TOPIC_COUNT + 3 + KZ_ARRAY_COUNT(rig_subscriptions));
+    assert_int_equal(said.lines, KZ_TOPIC_COUNT + RIG_STANDARD + KZ_ARRAY_COUNT(rig_subscriptions));
     assert_true(said.topic);
     assert_true(said.subscription);
     rig_must(bus->ops->check(bus, &err), &err);
     rig_must(bus->ops->create(bus, hear, &said, &err), &err);
-    assert_int_equal(said.lines, KZ_TOPIC_COUNT + 3 + KZ_ARRAY_COUNT(rig_subscriptions));
+    assert_int_equal(said.lines, KZ_TOPIC_COUNT + RIG_STANDARD + KZ_ARRAY_COUNT(rig_subscriptions));
+}
+
+/* A call costs a hundred times what a message in it does. */
+static void test_messages_of_a_key_go_together(void **state)
+{
+    enum { COUNT = 2000, KEYS = 2 };
+    struct rig *rig = RIG(state);
+    struct kz_bus *bus = rig->bus;
+    struct counted counted = {0};
+    int64_t until_ms = kz_mono_ms() + DEADLINE_MS;
+    struct kz_rpc_stats before, after;
+    struct kz_err err;
+
+    kz_rpc_stats(rig->rpc, &before);
+    for (unsigned i = 0; i < COUNT; i++) {
+        const struct kz_bus_message message = {
+                .data = KZ_STR("x"), .key = i % KEYS ? KZ_STR("one") : KZ_STR("other")};
+
+        rig_must(bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, count_done, &counted, &err),
+                &err);
+    }
+    while (counted.calls < COUNT && kz_mono_ms() < until_ms)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    assert_int_equal(counted.calls, COUNT);
+    assert_int_equal(counted.failures, 0);
+    kz_rpc_stats(rig->rpc, &after);
+    assert_in_range(after.calls - before.calls, KEYS, COUNT / 50);
 }
 
 static void test_in_memory_all_is_there_from_the_start(void **state)
@@ -606,7 +637,8 @@ static void test_waiting_messages_are_bounded_in_memory(void **state)
 
     memset(kz_buf_extend(&text, 1 << 20), 'x', 1 << 20);
     message = (struct kz_bus_message){.data = kz_buf_view(&text)};
-    while ((rc = bus->ops->publish(bus, KZ_TOPIC_REQUESTS, &message, 1, NULL, NULL, &err)) == KZ_OK &&
+    while ((rc = bus->ops->publish(bus, KZ_TOPIC_REQUESTS, &message, 1, NULL, NULL, &err)) ==
+                    KZ_OK &&
             count < 100)
         count++;
     assert_int_equal(rc, KZ_OVERLOADED);
@@ -618,39 +650,36 @@ static void test_waiting_messages_are_bounded_in_memory(void **state)
     kz_buf_done(&text);
 }
 
-#define CASES(open)                                                                                    \
-    T(open, test_a_message_comes_whole_and_once_acknowledged_never_again)                              \
-    T(open, test_attributes_alone_are_a_message)                                                       \
-    T(open, test_a_large_message_comes_whole)                                                          \
-    T(open, test_what_cannot_be_sent_is_refused_at_once)                                               \
-    T(open, test_nothing_to_publish_is_done)                                                           \
-    T(open, test_a_key_keeps_its_order)                                                                \
-    T(open, test_two_sources_of_a_subscription_share)                                                  \
-    T(open, test_a_source_of_ones_own_sees_only_what_is_new)                                           \
-    T(open, test_a_subscription_may_see_only_what_is_for_it)                                           \
-    T(open, test_no_more_is_given_than_may_be_held)                                                    \
-    T(open, test_no_more_bytes_are_given_than_may_be_held)                                             \
-    T(open, test_a_nack_brings_it_again)                                                               \
-    T(open, test_what_was_held_comes_again_elsewhere_after_close)                                      \
-    T(open, test_a_message_nobody_can_take_goes_to_the_dead)                                           \
-    T(open, test_a_lease_is_kept_up_while_a_message_is_held)                                           \
-    T(open, test_done_comes_once_for_each_publish)                                                     \
-    T(open, test_stats_count_what_happened)                                                            \
-    T(open, test_pull_waits_no_longer_than_it_may)                                                     \
+#define CASES(open)                                                                                \
+    T(open, test_a_message_comes_whole_and_once_acknowledged_never_again)                          \
+    T(open, test_attributes_alone_are_a_message)                                                   \
+    T(open, test_a_large_message_comes_whole)                                                      \
+    T(open, test_what_cannot_be_sent_is_refused_at_once)                                           \
+    T(open, test_nothing_to_publish_is_done)                                                       \
+    T(open, test_a_key_keeps_its_order)                                                            \
+    T(open, test_two_sources_of_a_subscription_share)                                              \
+    T(open, test_a_source_of_ones_own_sees_only_what_is_new)                                       \
+    T(open, test_a_subscription_may_see_only_what_is_for_it)                                       \
+    T(open, test_no_more_is_given_than_may_be_held)                                                \
+    T(open, test_no_more_bytes_are_given_than_may_be_held)                                         \
+    T(open, test_a_nack_brings_it_again)                                                           \
+    T(open, test_what_was_held_comes_again_elsewhere_after_close)                                  \
+    T(open, test_a_message_nobody_can_take_goes_to_the_dead)                                       \
+    T(open, test_a_lease_is_kept_up_while_a_message_is_held)                                       \
+    T(open, test_done_comes_once_for_each_publish)                                                 \
+    T(open, test_stats_count_what_happened)                                                        \
+    T(open, test_pull_waits_no_longer_than_it_may)                                                 \
     T(open, test_a_subscription_that_is_not_there_is_named)
 #define T(open, test) cmocka_unit_test_setup_teardown(test, open, rig_close),
 
 int main(void)
 {
     const struct CMUnitTest memory[] = {
-            CASES(rig_open_memory)
-            T(rig_open_memory, test_in_memory_all_is_there_from_the_start)
-            T(rig_open_memory, test_waiting_messages_are_bounded_in_memory)
-    };
+            CASES(rig_open_memory) T(rig_open_memory, test_in_memory_all_is_there_from_the_start)
+                    T(rig_open_memory, test_waiting_messages_are_bounded_in_memory)};
     const struct CMUnitTest pubsub[] = {
-            CASES(rig_open_pubsub)
-            T(rig_open_pubsub_bare, test_create_makes_what_is_missing_and_says_so)
-    };
+            CASES(rig_open_pubsub) T(rig_open_pubsub, test_messages_of_a_key_go_together)
+                    T(rig_open_pubsub_bare, test_create_makes_what_is_missing_and_says_so)};
 
     return cmocka_run_group_tests_name("bus in memory", memory, NULL, NULL) +
            cmocka_run_group_tests_name("bus on Pub/Sub", pubsub, NULL, NULL);

@@ -1,5 +1,5 @@
-/* Key sets and tokens, both from foreign servers. Up to the first NUL byte it is a key set, behind it
- * a token that is checked against that set, or, where it is none, against a fixed one. */
+/* Key sets and tokens, both from foreign servers. Up to the first NUL byte it is a key set, behind
+ * it a token that is checked against that set, or, where it is none, against a fixed one. */
 #include <stdlib.h>
 
 #include "codec/jwt.h"
@@ -9,9 +9,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* The key of RFC 7515, appendix A.2, and so its tokens get as far as a signature can. */
 static const char fixed[] =
         "{\"keys\":[{\"kty\":\"RSA\",\"kid\":\"k\",\"n\":"
-        "\"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4"
-        "d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexM"
-        "dbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK"
+        "\"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-"
+        "4qPCJrcS2mJPMEzP1Pt0Bm4"
+        "d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-"
+        "bSf63kpaSHSXndS5z5rexM"
+        "dbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_"
+        "I5IhlJH7aGhyxXFvUK"
         "-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ\",\"e\":\"AQAB\"}]}";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -111,7 +111,8 @@ static void init_cond(pthread_cond_t *cond)
     pthread_condattr_destroy(&attr);
 }
 
-/* ---- messages and letters ---------------------------------------------------------------------- */
+/* ---- messages and letters ----------------------------------------------------------------------
+ */
 
 static void put_last(struct letters *list, struct letter *letter)
 {
@@ -199,7 +200,8 @@ static void enqueue(struct memory_bus *bus, struct subscription *s, struct lette
     pthread_cond_broadcast(&s->arrived);
 }
 
-static void distribute(struct memory_bus *bus, enum kz_topic topic, const struct kz_bus_message *from)
+static void distribute(
+        struct memory_bus *bus, enum kz_topic topic, const struct kz_bus_message *from)
 {
     struct message *m = new_message(bus, from);
 
@@ -220,7 +222,8 @@ static void distribute(struct memory_bus *bus, enum kz_topic topic, const struct
         free(m);
 }
 
-/* ---- publishing -------------------------------------------------------------------------------- */
+/* ---- publishing --------------------------------------------------------------------------------
+ */
 
 static void run_endings(void *arg)
 {
@@ -293,7 +296,8 @@ static void flush(struct kz_bus *base)
     KZ_IGNORE(bus_of(base)); /* nothing is ever batched */
 }
 
-/* ---- pulling ----------------------------------------------------------------------------------- */
+/* ---- pulling -----------------------------------------------------------------------------------
+ */
 
 static struct subscription *add_subscription(
         struct memory_bus *bus, const struct kz_bus_subscription *from)
@@ -351,9 +355,9 @@ static enum kz_code open_source(struct kz_bus *base, const struct kz_bus_pull_op
     struct subscription *s;
 
     pthread_mutex_lock(&bus->lock);
-    s = options->name ? find_subscription(bus, options->topic, options->name)
-                      : add_subscription(
-                                bus, &(struct kz_bus_subscription){.topic = options->topic});
+    s = options->name
+                ? find_subscription(bus, options->topic, options->name)
+                : add_subscription(bus, &(struct kz_bus_subscription){.topic = options->topic});
     if (!s) {
         pthread_mutex_unlock(&bus->lock);
         return kz_fail(err, KZ_NOT_FOUND, "subscription \"%s\" of topic \"%s\" does not exist",
@@ -378,8 +382,8 @@ static enum kz_code open_source(struct kz_bus *base, const struct kz_bus_pull_op
 static struct lane *lane_of(const struct subscription *s, const struct letter *letter)
 {
     return s->lanes && letter->delivery.key.size
-            ? &s->lanes[kz_hash_str(letter->delivery.key) % LANES]
-            : NULL;
+                   ? &s->lanes[kz_hash_str(letter->delivery.key) % LANES]
+                   : NULL;
 }
 
 /* The first one from `letter` on that the source may have now. */
@@ -415,8 +419,8 @@ static void take_letter(struct memory_source *source, struct letter *letter)
     }
 }
 
-static enum kz_code pull(struct kz_bus_source *base, struct kz_bus_delivery **deliveries, size_t max,
-        int64_t wait_ms, size_t *ret_count, struct kz_err *err)
+static enum kz_code pull(struct kz_bus_source *base, struct kz_bus_delivery **deliveries,
+        size_t max, int64_t wait_ms, size_t *ret_count, struct kz_err *err)
 {
     struct memory_source *source = source_of(base);
     struct memory_bus *bus = source->bus;
@@ -529,7 +533,8 @@ static void close_source(struct kz_bus_source *base)
     free(source);
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------- */
+/* ---- the rest ----------------------------------------------------------------------------------
+ */
 
 static enum kz_code check(struct kz_bus *base, struct kz_err *err)
 {
@@ -538,8 +543,8 @@ static enum kz_code check(struct kz_bus *base, struct kz_err *err)
     return KZ_OK;
 }
 
-static enum kz_code create(
-        struct kz_bus *base, void (*say)(void *arg, const char *line), void *arg, struct kz_err *err)
+static enum kz_code create(struct kz_bus *base, void (*say)(void *arg, const char *line), void *arg,
+        struct kz_err *err)
 {
     (void)say;
     (void)arg;

@@ -1,6 +1,6 @@
-/* backends/memory/bus.h -- contract/bus.h in one process's memory: for tests, and for roles that all
- * run in one process. Topics and subscriptions are there once it is open; nothing is kept when it is
- * closed.
+/* backends/memory/bus.h -- contract/bus.h in one process's memory: for tests, and for roles that
+ * all run in one process. Topics and subscriptions are there once it is open; nothing is kept when
+ * it is closed.
  *
  * Threads  any; one lock, and a thread that calls `done`.
  * Fails    KZ_OVERLOADED where waiting messages take more memory than they may; KZ_NOT_FOUND for a
@@ -18,5 +18,5 @@ struct kz_memory_bus_options {
 };
 
 /* `options` may be NULL; freed by its ops' close(). */
-KZ_MUST_USE enum kz_code kz_memory_bus_open(const struct kz_memory_bus_options *options,
-        struct kz_bus **ret_bus, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_memory_bus_open(
+        const struct kz_memory_bus_options *options, struct kz_bus **ret_bus, struct kz_err *err);

@@ -1,9 +1,10 @@
 /* The keeper of a source: sends acknowledgements and rejections together, and extends the leases of
  * what is held.
  *
- * K1  An id is in one list until a call with it has succeeded, has failed for good, or the source is
- *     closed: what is lost comes again.
- * K2  A lease is extended when less than half of it is left; they are looked at four times a lease.
+ * K1  An id is in one list until a call with it has succeeded, has failed for good, or the
+ *     source is closed: what is lost comes again.
+ * K2  A lease is extended when less than half of it is left; they are looked at four times a
+ *     lease.
  */
 #include <stdlib.h>
 
@@ -11,14 +12,14 @@
 #include "sys/clock.h"
 
 enum {
-    ACK_WAIT_MS = 10,  /* for others to go with it */
+    ACK_WAIT_MS = 10, /* for others to go with it */
     NACK_WAIT_MS = 2,
     CALL_IDS_MAX = 1000,
     CALL_MAX_BYTES = 400 << 10, /* 512 KiB are the service's limit of a request */
     CALLS_MAX = 8,
     IDS_MAX = 100000, /* that wait while calls fail; beyond it they are forgotten */
-    CALL_MS = 10000,
-    LAST_CALL_MS = 3000, /* when closing */
+    CALL_MS = 5000,
+    LAST_CALL_MS = 2000, /* when closing */
     RETRY_MS = 250,
 };
 
@@ -31,7 +32,7 @@ struct call {
     char *ids[]; /* owned but for CALL_EXTEND */
 };
 
-/* ---- ids ------------------------------------------------------------------------------------------ */
+/* ---- ids ------------------------------------------------------------------------------------- */
 
 static void put_id(struct kz_ps_ids *ids, char *id, int64_t due_ms)
 {
@@ -61,7 +62,7 @@ void kz_ps_settle(struct kz_ps_source *source, struct kz_ps_held *held, bool ack
     free(held);
 }
 
-/* ---- calls ---------------------------------------------------------------------------------------- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 /* On the completion thread. */
 static void on_called(
@@ -76,8 +77,8 @@ static void on_called(
     (void)answer; /* empty */
     if (code != KZ_OK) {
         why = *err;
-        (void)kz_ps_failed(source->ps, code, "subscription", source->id, "roles/pubsub.subscriber",
-                &why);
+        (void)kz_ps_failed(
+                source->ps, code, "subscription", source->id, "roles/pubsub.subscriber", &why);
         kz_ps_unwell(&source->health, &why);
     } else if (call->kind == CALL_EXTEND) {
         source->ps->leases_extended += call->count;
@@ -119,8 +120,7 @@ static void start(struct kz_ps_source *source, struct call *call)
     if (call->kind == CALL_EXTEND)
         modify.ack_deadline_seconds = (int32_t)(source->options.lease_ms / 1000);
     source->calls++;
-    kz_rpc_start(source->ps->channel, &options,
-            call->kind == CALL_ACK ? &ack.base : &modify.base,
+    kz_rpc_start(source->ps->channel, &options, call->kind == CALL_ACK ? &ack.base : &modify.base,
             &google__pubsub__v1__empty__descriptor, on_called, call);
 }
 
@@ -161,7 +161,8 @@ static void extend_leases(struct kz_ps_source *source)
     for (size_t i = 0; i < KZ_ARRAY_COUNT(lists); i++) {
         struct kz_ps_held *held;
 
-        TAILQ_FOREACH (held, lists[i], place) {
+        TAILQ_FOREACH(held, lists[i], place)
+        {
             if (!source->extend_all && held->lease_until_ms - now_ms >= lease_ms / 2)
                 continue;
             if (!call)
@@ -180,25 +181,30 @@ static void extend_leases(struct kz_ps_source *source)
     source->extend_all = false;
 }
 
+/* When there is something to send (monotonic); INT64_MAX: nothing, or too much is under way. */
+static int64_t ids_due_ms(const struct kz_ps_source *source)
+{
+    if (source->calls >= CALLS_MAX)
+        return INT64_MAX;
+    if (source->finish && (source->acks.count || source->nacks.count))
+        return 0;
+    return KZ_MIN(source->acks.due_ms, source->nacks.due_ms);
+}
+
 void kz_ps_keep(void *arg)
 {
     struct kz_ps_source *source = arg;
 
     pthread_mutex_lock(&source->lock);
-    for (;;) {
-        int64_t now_ms = kz_mono_ms(), ids_ms;
+    while (!source->finish || source->acks.count || source->nacks.count || source->calls) {
+        int64_t now_ms = kz_mono_ms(), ids_ms = ids_due_ms(source);
+        int64_t scan_ms = source->finish ? INT64_MAX : source->lease_scan_ms;
 
-        if (source->finish && !source->acks.count && !source->nacks.count && !source->calls)
-            break;
-        ids_ms = source->calls < CALLS_MAX ? KZ_MIN(source->acks.due_ms, source->nacks.due_ms)
-                                           : INT64_MAX;
-        if (source->finish && (source->acks.count || source->nacks.count))
-            ids_ms = 0;
-        if (source->lease_scan_ms <= now_ms && !source->finish)
+        if (scan_ms <= now_ms)
             extend_leases(source);
         else if (ids_ms > now_ms)
-            (void)kz_ps_cond_wait(&source->work, &source->lock,
-                    source->finish ? ids_ms : KZ_MIN(ids_ms, source->lease_scan_ms));
+            (void)kz_ps_cond_wait(
+                    &source->work, &source->lock, KZ_MIN(ids_ms, scan_ms)); /* then look again */
         else if (source->acks.count && (source->finish || source->acks.due_ms <= now_ms))
             send_ids(source, &source->acks, CALL_ACK);
         else

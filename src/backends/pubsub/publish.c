@@ -7,10 +7,10 @@
  *
  * P1  A lane with a key has at most one call under way, so that its messages keep their order; a
  *     batch that is tried again goes before what came after it.
- * P2  A lane is in `armed`, in order of the time its first batch is due, exactly when it has a batch
- *     waiting and may have another call.
- * P3  A publication is done, once, when the last of its messages is settled. `done` is called under
- *     no lock.
+ * P2  A lane is in `armed`, in order of the time its first batch is due, exactly when it has a
+ *     batch waiting and may have another call.
+ * P3  A publication is done, once, when the last of its messages is settled. `done` is called
+ *     under no lock.
  * P4  Messages are counted in `count` and `bytes` from publish() until they are settled.
  */
 #include <inttypes.h>
@@ -38,7 +38,7 @@ enum {
 struct publication {
     void (*done)(void *arg, enum kz_code code, const struct kz_err *err);
     void *arg;
-    size_t left; /* messages not settled */
+    size_t left;        /* messages not settled */
     struct kz_err *err; /* NULL: none has failed */
     STAILQ_ENTRY(publication) place;
 };
@@ -96,7 +96,7 @@ struct kz_ps_publisher {
     bool stop;
 };
 
-/* ---- lanes --------------------------------------------------------------------------------------- */
+/* ---- lanes ----------------------------------------------------------------------------------- */
 
 static void disarm(struct lane *lane)
 {
@@ -164,7 +164,7 @@ static void drop_lane_if_empty(struct lane *lane)
     free(lane);
 }
 
-/* ---- batches ------------------------------------------------------------------------------------- */
+/* ---- batches --------------------------------------------------------------------------------- */
 
 static size_t wire_bytes(const struct kz_bus_message *m)
 {
@@ -189,8 +189,7 @@ static KZ_PUBSUB(PubsubMessage) *
     m->attributes = kz_arena_must(arena, (from->attribute_count + 1) * sizeof(m->attributes[0]));
     m->n_attributes = from->attribute_count;
     for (size_t i = 0; i < from->attribute_count; i++) {
-        KZ_PUBSUB(PubsubMessage__Attribute) *attribute =
-                kz_arena_must(arena, sizeof(*attribute));
+        KZ_PUBSUB(PubsubMessage__Attribute) *attribute = kz_arena_must(arena, sizeof(*attribute));
 
         google__pubsub__v1__pubsub_message__attribute__init(attribute);
         attribute->key = kz_arena_cstr(arena, from->attributes[i].name);
@@ -224,8 +223,7 @@ static void add(struct kz_ps_publisher *p, struct lane *lane, const struct kz_bu
 
     if (batch->count == batch->capacity) {
         batch->capacity = batch->capacity ? batch->capacity * 2 : 4;
-        batch->messages =
-                kz_realloc(batch->messages, batch->capacity * sizeof(batch->messages[0]));
+        batch->messages = kz_realloc(batch->messages, batch->capacity * sizeof(batch->messages[0]));
     }
     batch->messages[batch->count++] = encode(&batch->arena, message, lane->key);
     if (!batch->part_count || batch->parts[batch->part_count - 1].publication != publication) {
@@ -291,7 +289,7 @@ static void call_done(struct publications *ended)
     }
 }
 
-/* ---- calls --------------------------------------------------------------------------------------- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 /* Whether the batch goes back to wait for another try. */
 static bool try_again(struct kz_ps_publisher *p, struct batch *batch, enum kz_code code)
@@ -318,14 +316,14 @@ static void on_published(
     struct batch *batch = arg;
     struct lane *lane = batch->lane;
     struct kz_ps_publisher *p = lane->publisher;
+    struct kz_ps_topic *topic = &p->ps->topics[lane->topic];
     struct publications ended = STAILQ_HEAD_INITIALIZER(ended);
     struct kz_err why;
 
     (void)answer; /* ids, of no use to us */
     if (code != KZ_OK) {
         why = *err;
-        (void)kz_ps_failed(p->ps, code, "topic", p->ps->topics[lane->topic].id,
-                "roles/pubsub.publisher", &why);
+        (void)kz_ps_failed(p->ps, code, "topic", topic->id, "roles/pubsub.publisher", &why);
     }
     pthread_mutex_lock(&p->lock);
     lane->calls--;
@@ -343,9 +341,9 @@ static void on_published(
     drop_lane_if_empty(lane);
     pthread_mutex_unlock(&p->lock);
     if (code == KZ_OK)
-        kz_rpc_health_worked(&p->ps->publishing);
+        kz_rpc_health_worked(&topic->health);
     else
-        kz_ps_unwell(&p->ps->publishing, &why);
+        kz_ps_unwell(&topic->health, &why);
     call_done(&ended);
     pthread_mutex_lock(&p->lock);
     if (!p->count)
@@ -387,8 +385,8 @@ static void run(void *arg)
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
         struct lane *lane = TAILQ_FIRST(&p->armed);
-        int64_t due_ms = lane ? KZ_MAX(TAILQ_FIRST(&lane->waiting)->due_ms, p->hold_until_ms)
-                              : INT64_MAX;
+        int64_t due_ms =
+                lane ? KZ_MAX(TAILQ_FIRST(&lane->waiting)->due_ms, p->hold_until_ms) : INT64_MAX;
 
         if (!STAILQ_EMPTY(&p->empty)) {
             struct publications ended = STAILQ_HEAD_INITIALIZER(ended);
@@ -408,7 +406,7 @@ static void run(void *arg)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* ---- for the bus --------------------------------------------------------------------------------- */
+/* ---- for the bus ----------------------------------------------------------------------------- */
 
 enum kz_code kz_ps_publish(struct kz_bus *bus, enum kz_topic topic,
         const struct kz_bus_message *messages, size_t count,
@@ -477,8 +475,8 @@ enum kz_code kz_ps_publisher_open(struct kz_ps *ps, const struct kz_pubsub_optio
     enum kz_code rc;
 
     p->ps = ps;
-    p->batch_wait_ms = options->batch_wait_ms ? KZ_MAX(options->batch_wait_ms, (int64_t)0)
-                                              : BATCH_WAIT_MS;
+    p->batch_wait_ms =
+            options->batch_wait_ms ? KZ_MAX(options->batch_wait_ms, (int64_t)0) : BATCH_WAIT_MS;
     p->batch_send_bytes = options->batch_max_bytes ? options->batch_max_bytes : BATCH_SEND_BYTES;
     p->bytes_max =
             options->publishing_max_bytes ? options->publishing_max_bytes : PUBLISHING_MAX_BYTES;

@@ -12,7 +12,7 @@
 
 enum { TIMEOUT_MS = 30000, CONNECTIONS = 2, ATTEMPTS_LEAST = 5, ATTEMPTS_MOST = 100 };
 
-/* ---- small helpers ------------------------------------------------------------------------------- */
+/* ---- small helpers --------------------------------------------------------------------------- */
 
 char *kz_ps_text(const char *fmt, ...)
 {
@@ -51,8 +51,8 @@ enum kz_code kz_ps_failed(const struct kz_ps *ps, enum kz_code code, const char 
     if (!err)
         return code;
     if (code == KZ_NOT_FOUND) {
-        (void)kz_fail(err, code, "%s \"%s\" does not exist in project \"%s\"", kind, id,
-                ps->gcp_project);
+        (void)kz_fail(
+                err, code, "%s \"%s\" does not exist in project \"%s\"", kind, id, ps->gcp_project);
         return kz_hint(err, "`kizashi gcp init DIR` creates topics and subscriptions");
     }
     err->code = code;
@@ -70,7 +70,7 @@ void kz_ps_unwell(struct kz_rpc_health *health, const struct kz_err *err)
     kz_rpc_health_failed(health, err->code, text);
 }
 
-/* ---- names --------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static void set_topics(struct kz_ps *ps)
 {
@@ -80,6 +80,7 @@ static void set_topics(struct kz_ps *ps)
         topic->id = kz_ps_text("%s%s", ps->id_prefix, kz_topic_suffix((enum kz_topic)t));
         topic->name = kz_ps_text("projects/%s/topics/%s", ps->gcp_project, topic->id);
         topic->routing = kz_ps_text("topic=%s", topic->name);
+        kz_rpc_health_init(&topic->health);
     }
 }
 
@@ -140,15 +141,13 @@ static enum kz_code check_options(const struct kz_pubsub_options *o, struct kz_e
                 "\"%s%s\" cannot be part of a Pub/Sub name: letters, digits, \"-\", \"_\" and "
                 "\".\" can",
                 o->prefix ? o->prefix : "", o->project ? o->project : "");
-    if (o->prefix && o->prefix[0] &&
-            !((o->prefix[0] | 32) >= 'a' && (o->prefix[0] | 32) <= 'z'))
-        return kz_fail(err, KZ_CONFIG, "prefix \"%s\": names of Pub/Sub begin with a letter",
-                o->prefix);
+    if (o->prefix && o->prefix[0] && !((o->prefix[0] | 32) >= 'a' && (o->prefix[0] | 32) <= 'z'))
+        return kz_fail(
+                err, KZ_CONFIG, "prefix \"%s\": names of Pub/Sub begin with a letter", o->prefix);
     if (o->prefix && strncasecmp(o->prefix, "goog", 4) == 0)
-        return kz_fail(err, KZ_CONFIG, "prefix \"%s\": names of Pub/Sub may not begin with \"goog\"",
-                o->prefix);
-    if (o->attempts_max &&
-            (o->attempts_max < ATTEMPTS_LEAST || o->attempts_max > ATTEMPTS_MOST))
+        return kz_fail(err, KZ_CONFIG,
+                "prefix \"%s\": names of Pub/Sub may not begin with \"goog\"", o->prefix);
+    if (o->attempts_max && (o->attempts_max < ATTEMPTS_LEAST || o->attempts_max > ATTEMPTS_MOST))
         return kz_fail(err, KZ_CONFIG, "attempts_max has to be %d to %d, not %u", ATTEMPTS_LEAST,
                 ATTEMPTS_MOST, o->attempts_max);
     for (size_t i = 0; i < o->subscription_count; i++) {
@@ -158,13 +157,25 @@ static enum kz_code check_options(const struct kz_pubsub_options *o, struct kz_e
             return kz_fail(err, KZ_CONFIG, "\"%s\" cannot be part of a Pub/Sub name",
                     s->name ? s->name : "");
         if (s->attribute && (!is_identifier(s->attribute) || strpbrk(s->value, "\"\\")))
-            return kz_fail(err, KZ_CONFIG, "a filter cannot ask for %s = \"%s\"", s->attribute,
-                    s->value);
+            return kz_fail(
+                    err, KZ_CONFIG, "a filter cannot ask for %s = \"%s\"", s->attribute, s->value);
     }
     return KZ_OK;
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------ */
+/* ---- the rest -------------------------------------------------------------------------------- */
+
+/* The first problem is told. */
+static void add_health(struct kz_rpc_health *health, struct kz_bus_stats *stats)
+{
+    char problem[sizeof(stats->problem)];
+    bool throttled;
+
+    kz_rpc_health_get(health, &throttled, problem);
+    stats->throttled |= throttled;
+    if (!stats->problem[0])
+        memcpy(stats->problem, problem, sizeof(problem));
+}
 
 static void get_stats(struct kz_bus *bus, struct kz_bus_stats *ret_stats)
 {
@@ -184,22 +195,19 @@ static void get_stats(struct kz_bus *bus, struct kz_bus_stats *ret_stats)
     };
     struct kz_ps_source *source;
 
-    kz_rpc_health_get(&ps->publishing, &stats.throttled, stats.problem);
+    for (unsigned t = 0; t < KZ_TOPIC_COUNT; t++)
+        add_health(&ps->topics[t].health, &stats);
     pthread_mutex_lock(&ps->lock);
-    TAILQ_FOREACH (source, &ps->sources, place) {
-        char problem[sizeof(stats.problem)];
+    TAILQ_FOREACH(source, &ps->sources, place)
+    {
         int64_t oldest_ms;
         uint64_t held;
-        bool throttled;
 
         kz_ps_source_held(source, &held, &oldest_ms);
         stats.held += held;
         if (oldest_ms && (!stats.oldest_ms || oldest_ms < stats.oldest_ms))
             stats.oldest_ms = oldest_ms;
-        kz_rpc_health_get(&source->health, &throttled, problem);
-        stats.throttled |= throttled;
-        if (!stats.problem[0])
-            memcpy(stats.problem, problem, sizeof(problem));
+        add_health(&source->health, &stats);
     }
     pthread_mutex_unlock(&ps->lock);
     *ret_stats = stats;
@@ -220,6 +228,7 @@ static void close_bus(struct kz_bus *bus)
         free(ps->topics[t].id);
         free(ps->topics[t].name);
         free(ps->topics[t].routing);
+        kz_rpc_health_done(&ps->topics[t].health);
     }
     for (size_t i = 0; i < ps->subscription_count; i++) {
         free(ps->subscriptions[i].short_name);
@@ -232,7 +241,6 @@ static void close_bus(struct kz_bus *bus)
     free(ps->subscriptions);
     free(ps->gcp_project);
     free(ps->id_prefix);
-    kz_rpc_health_done(&ps->publishing);
     pthread_mutex_destroy(&ps->lock);
     ps->magic = 0;
     free(ps);
@@ -277,13 +285,12 @@ enum kz_code kz_pubsub_open(
     ps->base.ops = &ops;
     ps->magic = KZ_PS_MAGIC;
     ps->gcp_project = kz_strdup(options->gcp_project);
-    ps->id_prefix = kz_ps_text(
-            "%skizashi-%s-", options->prefix ? options->prefix : "", options->project);
+    ps->id_prefix =
+            kz_ps_text("%skizashi-%s-", options->prefix ? options->prefix : "", options->project);
     ps->attempts_max = options->attempts_max ? options->attempts_max : KZ_BUS_ATTEMPTS_MAX;
     ps->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_MS;
     set_topics(ps);
     set_subscriptions(ps, options);
-    kz_rpc_health_init(&ps->publishing);
     pthread_mutex_init(&ps->lock, NULL);
     TAILQ_INIT(&ps->sources);
     rc = start(ps, options, err);

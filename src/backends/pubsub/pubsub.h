@@ -25,11 +25,11 @@ struct kz_pubsub_options {
                               * publish in one region: name it here where they are in several */
     const struct kz_bus_subscription *subscriptions; /* besides KZ_SUBSCRIPTIONS */
     size_t subscription_count;
-    unsigned attempts_max;       /* 5 to 100; 0: KZ_BUS_ATTEMPTS_MAX. A setting of create() */
-    unsigned connection_count;   /* 0: 2 */
-    int64_t timeout_ms;          /* how long to try before a publish or a request has failed; 0: 30 s */
-    int64_t batch_wait_ms;       /* a message waits for others that long; 0: 5; -1: not at all */
-    size_t batch_max_bytes;      /* sent at once when there are so many of a key; 0: 256 KiB */
+    unsigned attempts_max;     /* 5 to 100; 0: KZ_BUS_ATTEMPTS_MAX. A setting of create() */
+    unsigned connection_count; /* 0: 2 */
+    int64_t timeout_ms;     /* how long to try before a publish or a request has failed; 0: 30 s */
+    int64_t batch_wait_ms;  /* a message waits for others that long; 0: 5; -1: not at all */
+    size_t batch_max_bytes; /* sent at once when there are so many of a key; 0: 256 KiB */
     size_t publishing_max_bytes; /* taken and not done; KZ_OVERLOADED over it; 0: 64 MiB */
 };
 

@@ -14,12 +14,14 @@
 
 #define KZ_PUBSUB(name) Google__Pubsub__V1__##name
 
-/* ---- the bus (pubsub.c) ------------------------------------------------------------------------ */
+/* ---- the bus (pubsub.c) ------------------------------------------------------------------------
+ */
 
 struct kz_ps_topic {
-    char *id;      /* kizashi-shop-events */
-    char *name;    /* projects/P/topics/kizashi-shop-events */
-    char *routing; /* topic=... */
+    char *id;                    /* kizashi-shop-events */
+    char *name;                  /* projects/P/topics/kizashi-shop-events */
+    char *routing;               /* topic=... */
+    struct kz_rpc_health health; /* of publishing to it */
 };
 
 /* One that is there for good. */
@@ -49,7 +51,6 @@ struct kz_ps {
     int64_t timeout_ms;
     struct kz_rpc_channel *channel;
     struct kz_ps_publisher *publisher;
-    struct kz_rpc_health publishing; /* what is wrong with it */
 
     pthread_mutex_t lock; /* of `sources` */
     struct kz_ps_sources sources;
@@ -73,24 +74,24 @@ void kz_ps_cond_init(pthread_cond_t *cond);
 /* false: `until_ms` (monotonic) is past. */
 bool kz_ps_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ms);
 
-/* Says of `err` which resource it is about ("topic", "kizashi-shop-events") and what to do; `role` is
- * what lacks where it is KZ_FORBIDDEN. Returns `code`. */
+/* Says of `err` which resource it is about ("topic", "kizashi-shop-events") and what to do; `role`
+ * is what lacks where it is KZ_FORBIDDEN. Returns `code`. */
 enum kz_code kz_ps_failed(const struct kz_ps *ps, enum kz_code code, const char *kind,
         const char *id, const char *role, struct kz_err *err);
 /* Message and remedy, for stats. */
 void kz_ps_unwell(struct kz_rpc_health *health, const struct kz_err *err);
 
-/* ---- topics and subscriptions (schema.c) --------------------------------------------------------- */
+/* ---- topics and subscriptions (schema.c) ----------------------------------------------------- */
 
 enum kz_code kz_ps_check(struct kz_bus *bus, struct kz_err *err);
 enum kz_code kz_ps_create(struct kz_bus *bus, void (*say)(void *arg, const char *line), void *arg,
         struct kz_err *err);
-/* A subscription of one process, `id` below the project. That it is there already is no failure. */
-enum kz_code kz_ps_create_own(
-        struct kz_ps *ps, enum kz_topic topic, const char *name, struct kz_err *err);
+/* A subscription of one process. That it is there already is no failure. */
+enum kz_code kz_ps_create_own(struct kz_ps *ps, enum kz_topic topic, const char *name,
+        int64_t timeout_ms, struct kz_err *err);
 enum kz_code kz_ps_delete_own(struct kz_ps *ps, const char *name, struct kz_err *err);
 
-/* ---- publishing (publish.c) ---------------------------------------------------------------------- */
+/* ---- publishing (publish.c) ------------------------------------------------------------------ */
 
 enum kz_code kz_ps_publisher_open(struct kz_ps *ps, const struct kz_pubsub_options *options,
         struct kz_ps_publisher **ret_publisher, struct kz_err *err);
@@ -106,7 +107,7 @@ enum kz_code kz_ps_publish(struct kz_bus *bus, enum kz_topic topic,
 void kz_ps_flush(struct kz_bus *bus);
 uint64_t kz_ps_publishing(struct kz_ps_publisher *publisher); /* messages */
 
-/* ---- pulling (source.c) --------------------------------------------------------------------------- */
+/* ---- pulling (source.c) ---------------------------------------------------------------------- */
 
 /* A message that was received and neither acknowledged nor rejected: `ready` until pull() gives it,
  * then `given`. */
@@ -141,7 +142,7 @@ struct kz_ps_source {
     char client_id[17];
     bool is_own;
     const struct kz_ps_subscription *subscription; /* NULL: one that is not known here */
-    TAILQ_ENTRY(kz_ps_source) place; /* in ps->sources */
+    TAILQ_ENTRY(kz_ps_source) place;               /* in ps->sources */
     struct kz_rpc_health health;
     struct kz_thread reader, keeper;
 
@@ -157,10 +158,10 @@ struct kz_ps_source {
     struct kz_err broken_err;
 
     struct kz_ps_ids acks, nacks;
-    int64_t lease_scan_ms;  /* when to look at leases, monotonic */
-    bool extend_all;        /* the last extension failed */
-    unsigned calls;         /* under way */
-    bool finish;            /* the keeper: send everything, then end */
+    int64_t lease_scan_ms; /* when to look at leases, monotonic */
+    bool extend_all;       /* the last extension failed */
+    unsigned calls;        /* under way */
+    bool finish;           /* the keeper: send everything, then end */
 };
 enum { KZ_PS_SOURCE_MAGIC = 0x70737372, KZ_PS_HELD_MAGIC = 0x70736865 };
 
@@ -177,7 +178,7 @@ void kz_ps_source_held(struct kz_ps_source *source, uint64_t *ret_count, int64_t
 /* The thread that keeps a stream open and reads it (stream.c). */
 void kz_ps_read(void *source);
 
-/* ---- leases and acknowledgements (lease.c) ---------------------------------------------------------- */
+/* ---- leases and acknowledgements (lease.c) --------------------------------------------------- */
 
 /* The thread that sends them. */
 void kz_ps_keep(void *source);

@@ -19,12 +19,12 @@ enum {
 #define DELETED_TOPIC "_deleted-topic_"
 
 static enum kz_code call(struct kz_ps *ps, const char *method, const char *routing,
-        const ProtobufCMessage *request, const ProtobufCMessageDescriptor *type,
+        int64_t timeout_ms, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *type,
         ProtobufCMessage **ret_answer, struct kz_err *err)
 {
     const struct kz_rpc_options options = {
             .method = method,
-            .timeout_ms = ps->timeout_ms,
+            .timeout_ms = timeout_ms,
             .idempotent = true, /* a creation that happened is found out as ALREADY_EXISTS */
             .routing = routing,
     };
@@ -38,15 +38,15 @@ static enum kz_code call(struct kz_ps *ps, const char *method, const char *routi
     return KZ_OK;
 }
 
-/* ---- topics -------------------------------------------------------------------------------------- */
+/* ---- topics ---------------------------------------------------------------------------------- */
 
 static enum kz_code get_topic(struct kz_ps *ps, const struct kz_ps_topic *topic, struct kz_err *err)
 {
     KZ_PUBSUB(GetTopicRequest) request = GOOGLE__PUBSUB__V1__GET_TOPIC_REQUEST__INIT;
 
     request.topic = topic->name;
-    return call(ps, "/google.pubsub.v1.Publisher/GetTopic", topic->routing, &request.base,
-            &google__pubsub__v1__topic__descriptor, NULL, err);
+    return call(ps, "/google.pubsub.v1.Publisher/GetTopic", topic->routing, ps->timeout_ms,
+            &request.base, &google__pubsub__v1__topic__descriptor, NULL, err);
 }
 
 static enum kz_code create_topic(
@@ -56,13 +56,13 @@ static enum kz_code create_topic(
     enum kz_code rc;
 
     request.name = topic->name;
-    rc = call(ps, "/google.pubsub.v1.Publisher/CreateTopic", topic->routing, &request.base,
-            &google__pubsub__v1__topic__descriptor, NULL, err);
+    rc = call(ps, "/google.pubsub.v1.Publisher/CreateTopic", topic->routing, ps->timeout_ms,
+            &request.base, &google__pubsub__v1__topic__descriptor, NULL, err);
     *ret_made = rc == KZ_OK;
     return rc == KZ_CONFLICT && kz_rpc_status() == KZ_RPC_ALREADY_EXISTS ? KZ_OK : rc;
 }
 
-/* ---- subscriptions ------------------------------------------------------------------------------- */
+/* ---- subscriptions --------------------------------------------------------------------------- */
 
 static char *borrow(const char *text)
 {
@@ -79,20 +79,20 @@ static enum kz_code get_subscription(
     enum kz_code rc;
 
     request.subscription = borrow(name);
-    rc = call(ps, "/google.pubsub.v1.Subscriber/GetSubscription", routing, &request.base,
-            &google__pubsub__v1__subscription__descriptor, &answer, err);
+    rc = call(ps, "/google.pubsub.v1.Subscriber/GetSubscription", routing, ps->timeout_ms,
+            &request.base, &google__pubsub__v1__subscription__descriptor, &answer, err);
     kz_freep(&routing);
     if (rc == KZ_OK)
         *ret = (KZ_PUBSUB(Subscription) *)answer;
     return rc;
 }
 
-static enum kz_code send_subscription(
-        struct kz_ps *ps, const KZ_PUBSUB(Subscription) * request, bool *ret_made, struct kz_err *err)
+static enum kz_code send_subscription(struct kz_ps *ps, const KZ_PUBSUB(Subscription) * request,
+        int64_t timeout_ms, bool *ret_made, struct kz_err *err)
 {
     char *routing = kz_ps_text("name=%s", request->name);
     enum kz_code rc = call(ps, "/google.pubsub.v1.Subscriber/CreateSubscription", routing,
-            &request->base, &google__pubsub__v1__subscription__descriptor, NULL, err);
+            timeout_ms, &request->base, &google__pubsub__v1__subscription__descriptor, NULL, err);
 
     kz_freep(&routing);
     *ret_made = rc == KZ_OK;
@@ -103,8 +103,9 @@ static enum kz_code create_subscription(
         struct kz_ps *ps, const struct kz_ps_subscription *s, bool *ret_made, struct kz_err *err)
 {
     KZ_PUBSUB(Subscription) request = GOOGLE__PUBSUB__V1__SUBSCRIPTION__INIT;
-    KZ_PUBSUB(Duration) retention = GOOGLE__PUBSUB__V1__DURATION__INIT, first = retention,
-                        last = retention;
+    KZ_PUBSUB(Duration)
+    retention = GOOGLE__PUBSUB__V1__DURATION__INIT,
+    first = retention, last = retention;
     KZ_PUBSUB(RetryPolicy) retry = GOOGLE__PUBSUB__V1__RETRY_POLICY__INIT;
     KZ_PUBSUB(DeadLetterPolicy) dead = GOOGLE__PUBSUB__V1__DEAD_LETTER_POLICY__INIT;
     KZ_PUBSUB(ExpirationPolicy) never = GOOGLE__PUBSUB__V1__EXPIRATION_POLICY__INIT;
@@ -126,11 +127,11 @@ static enum kz_code create_subscription(
     request.retry_policy = &retry;
     if (s->topic != KZ_TOPIC_DEAD)
         request.dead_letter_policy = &dead;
-    return send_subscription(ps, &request, ret_made, err);
+    return send_subscription(ps, &request, ps->timeout_ms, ret_made, err);
 }
 
-enum kz_code kz_ps_create_own(
-        struct kz_ps *ps, enum kz_topic topic, const char *name, struct kz_err *err)
+enum kz_code kz_ps_create_own(struct kz_ps *ps, enum kz_topic topic, const char *name,
+        int64_t timeout_ms, struct kz_err *err)
 {
     KZ_PUBSUB(Subscription) request = GOOGLE__PUBSUB__V1__SUBSCRIPTION__INIT;
     KZ_PUBSUB(Duration) retention = GOOGLE__PUBSUB__V1__DURATION__INIT, unused = retention;
@@ -146,7 +147,7 @@ enum kz_code kz_ps_create_own(
     request.ack_deadline_seconds = ACK_DEADLINE_S;
     request.message_retention_duration = &retention;
     request.expiration_policy = &expiration;
-    rc = send_subscription(ps, &request, &made, err);
+    rc = send_subscription(ps, &request, timeout_ms, &made, err);
     return rc == KZ_OK ? KZ_OK : kz_ps_failed(ps, rc, "topic", ps->topics[topic].id, EDITOR, err);
 }
 
@@ -165,14 +166,14 @@ enum kz_code kz_ps_delete_own(struct kz_ps *ps, const char *name, struct kz_err 
     enum kz_code rc;
 
     request.subscription = borrow(name);
-    rc = kz_rpc_call(ps->channel, &options, &request.base,
-            &google__pubsub__v1__empty__descriptor, &answer, err);
+    rc = kz_rpc_call(ps->channel, &options, &request.base, &google__pubsub__v1__empty__descriptor,
+            &answer, err);
     protobuf_c_message_free_unpacked(answer, NULL);
     kz_freep(&routing);
     return rc;
 }
 
-/* ---- all of a project ---------------------------------------------------------------------------- */
+/* ---- all of a project ------------------------------------------------------------------------ */
 
 /* One of that name may be another than ours: neither its topic nor its filter can be changed. */
 static enum kz_code check_subscription(
@@ -224,8 +225,8 @@ static void tell(void (*say)(void *arg, const char *line), void *arg, const char
         say(arg, line);
 }
 
-enum kz_code kz_ps_create(struct kz_bus *bus, void (*say)(void *arg, const char *line), void *arg,
-        struct kz_err *err)
+enum kz_code kz_ps_create(
+        struct kz_bus *bus, void (*say)(void *arg, const char *line), void *arg, struct kz_err *err)
 {
     struct kz_ps *ps = kz_ps_of(bus);
 

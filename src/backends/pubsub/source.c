@@ -1,8 +1,9 @@
 /* A subscription being pulled: what is held, and giving it out.
  *
- * S1  A message is in `ready` or in `given`, or it is gone; counts and bytes are those of the lists.
- * S2  No more than messages_max and bytes_max are given. The reader stops while as much is held, so
- *     what is held is bounded by one answer of the service more.
+ * S1  A message is in `ready` or in `given`, or it is gone; counts and bytes are those of the
+ *     lists.
+ * S2  No more than messages_max and bytes_max are given. The reader stops while as much is held,
+ *     so what is held is bounded by one answer of the service more.
  * S3  What leaves by kz_ps_settle() has its id in `acks` or `nacks`; the keeper sends it.
  */
 #include <inttypes.h>
@@ -29,7 +30,7 @@ static struct kz_ps_held *held_of(struct kz_bus_delivery *delivery)
     return held;
 }
 
-/* ---- giving --------------------------------------------------------------------------------------- */
+/* ---- giving ---------------------------------------------------------------------------------- */
 
 static bool may_give(const struct kz_ps_source *source)
 {
@@ -115,16 +116,16 @@ void kz_ps_source_held(struct kz_ps_source *source, uint64_t *ret_count, int64_t
     for (size_t i = 0; i < KZ_ARRAY_COUNT(lists); i++) {
         const struct kz_ps_held *held;
 
-        TAILQ_FOREACH (held, lists[i], place)
-            if (!oldest_ms || held->delivery.published_ms < oldest_ms)
-                oldest_ms = held->delivery.published_ms;
+        TAILQ_FOREACH(held, lists[i], place)
+        if (!oldest_ms || held->delivery.published_ms < oldest_ms)
+            oldest_ms = held->delivery.published_ms;
     }
     *ret_count = source->ready_count + source->given_count;
     pthread_mutex_unlock(&source->lock);
     *ret_oldest_ms = oldest_ms;
 }
 
-/* ---- life ----------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void random_hex(char out[17])
 {
@@ -165,8 +166,8 @@ static struct kz_ps_source *new_source(struct kz_ps *ps, const struct kz_bus_pul
     source->options.name = NULL; /* borrowed only for the call */
     source->options.lease_ms = KZ_MIN(source->options.lease_ms, (int64_t)600000);
     source->is_own = !options->name;
-    source->id = kz_ps_text(
-            "%s-%s", ps->topics[options->topic].id, options->name ? options->name : own);
+    source->id =
+            kz_ps_text("%s-%s", ps->topics[options->topic].id, options->name ? options->name : own);
     source->name = kz_ps_text("projects/%s/subscriptions/%s", ps->gcp_project, source->id);
     source->routing = kz_ps_text("subscription=%s", source->name);
     for (size_t i = 0; i < ps->subscription_count; i++)
@@ -220,7 +221,7 @@ enum kz_code kz_ps_open_source(struct kz_bus *bus, const struct kz_bus_pull_opti
     enum kz_code rc = KZ_OK;
 
     if (source->is_own)
-        rc = kz_ps_create_own(ps, options->topic, source->name, err);
+        rc = kz_ps_create_own(ps, options->topic, source->name, ps->timeout_ms, err);
     if (rc == KZ_OK)
         rc = kz_thread_start(&source->keeper, "kz-ps-keep", kz_ps_keep, source, err);
     if (rc == KZ_OK)

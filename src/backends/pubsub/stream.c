@@ -1,7 +1,7 @@
 /* The reader of a source: a StreamingPull that is opened again whenever it ends.
  *
  *     open -> read while there is room -> ended: may pass  -> wait (back-off) -> open
- *                                              otherwise  -> `broken`, wait a second -> open
+ *                                              otherwise  -> `broken`, wait longer -> open
  *     closing: half-close, read to the end, close
  *
  * A stream that is cancelled lives on in the emulator and takes messages that nobody gets, so it is
@@ -13,13 +13,14 @@
 #include "sys/clock.h"
 
 enum {
-    LOOK_MS = 100,        /* how soon `closing` is seen while nothing comes */
-    CALM_MS = 1000,       /* a stream that has not failed by then is there */
-    BROKEN_WAIT_MS = 1000,
-    END_MS = 3000,        /* for the end of a stream that was half-closed */
+    LOOK_MS = 100,          /* how soon `closing` is seen while nothing comes */
+    CALM_MS = 1000,         /* a stream that has not failed by then is there */
+    PATIENT_WAIT_MS = 1000, /* for somebody to mend it, or for less load */
+    END_MS = 2000,          /* for the end of a stream that was half-closed */
+    OWN_MS = 3000,          /* to make a subscription again: the source may be closing */
 };
 
-/* ---- what came in --------------------------------------------------------------------------------- */
+/* ---- what came in ---------------------------------------------------------------------------- */
 
 static void fill(struct kz_ps_held *held)
 {
@@ -33,7 +34,8 @@ static void fill(struct kz_ps_held *held)
     for (size_t i = 0; i < d->attribute_count; i++)
         d->attributes[i] = (struct kz_attribute){
                 kz_str(m->attributes[i]->key), kz_str(m->attributes[i]->value)};
-    d->attempt = held->message->delivery_attempt > 0 ? (unsigned)held->message->delivery_attempt : 0;
+    d->attempt =
+            held->message->delivery_attempt > 0 ? (unsigned)held->message->delivery_attempt : 0;
     if (m->publish_time)
         d->published_ms = m->publish_time->seconds * 1000 + m->publish_time->nanos / 1000000;
 }
@@ -93,7 +95,7 @@ static void take(struct kz_ps_source *source, KZ_PUBSUB(StreamingPullResponse) *
     pthread_mutex_unlock(&source->lock);
 }
 
-/* ---- how it is ------------------------------------------------------------------------------------ */
+/* ---- how it is ------------------------------------------------------------------------------- */
 
 static void set_well(struct kz_ps_source *source)
 {
@@ -103,7 +105,8 @@ static void set_well(struct kz_ps_source *source)
     kz_rpc_health_worked(&source->health);
 }
 
-static void set_unwell(struct kz_ps_source *source, enum kz_code code, bool passes, struct kz_err *err)
+static void set_unwell(
+        struct kz_ps_source *source, enum kz_code code, bool passes, struct kz_err *err)
 {
     (void)kz_ps_failed(
             source->ps, code, "subscription", source->id, "roles/pubsub.subscriber", err);
@@ -143,7 +146,7 @@ static bool wait_for_room(struct kz_ps_source *source)
     return !closing;
 }
 
-/* ---- one stream ------------------------------------------------------------------------------------ */
+/* ---- one stream ------------------------------------------------------------------------------ */
 
 static enum kz_code open_stream(
         struct kz_ps_source *source, struct kz_rpc_stream **ret_stream, struct kz_err *err)
@@ -233,6 +236,7 @@ void kz_ps_read(void *arg)
     for (;;) {
         struct kz_rpc_stream *stream = NULL;
         bool lived = false, passes;
+        int64_t wait_ms;
         struct kz_err err;
         enum kz_code rc = open_stream(source, &stream, &err);
 
@@ -247,11 +251,13 @@ void kz_ps_read(void *arg)
             kz_rpc_stream_close(stream);
         /* The service ends streams now and then: that alone is nothing to speak of. */
         tries = lived ? 0 : tries + 1;
+        wait_ms = passes && rc != KZ_LIMIT ? kz_rpc_backoff_ms(tries) : PATIENT_WAIT_MS;
         if (!lived || !passes)
             set_unwell(source, rc, passes, &err);
         if (rc == KZ_NOT_FOUND && source->is_own)
-            rc = kz_ps_create_own(source->ps, source->options.topic, source->name, &err);
-        if (!pause_reading(source, passes ? kz_rpc_backoff_ms(tries) : BROKEN_WAIT_MS))
+            KZ_IGNORE(kz_ps_create_own(source->ps, source->options.topic, source->name, OWN_MS,
+                    NULL)); /* the next stream tells */
+        if (!pause_reading(source, wait_ms))
             return;
         source->ps->reconnects++;
     }
