@@ -91,6 +91,20 @@ static unsigned needs_of(unsigned kinds)
     return needs;
 }
 
+/* What is in memory nobody else sees: a collect on its own would acknowledge events that no process
+ * ever gets. */
+static enum kz_code shared_by_all(const struct kz_role_env *env, struct kz_err *err)
+{
+    bool memory = (env->bus && strcmp(env->bus->ops->name, "memory") == 0) ||
+            (env->store && strcmp(env->store->ops->name, "memory") == 0) ||
+            (env->predictions && strcmp(env->predictions->ops->name, "memory") == 0);
+
+    if (!memory || env->kinds == (1u << KZ_ROLE_COUNT) - 1)
+        return KZ_OK;
+    (void)kz_fail(err, KZ_CONFIG, "a backend in memory is this process's own, and some roles are not in it");
+    return kz_hint(err, "--role collect,process,infer,serve, or a backend that processes share: --backend gcp");
+}
+
 enum kz_code kz_role_env_open(const struct kz_role_env_options *options,
         struct kz_role_env **ret_env, struct kz_err *err)
 {
@@ -110,8 +124,10 @@ enum kz_code kz_role_env_open(const struct kz_role_env_options *options,
         env->bus = e->backends.bus;
         env->store = e->backends.store;
         env->predictions = e->backends.predictions;
-        rc = check(env, err);
+        rc = shared_by_all(env, err);
     }
+    if (rc == KZ_OK)
+        rc = check(env, err);
     if (rc == KZ_OK && env->predictions)
         rc = kz_words_open(env->predictions, &env->words, err);
     if (rc != KZ_OK) {
