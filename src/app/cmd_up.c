@@ -378,6 +378,8 @@ const struct kz_command kz_command_up = {
                         {"role", "LIST", NULL, "collect, process, infer, serve: some of them, by commas"},
                         {"backend", "NAME", NULL, "with --role: memory or gcp, instead of the project's"},
                         {"model", "LIST", NULL, "with --role infer: only these models; default all"},
+                        {"push", NULL, NULL,
+                                "with --role infer: requests come by POST /v1/pubsub/push (Cloud Run)"},
                         {"clock", "CLOCK", "wall", "with --role: event, for tests on virtual time"},
                         {"log", "FORMAT", "text", "log lines as text or json"},
                         {"verbose", NULL, NULL, "debug lines, too"},

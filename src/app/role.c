@@ -115,6 +115,7 @@ enum kz_code kz_role_env_open(const struct kz_role_env_options *options,
     env->project = options->project;
     env->kinds = options->kinds;
     env->models = options->models;
+    env->push_only = options->push_only;
     env->event_clock = options->event_clock;
     env->started_ms = kz_mono_ms();
     rc = kz_backends_open(

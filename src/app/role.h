@@ -50,6 +50,7 @@ struct kz_role_env_options {
     unsigned kinds;
     const char *backend; /* --backend: "memory", "gcp"; NULL: as the project says */
     const char *models;  /* --model A,B: those that infer asks; NULL: all */
+    bool push_only;      /* --push: infer's requests come by HTTP, nothing is pulled for it */
     bool event_clock;    /* --clock event: tests */
 };
 
@@ -58,6 +59,7 @@ struct kz_role_env {
     const struct kz_project *project;
     unsigned kinds;
     const char *models; /* of --model; NULL: all */
+    bool push_only;     /* --push */
     const struct kz_runtime_ops *const *runtimes; /* NULL: those of this build (tests have others) */
     bool event_clock; /* our clock for an event is the event's time, and timers wait for a watermark */
     struct kz_rpc *rpc;                 /* NULL: nothing is in the cloud */

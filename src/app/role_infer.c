@@ -189,9 +189,10 @@ bool kz_task_is_copy(struct task *task)
     return copy;
 }
 
-static void free_task(struct task *task)
+void kz_task_free(struct task *task)
 {
     kz_buf_done(&task->hold);
+    kz_buf_done(&task->pushed);
     kz_buf_done(&task->row.bytes);
     kz_buf_done(&task->published);
     task->magic = 0;
@@ -223,6 +224,7 @@ static void end_locked(struct role_infer *r, struct task *task)
 static void end(struct task *task, bool done)
 {
     struct role_infer *r = task->role;
+    bool pushed = task->push != NULL; /* then it is the loop's to answer and free */
 
     if (task->delivery) {
         struct kz_bus *bus = r->env->bus;
@@ -232,8 +234,15 @@ static void end(struct task *task, bool done)
     r->counts.given_back_total += !done;
     pthread_mutex_lock(&r->lock);
     end_locked(r, task);
+    if (pushed) {
+        task->push_done = done;
+        kz_tasks_push(&r->pushed, task);
+    }
     pthread_mutex_unlock(&r->lock);
-    free_task(task);
+    if (pushed)
+        r->env->wake(r->env->wake_arg);
+    else
+        kz_task_free(task);
 }
 
 void kz_task_done(struct task *task)
@@ -268,7 +277,7 @@ void kz_task_poison(struct task *task, const char *code, const struct kz_err *er
             {KZ_STR(KZ_ATTRIBUTE_REASON), kz_str(err->message)},
     };
     struct kz_bus_message message = {
-            .data = task->delivery ? task->delivery->data : KZ_STR_NULL,
+            .data = task->delivery ? task->delivery->data : kz_buf_view(&task->pushed),
             .attributes = attributes,
             .attribute_count = KZ_ARRAY_COUNT(attributes),
     };
@@ -308,19 +317,14 @@ static void add_locked(struct role_infer *r, struct task *task)
         task->puller->held++;
 }
 
-static void take_in(struct role_infer *r, struct task *task, struct kz_str data)
+void kz_task_take_in(struct task *task, bool is_request)
 {
-    const char *name = r->models[task->model].name;
-    struct kz_err err;
-    enum kz_code rc = kz_request_message_decode(data, &task->hold, &task->message, &err);
+    struct role_infer *r = task->role;
 
     r->counts.requests_total++;
-    if (rc == KZ_OK && !kz_str_is(kz_request_message_model(&task->message), name))
-        rc = kz_fail(&err, KZ_INVALID, "a request of model \"" KZ_STR_FMT "\", not \"%s\"",
-                KZ_STR_ARG(kz_request_message_model(&task->message)), name);
     pthread_mutex_lock(&r->lock);
     add_locked(r, task);
-    if (rc == KZ_OK) {
+    if (is_request) {
         struct task **bucket = bucket_of(r, task->message.owner);
 
         task->bucket_next = *bucket;
@@ -328,6 +332,18 @@ static void take_in(struct role_infer *r, struct task *task, struct kz_str data)
         work(r, task, TASK_BEGIN);
     }
     pthread_mutex_unlock(&r->lock);
+}
+
+static void take_in(struct role_infer *r, struct task *task, struct kz_str data)
+{
+    const char *name = r->models[task->model].name;
+    struct kz_err err;
+    enum kz_code rc = kz_request_message_decode(data, &task->hold, &task->message, &err);
+
+    if (rc == KZ_OK && !kz_str_is(kz_request_message_model(&task->message), name))
+        rc = kz_fail(&err, KZ_INVALID, "a request of model \"" KZ_STR_FMT "\", not \"%s\"",
+                KZ_STR_ARG(kz_request_message_model(&task->message)), name);
+    kz_task_take_in(task, rc == KZ_OK);
     if (rc != KZ_OK)
         kz_task_poison(task, "bad_request", &err);
 }
@@ -826,7 +842,7 @@ static enum kz_code start(struct role_infer *r, struct kz_err *err)
         p->role = r;
         p->model = m;
         snprintf(p->subscription, sizeof(p->subscription), "infer-%.200s", r->models[m].name);
-        if (r->ours[m])
+        if (r->ours[m] && !r->env->push_only)
             KZ_TRY(kz_thread_start(&p->thread, "kz-infer-pull", run_puller, p, err));
     }
     return KZ_OK;
@@ -872,10 +888,17 @@ static enum kz_code open_role(
         struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
 {
     struct role_infer *r = kz_calloc(1, sizeof(*r));
+    const struct kz_push_auth_options push = {
+            .audience = env->project->backends.gcp.push.audience,
+            .email = env->project->backends.gcp.push.email,
+            .keys = env->project->backends.gcp.push.jwks,
+    };
     enum kz_code rc;
 
     init(r, env);
     rc = choose_models(r, env->models, err);
+    if (rc == KZ_OK && push.audience)
+        rc = kz_push_auth_open(&push, &r->push_auth, err);
     for (unsigned m = 0; m < r->project.model_count; m++)
         if (!r->ours[m])
             r->models[m].replicas.min = 0; /* never asked, so never started */
@@ -938,7 +961,10 @@ static bool give_back_rest(struct role_infer *r)
             if (t->delivery)
                 r->env->bus->ops->nack(t->puller->source, &t->delivery, 1);
             end_locked(r, t);
-            free_task(t);
+            if (t->push)
+                kz_tasks_push(&r->pushed, t);
+            else
+                kz_task_free(t);
         }
         pthread_mutex_unlock(&r->lock);
         if (publishing)
@@ -969,6 +995,7 @@ static void close_role(struct kz_role *role)
 
     join(r);
     all_back = give_back_rest(r);
+    kz_infer_answer(role);
     for (unsigned m = 0; m < r->project.model_count; m++)
         if (r->pullers[m].source)
             r->env->bus->ops->close_source(r->pullers[m].source);
@@ -976,6 +1003,7 @@ static void close_role(struct kz_role *role)
     for (unsigned i = 0; i < r->worker_count; i++)
         kz_worker_close(&r->workers[i]);
     kz_recent_free(r->recent);
+    kz_push_auth_close(r->push_auth);
     if (!all_back) {
         kz_diag_warn("the bus has not said what became of the last messages", "they come again=true");
         return; /* it may still do so: its answers need the role */
@@ -998,6 +1026,8 @@ static void close_role(struct kz_role *role)
 
 const struct kz_role_ops kz_role_infer = {
         .open = open_role,
+        .handle = kz_infer_handle,
+        .turn = kz_infer_answer,
         .counters = add_counters,
         .histograms = add_histograms,
         .model = model_status,

@@ -38,6 +38,7 @@
 #include "app/pipeline_int.h"
 #include "app/role.h"
 #include "app/rowstate.h"
+#include "contract/push.h"
 #include "history/recent.h"
 #include "sys/thread.h"
 
@@ -69,6 +70,8 @@ struct task {
     struct puller *puller;             /* of `delivery` */
     struct kz_bus_delivery *delivery;  /* NULL: pushed by HTTP */
     struct kz_http_request *push;      /* the loop's; answered by turn() */
+    struct kz_buf pushed;              /* the message, where it was pushed */
+    bool push_done;                    /* 204, else it is to come again */
     struct kz_buf hold;                /* the request's record */
     struct kz_request_message message;
     unsigned model;
@@ -174,6 +177,7 @@ struct role_infer {
     bool stop;                 /* threads end */
     int64_t deadline_ms;
 
+    struct kz_push_auth *push_auth; /* NULL: no token is asked for */
     struct kz_thread driver;
     sem_t driver_woken;
     struct puller *pullers;    /* [model_count] */
@@ -209,6 +213,14 @@ void kz_task_poison(struct task *task, const char *code, const struct kz_err *er
 bool kz_task_is_overtaken(struct task *task);
 /* An older copy of the same request is here. */
 bool kz_task_is_copy(struct task *task);
+
+/* A new task: to be begun, unless its message was no request. */
+void kz_task_take_in(struct task *task, bool is_request);
+void kz_task_free(struct task *task);
+
+/* role_infer_push.c: the loop's. The requests that came by push; answers to those that have ended. */
+bool kz_infer_handle(struct kz_role *role, struct kz_http_request *req);
+void kz_infer_answer(struct kz_role *role);
 
 /* role_infer_step.c */
 KZ_MUST_USE enum kz_code kz_worker_open(struct worker *worker, struct role_infer *role,

@@ -244,6 +244,7 @@ static enum kz_code open_env(struct up *up, const struct kz_args *args, struct k
             .project = kz_config_project(up->config),
             .backend = kz_args_get(args, "backend"),
             .models = kz_args_get(args, "model"),
+            .push_only = kz_args_flag(args, "push"),
             .event_clock = strcmp(clock, "event") == 0,
     };
 
