@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "app/role.h"
+#include "app/role_wait.h"
 #include "base/diag.h"
 #include "codec/uuid.h"
 #include "collect/collect.h"
@@ -62,6 +63,8 @@ struct role_collect {
     struct kz_prng ids; /* of events that came without; seeded by the kernel */
 
     struct kz_submission *waiting, **waiting_last;
+    struct kz_waits *waits;
+    struct kz_submission *holding, **holding_last; /* ?wait=, until news are heard */
     size_t flights, unanswered_bytes;
     int64_t refuse_until_ms; /* kz_mono_ms() */
     struct kz_err refusal;
@@ -174,6 +177,12 @@ static void answer(struct role_collect *r, struct flight *f)
         kz_http_respond_error(f->watermark, &f->err);
     for (struct kz_submission *s = f->first, *next; s; s = next) {
         next = s->next;
+        if (s->wait_models && f->code == KZ_OK) {
+            kz_waits_landed(r->waits, s);
+            continue;
+        }
+        if (s->wait_models)
+            kz_waits_forget(r->waits, s);
         s->done(s, f->code, &f->err);
     }
     r->unanswered_bytes -= f->bytes;
@@ -224,6 +233,26 @@ static void take_off(struct role_collect *r)
     publish(r, f, messages, count);
 }
 
+static void push(struct kz_submission ***last, struct kz_submission *submission)
+{
+    submission->next = NULL;
+    **last = submission;
+    *last = &submission->next;
+}
+
+/* Those who wait for predictions, once news of them would be heard, or their time is over. */
+static void release_held(struct role_collect *r)
+{
+    while (r->holding && (kz_waits_hears(r->waits) || kz_mono_us() >= r->holding->wait_until_us)) {
+        struct kz_submission *submission = r->holding;
+
+        r->holding = submission->next;
+        if (!r->holding)
+            r->holding_last = &r->holding;
+        push(&r->waiting_last, submission);
+    }
+}
+
 static void turn(struct kz_role *role)
 {
     struct role_collect *r = role_of(role);
@@ -241,8 +270,17 @@ static void turn(struct kz_role *role)
         r->flights--;
         answer(r, f);
     }
+    release_held(r);
     if (r->waiting && r->flights < FLIGHTS_MAX)
         take_off(r);
+    if (r->stopping)
+        kz_waits_stop(r->waits);
+    kz_waits_turn(r->waits);
+}
+
+static int next_ms(struct kz_role *role)
+{
+    return kz_waits_next_ms(role_of(role)->waits);
 }
 
 /* ---- intake ------------------------------------------------------------------------------------------------ */
@@ -254,9 +292,13 @@ static void submit(struct kz_intake *intake, struct kz_submission *submission)
 
     for (size_t i = 0; i < submission->item_count; i++)
         complete(r, submission->items[i], now_ms);
-    submission->next = NULL;
-    *r->waiting_last = submission;
-    r->waiting_last = &submission->next;
+    if (!submission->wait_models) {
+        push(&r->waiting_last, submission);
+        return;
+    }
+    submission->wait_until_us = kz_mono_us() + (int64_t)submission->wait_timeout_ms * 1000;
+    kz_waits_watch(r->waits, submission);
+    push(kz_waits_hears(r->waits) ? &r->waiting_last : &r->holding_last, submission);
 }
 
 static enum kz_code ready_for(struct kz_intake *intake, struct kz_err *err)
@@ -324,6 +366,9 @@ static enum kz_code open_role(struct kz_role_env *env, struct kz_role **ret_role
     r->intake.ops = &intake_ops;
     r->waiting_last = &r->waiting;
     r->landed_last = &r->landed;
+    r->holding_last = &r->holding;
+    r->waits = kz_waits_new(env);
+    options.query = kz_waits_query(r->waits);
     pthread_mutex_init(&r->lock, NULL);
     kz_random_bytes(&seed, sizeof(seed));
     kz_prng_init(&r->ids, seed);
@@ -342,7 +387,7 @@ static bool stopped(struct kz_role *role)
 {
     const struct role_collect *r = role_of(role);
 
-    return !r->waiting && !r->flights;
+    return !r->waiting && !r->holding && !r->flights && !kz_waits_count(r->waits);
 }
 
 static void close_role(struct kz_role *role)
@@ -350,15 +395,18 @@ static void close_role(struct kz_role *role)
     struct role_collect *r = role_of(role);
     int64_t until_ms = kz_mono_ms() + CLOSE_WAIT_MS;
 
-    while ((r->flights || r->waiting) && kz_mono_ms() < until_ms) {
+    r->stopping = true;
+    while ((r->flights || r->waiting || r->holding) && kz_mono_ms() < until_ms) {
         turn(role);
         usleep(2000);
     }
-    if (r->flights || r->waiting) {
+    if (r->flights || r->waiting || r->holding) {
         kz_diag_warn("the bus has not answered in time: its answers are not waited for", "flights=%zu",
                 r->flights);
         return; /* they come to what is left in memory: the process ends */
     }
+    kz_waits_stop(r->waits);
+    kz_waits_free(r->waits);
     kz_collect_free(r->collect);
     for (unsigned lane = 0; lane < KZ_LANE_COUNT; lane++)
         kz_buf_done(&r->lanes[lane].data);
@@ -425,6 +473,7 @@ const struct kz_role_ops kz_role_collect = {
         .admit = admit,
         .handle = handle,
         .turn = turn,
+        .next_ms = next_ms,
         .counters = counters,
         .backlog = backlog,
         .metrics = metrics,

@@ -1,0 +1,210 @@
+"""All four roles in one process over the backends in memory, asked over HTTP as anybody would."""
+
+import hashlib
+import hmac
+import http.server
+import json
+import socket
+import threading
+
+import pytest
+
+import harness
+from test_actions import Receiver, action
+
+ROLES = ["--role", "collect,process,infer,serve", "--backend", "memory"]
+
+
+def view(number, user="u1", **props):
+    return {"event_id": f"e{number}", "user_id": user, "name": "view", "props": props}
+
+
+def ask(server, *events):
+    answer = server.send(*events, query="?wait=counter&timeout_ms=8000")
+    assert answer["pending"] == [], answer
+    return answer["predictions"]
+
+
+def waiting(server, user="u1"):
+    return server.get(f"/v1/users/{user}/actions").json()["actions"]
+
+
+def test_a_prediction_is_waited_for_and_read(start):
+    server = start(args=ROLES)
+    assert ask(server, view(1, price=2.5))[0]["score"] == 1.0
+    prediction = ask(server, view(2))[0]
+    assert prediction["score"] == 2.0 and prediction["event_id"] == "e2"
+    assert server.get("/v1/users/u1/predictions").json()["predictions"] == [prediction]
+    events = server.get("/v1/users/u1/events").json()["events"]
+    assert [e["event_id"] for e in events] == ["e2", "e1"]
+    page = server.get("/v1/users/u1/events?limit=1").json()
+    assert [e["event_id"] for e in page["events"]] == ["e2"]
+    page = server.get(f"/v1/users/u1/events?limit=1&before={page['next']}").json()
+    assert [e["event_id"] for e in page["events"]] == ["e1"]
+    stages = server.get("/v1/users/u1/events/e1/trace").json()["stages"]
+    request = [s for s in stages if s["stage"] == "request"][0]
+    assert request["end"] == "done" and request["score"] == 1.0
+    assert server.get("/v1/users/nobody/predictions").json()["predictions"] == []
+    assert server.get("/readyz").status == 200
+    assert server.stop(10) == 0
+
+
+def test_what_was_not_triggered_times_out(start):
+    server = start(args=ROLES)
+    answer = server.send({"user_id": "u1", "name": "login"}, query="?wait=counter&timeout_ms=300")
+    assert answer["predictions"] == [] and answer["pending"] == [{"model": "counter", "reason": "timeout"}]
+
+
+def test_a_coupon_is_decided_once_shown_and_acknowledged(start):
+    server = start(yaml=action(), args=ROLES)
+    for number in range(5):
+        ask(server, view(number))
+    coupon = server.wait(lambda: waiting(server), 5, "the coupon")
+    assert len(coupon) == 1 and "KZ10" in json.dumps(coupon[0])
+    ack = f"/v1/users/u1/actions/{coupon[0]['action_id']}/ack"
+    assert server.post(ack, "").status == 200
+    assert waiting(server) == [] and server.post(ack, "").status == 404
+    decisions = server.get("/v1/users/u1/actions?all=1").json()["actions"]
+    assert sorted(d["decision"] for d in decisions) == ["capped"] * 3 + ["deliver"]
+    assert [d["delivery"] for d in decisions if d["decision"] == "deliver"] == ["shown"]
+
+    def told():
+        names = [e["name"] for e in server.get("/v1/users/u1/events").json()["events"]]
+        return "kizashi.action_delivered" in names and "kizashi.action_shown" in names
+
+    server.wait(told, 10, "what the action did in the history")
+    assert ask(server, view(10))[0]["score"] == 6.0  # and features do not see it
+
+
+def test_a_login_brings_the_visitor_s_predictions_along(start):
+    server = start(yaml=action(), args=ROLES)
+    for number in range(2):
+        answer = server.send({"event_id": f"a{number}", "anonymous_id": "device", "name": "view"},
+                             query="?wait=counter&timeout_ms=8000")
+        assert answer["pending"] == []
+    server.wait(lambda: waiting(server, "anonymous:device"), 5, "the visitor's coupon")
+    assert server.post("/v1/identify", {"userId": "bob", "anonymousId": "device"}).status == 200
+    server.wait(lambda: waiting(server, "bob"), 5, "the coupon of who logged in")
+    prediction = server.get("/v1/users/bob/predictions").json()["predictions"][0]
+    assert prediction["score"] == 2.0
+    assert ask(server, view(3, "bob"))[0]["score"] == 3.0
+    decisions = server.get("/v1/users/bob/actions?all=1").json()["actions"]
+    assert sorted(d["decision"] for d in decisions) == ["capped", "deliver"]
+
+
+def test_a_webhook_is_signed_retried_and_keeps_its_key(start):
+    Receiver.got = []
+    receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{receiver.server_port}/hook"
+    server = start(yaml=action(f"{{webhook: {{url: '{url}', secret: 's3cret', body: {{code: KZ10}}}}}}"), args=ROLES)
+    ask(server, view(1))
+    ask(server, view(2))
+    server.wait(lambda: len(Receiver.got) >= 3, 20, "the third attempt")
+    assert len({headers["Idempotency-Key"] for headers, _ in Receiver.got}) == 1
+    headers, body = Receiver.got[-1]
+    signed = f"{headers['Kizashi-Timestamp']}.".encode() + body
+    assert headers["Kizashi-Signature"] == "v1=" + hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
+    assert json.loads(body)["user_id"] == "u1"
+
+    def sent():
+        decisions = server.get("/v1/users/u1/actions?all=1").json()["actions"]
+        return [d for d in decisions if d.get("delivery") == "sent"]
+
+    server.wait(sent, 10, "the end of the delivery")
+    receiver.shutdown()
+
+
+def test_the_stream_shows_predictions_and_coupons_as_they_happen(start):
+    server = start(yaml=action(), args=ROLES)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as stream:
+        stream.sendall(b"GET /v1/users/u1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        text = stream.recv(65536)
+        ask(server, view(1))
+        ask(server, view(2))
+        while b"event: action" not in text or b"KZ10" not in text:
+            piece = stream.recv(65536)
+            assert piece, text
+            text += piece
+    assert text.count(b"event: prediction") == 2
+
+
+FAILING = """
+import os
+
+import kizashi
+
+
+class Counter(kizashi.Model):
+    def predict(self, batch):
+        if not os.path.exists(self.ctx.path + "/mended"):
+            raise ValueError("no luck today")
+        return [float(row[0]) for row in batch.features]
+
+    def load(self, ctx):
+        self.ctx = ctx
+"""
+
+
+def test_a_dead_letter_is_shown_and_tried_again(start):
+    server = start(model=FAILING, args=ROLES)
+    answer = server.send(view(1), query="?wait=counter&timeout_ms=8000")
+    assert answer["pending"] == [{"model": "counter", "reason": "dead_letter"}], answer
+    letters = server.wait(lambda: server.get("/v1/admin/deadletters").json()["dead_letters"], 5, "the letter")
+    assert len(letters) == 1 and letters[0]["code"] == "exception" and "no luck" in letters[0]["reason"]
+    one = server.get(f"/v1/admin/deadletters/{letters[0]['id']}").json()
+    assert "Traceback" in one["reason"]
+    (harness.pathlib.Path(server.project) / "models/counter/mended").write_text("")
+    answer = server.post(f"/v1/admin/deadletters/{letters[0]['id']}/retry", "")
+    assert answer.status == 200 and answer.json()["count"] == 1, answer.body
+    prediction = server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"], 10, "it")
+    assert prediction[0]["event_id"] == "e1"
+    assert server.get("/v1/admin/deadletters").json()["dead_letters"] == []
+
+
+def test_an_operator_pauses_and_resumes(start):
+    server = start(yaml=action(), args=ROLES)
+    url = f"http://127.0.0.1:{server.port}"
+    harness.run("actions", "pause", "--all", "--url", url, check=0)
+    ask(server, view(1))
+    ask(server, view(2))
+    assert waiting(server) == []
+    harness.run("actions", "resume", "--all", "--url", url, check=0)
+    ask(server, view(3))
+    server.wait(lambda: waiting(server), 5, "the coupon")
+    harness.run("models", "pause", "counter", "--url", url, check=0)
+    model = lambda: server.get("/v1/admin/status").json()["models"][0]  # noqa: E731
+    server.wait(lambda: model()["state"] == "paused", 5, "the pause")
+    answer = server.send(view(4), query="?wait=counter&timeout_ms=1500")
+    assert answer["pending"][0]["reason"] == "timeout"
+    harness.run("models", "resume", "counter", "--url", url, check=0)
+    server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 4.0, 10, "it")
+
+
+def test_an_erased_user_is_gone(start):
+    server = start(yaml=action(), args=ROLES)
+    ask(server, view(1))
+    ask(server, view(2))
+    server.wait(lambda: waiting(server), 5, "the coupon")
+    answer = server.request("DELETE", "/v1/users/u1")
+    assert answer.status == 202
+    erasure = answer.json()["erasure_id"]
+    assert server.get("/v1/users/u1/predictions").json()["predictions"] == []
+    assert server.get("/v1/users/u1/events").json()["events"] == []
+    assert waiting(server) == []
+    assert server.get(f"/v1/erasures/{erasure}").json()["state"] in ("running", "done")
+    assert server.get("/v1/erasures/12345").status == 404
+    assert server.stop(10) == 0
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/admin/status", "/v1/admin/top", "/v2/models/counter/ready"])
+def test_numbers_are_there(start, path):
+    server = start(args=ROLES)
+    ask(server, view(1))
+    answer = server.get(path)
+    assert answer.status == 200
+    if path == "/metrics":
+        text = answer.body.decode()
+        for name in ("kizashi_role_infer_requests_total 1", 'kizashi_backlog_messages{role="infer"} 0',
+                     "kizashi_predictions_writes_total 1", "kizashi_requests_done_total 1"):
+            assert name in text, name
