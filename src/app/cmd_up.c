@@ -237,14 +237,8 @@ static enum kz_code listen_on(struct up *up, const char *address, const char *da
             .query = query,
     };
     struct kz_serve_options serve = kz_serve_options_default();
-    const struct kz_push_auth_options push = {
-            .audience = collect.project->backends.gcp.push.audience,
-            .email = collect.project->backends.gcp.push.email,
-            .keys = collect.project->backends.gcp.push.jwks,
-    };
 
-    if (push.audience)
-        KZ_TRY(kz_push_auth_open(&push, &up->push_auth, err));
+    KZ_TRY(kz_push_auth_open_project(collect.project, &up->push_auth, err));
     collect.push_auth = up->push_auth;
     KZ_TRY(kz_auth_open(kz_fs_posix(), data, &up->auth, err));
     KZ_TRY(kz_auth_listen(up->auth, address, err));

@@ -60,6 +60,7 @@ struct role_collect {
     struct kz_role_env *env;
     struct kz_intake intake;
     struct kz_collect *collect;
+    struct kz_push_auth *push_auth; /* NULL: pushes need a key */
     struct kz_prng ids; /* of events that came without; seeded by the kernel */
 
     struct kz_submission *waiting, **waiting_last;
@@ -354,12 +355,15 @@ static bool handle(struct kz_role *role, struct kz_http_request *req)
 static enum kz_code open_role(struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
 {
     static const struct kz_intake_ops intake_ops = {.submit = submit, .ready = ready_for};
-    struct role_collect *r = kz_calloc(1, sizeof(*r));
-    struct kz_collect_options options = {
-            .project = env->project, .intake = &r->intake, .auth = env->auth};
+    struct kz_push_auth *push_auth;
+    struct role_collect *r;
+    struct kz_collect_options options = {.project = env->project, .auth = env->auth};
     uint64_t seed;
 
-    (void)err;
+    KZ_TRY(kz_push_auth_open_project(env->project, &push_auth, err));
+    r = kz_calloc(1, sizeof(*r));
+    options.intake = &r->intake;
+    options.push_auth = r->push_auth = push_auth;
     r->role.ops = &kz_role_collect;
     r->magic = ROLE_COLLECT_MAGIC;
     r->env = env;
@@ -408,6 +412,7 @@ static void close_role(struct kz_role *role)
     kz_waits_stop(r->waits);
     kz_waits_free(r->waits);
     kz_collect_free(r->collect);
+    kz_push_auth_close(r->push_auth);
     for (unsigned lane = 0; lane < KZ_LANE_COUNT; lane++)
         kz_buf_done(&r->lanes[lane].data);
     kz_buf_done(&r->text);

@@ -888,17 +888,12 @@ static enum kz_code open_role(
         struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
 {
     struct role_infer *r = kz_calloc(1, sizeof(*r));
-    const struct kz_push_auth_options push = {
-            .audience = env->project->backends.gcp.push.audience,
-            .email = env->project->backends.gcp.push.email,
-            .keys = env->project->backends.gcp.push.jwks,
-    };
     enum kz_code rc;
 
     init(r, env);
     rc = choose_models(r, env->models, err);
-    if (rc == KZ_OK && push.audience)
-        rc = kz_push_auth_open(&push, &r->push_auth, err);
+    if (rc == KZ_OK)
+        rc = kz_push_auth_open_project(env->project, &r->push_auth, err);
     for (unsigned m = 0; m < r->project.model_count; m++)
         if (!r->ours[m])
             r->models[m].replicas.min = 0; /* never asked, so never started */

@@ -265,6 +265,21 @@ enum kz_code kz_push_auth_open(const struct kz_push_auth_options *options,
     return KZ_OK;
 }
 
+enum kz_code kz_push_auth_open_project(const struct kz_project *project,
+        struct kz_push_auth **ret_auth, struct kz_err *err)
+{
+    const struct kz_push_auth_options options = {
+            .audience = project->backends.gcp.push.audience,
+            .email = project->backends.gcp.push.email,
+            .keys = project->backends.gcp.push.jwks,
+    };
+
+    if (options.audience)
+        return kz_push_auth_open(&options, ret_auth, err);
+    *ret_auth = NULL;
+    return KZ_OK;
+}
+
 void kz_push_auth_close(struct kz_push_auth *auth)
 {
     if (!auth)

@@ -13,7 +13,7 @@
  */
 #pragma once
 
-#include "base/err.h"
+#include "contract/project.h"
 
 struct kz_push_auth;
 
@@ -31,6 +31,10 @@ struct kz_push_auth_options {
 /* Strings are copied. KZ_CONFIG where audience or email is missing, or `keys` would be fetched over
  * a network in the clear. Fetches with the first moment, in a thread. */
 KZ_MUST_USE enum kz_code kz_push_auth_open(const struct kz_push_auth_options *options,
+        struct kz_push_auth **ret_auth, struct kz_err *err);
+/* As the project's backends.gcp.push has it; gives NULL where it says nothing: then pushes need a
+ * key. */
+KZ_MUST_USE enum kz_code kz_push_auth_open_project(const struct kz_project *project,
         struct kz_push_auth **ret_auth, struct kz_err *err);
 void kz_push_auth_close(struct kz_push_auth *auth);
 KZ_DEFINE_FREEP(struct kz_push_auth, kz_push_auth_close)
