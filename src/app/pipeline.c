@@ -11,6 +11,8 @@
 #include "base/hash.h"
 #include "sys/clock.h"
 
+enum { SETTLE_STEP_MS = 1000 };
+
 /* ---- clock, histograms ---------------------------------------------------------------------------- */
 
 int64_t kz_pl_now(struct kz_pipeline *p)
@@ -514,17 +516,20 @@ static void sleep_until_woken(struct kz_pipeline *p, int64_t ms)
 
 enum kz_code kz_pipeline_settle(struct kz_pipeline *p, int64_t timeout_ms, struct kz_err *err)
 {
-    int64_t until_ms = kz_mono_ms() + timeout_ms;
+    int64_t waited_ms = 0, last_ms = kz_mono_ms(), now_ms;
 
-    for (;;) {
+    for (;; last_ms = now_ms) {
         kz_pipeline_turn(p);
         if (p->failed)
             return kz_fail(err, KZ_IO, "%s", p->failure.message);
         if (settled(p))
             return KZ_OK;
-        if (kz_mono_ms() > until_ms)
+        if (waited_ms > timeout_ms)
             return unsettled(p, timeout_ms, err);
         sleep_until_woken(p, 1);
+        /* A machine that stood still meanwhile has given nobody the time to work. */
+        now_ms = kz_mono_ms();
+        waited_ms += KZ_MIN(now_ms - last_ms, (int64_t)SETTLE_STEP_MS);
     }
 }
 

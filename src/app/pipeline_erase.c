@@ -2,7 +2,8 @@
  *
  *   asked     ERASE with the owners that go, and a tombstone for each of their ids; readers see
  *             nothing from here on. The file beside the log notes the tombstones (app/erasures.h).
- *   carried   when two checkpoints lie behind it, sealing leaves the owners' records out
+ *   round     a segment ends, two checkpoints follow; for all that were asked for until then
+ *   carried   sealing leaves out the owners' records from before their word
  *   out       ERASE with DONE
  *   again     at a start, for what the file names and the log does not: it came out of a backup
  */
@@ -14,6 +15,7 @@
 #include "app/pipeline_int.h"
 #include "base/diag.h"
 #include "codec/crypto.h"
+#include "sys/clock.h"
 
 /* ---- carrying it out ------------------------------------------------------------------------------ */
 
@@ -34,28 +36,59 @@ static const struct kz_erase_body *read_erasure(
     return (const void *)(p->record.data + sizeof(struct kz_record));
 }
 
-/* Whether records of an erased owner may lie behind the asking ERASE: somebody came back, or it is
- * a device that somebody else has, too. */
-static bool has_returned(struct kz_pipeline *p, const struct kz_erase_body *body)
+struct going { /* an owner whose records before an address go */
+    uint64_t owner;
+    kz_lsn below;
+};
+
+static int by_going(const void *a, const void *b)
 {
-    for (uint32_t i = 0; i < body->owner_count; i++)
-        if (kz_views_find_owner(p->views,
-                    kz_load_u64((const char *)(body + 1) + i * sizeof(uint64_t))))
-            return true;
-    return false;
+    const struct going *x = a, *y = b;
+
+    if (x->owner != y->owner)
+        return x->owner < y->owner ? -1 : 1;
+    return x->below < y->below ? -1 : x->below > y->below;
 }
 
-/* The owners of erasures that are asked for and not carried out, sorted, and below which address
- * their records go. Of those who are back, what they did since must stay: each of these erasures is
- * carried out by itself, in the segments before its word. Gives how many are open. */
+static void add_going(
+        struct kz_buf *list, const struct kz_erase_body *body, const struct kz_tombstone *stone)
+{
+    for (uint32_t i = 0; i < body->owner_count; i++) {
+        struct going going = {
+                kz_load_u64((const char *)(body + 1) + i * sizeof(uint64_t)), stone->lsn};
+
+        kz_buf_put(list, &going, sizeof(going));
+    }
+}
+
+/* Into upkeep: sorted, of each owner the newest word. */
+static void set_going(struct upkeep *u, struct kz_buf *list)
+{
+    struct going *going = (void *)list->data;
+    size_t count = list->size / sizeof(*going);
+
+    kz_buf_clear(&u->erased);
+    kz_buf_clear(&u->erased_below);
+    if (count)
+        qsort(going, count, sizeof(*going), by_going);
+    for (size_t i = 0; i < count; i++) {
+        if (i + 1 < count && going[i + 1].owner == going[i].owner)
+            continue;
+        kz_buf_u64(&u->erased, going[i].owner);
+        kz_buf_u64(&u->erased_below, going[i].below);
+    }
+}
+
+/* What the next sealing leaves out: of the erasures whose word lies in a segment that is complete and
+ * that both checkpoints lie behind, the owners' records before the word. What they did since stays.
+ * Gives how many erasures are open. */
 size_t kz_pl_collect_erased(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
     struct kz_views_stats stats = kz_views_stats(p->views);
-    const struct kz_tombstone *single = NULL;
+    struct kz_buf list = {0};
     size_t open = 0;
 
-    kz_buf_clear(&u->erased);
     kz_buf_clear(&u->erasures);
     u->seal_below = u->checkpoint_before;
     for (size_t i = 0; i < stats.tombstones; i++) {
@@ -65,30 +98,33 @@ size_t kz_pl_collect_erased(struct kz_pipeline *p)
         if (stone->done_at_ms)
             continue;
         open++;
-        u->erase_lsn = KZ_MAX(u->erase_lsn, stone->lsn);
-        /* Not before everything from before the word can be gone through. */
-        if (stone->lsn >= u->checkpoint_before)
+        if (KZ_LSN_SEGMENT(stone->lsn) >= KZ_LSN_SEGMENT(u->checkpoint_before))
             continue;
         body = read_erasure(p, stone);
-        if (body && has_returned(p, body)) {
-            if (!single || stone->lsn < single->lsn)
-                single = stone;
-            continue;
-        }
         if (body)
-            kz_buf_put(&u->erased, body + 1, body->owner_count * sizeof(uint64_t));
+            add_going(&list, body, stone);
         kz_buf_u64(&u->erasures, stone->seq);
     }
-    if (!u->erasures.size && single) {
-        const struct kz_erase_body *body = read_erasure(p, single);
-
-        kz_buf_put(&u->erased, body + 1, body->owner_count * sizeof(uint64_t));
-        kz_buf_u64(&u->erasures, single->seq);
-        u->seal_below = KZ_MIN(u->seal_below, KZ_LSN(KZ_LSN_SEGMENT(single->lsn), 0));
-    }
-    if (u->erased.size)
-        qsort(u->erased.data, u->erased.size / sizeof(uint64_t), sizeof(uint64_t), kz_pl_by_owner);
+    set_going(u, &list);
+    kz_buf_done(&list);
     return open;
+}
+
+/* What was asked for until now is carried out together: a segment ends here (the word of ours begins
+ * the next), and two checkpoints follow. */
+enum kz_code kz_pl_erase_round(struct kz_pipeline *p, struct kz_err *err)
+{
+    struct upkeep *u = &p->upkeep;
+
+    p->now_ms = kz_pl_now(p);
+    KZ_TRY(kz_pl_commit(p, err));
+    kz_log_roll(p->log);
+    KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
+    KZ_TRY(kz_pl_commit(p, err));
+    u->erasing = true;
+    u->erase_lsn = kz_log_end(p->log);
+    u->erase_ms = kz_mono_ms();
+    return KZ_OK;
 }
 
 /* Those that were carried out by the sealing that has ended. */
@@ -106,7 +142,7 @@ void kz_pl_erasures_done(struct kz_pipeline *p)
                 .reserved = true,
                 .body = kz_str_n(&body, sizeof(body))};
 
-        if (!stone || stone->done_at_ms) /* asked for again: the next round's */
+        if (!stone || stone->done_at_ms)
             continue;
         body.id_hash = stone->id_hash;
         if (kz_pl_put(p, &entry, NULL, NULL, &err) != KZ_OK)
@@ -202,7 +238,7 @@ static enum kz_code bury_ids(struct kz_pipeline *p, const struct going_ids *ids,
 
 /* Stages the word about a user (0: nobody has the id) and what goes with it. `body` has the hash. */
 static enum kz_code say(struct kz_pipeline *p, struct kz_erase_body fixed, uint32_t user,
-        kz_lsn *ret_lsn, uint64_t *ret_seq, struct kz_err *err)
+        uint64_t *ret_seq, struct kz_err *err)
 {
     struct kz_buf body = {0}, concerned = {0};
     struct going_ids ids = {0};
@@ -220,7 +256,7 @@ static enum kz_code say(struct kz_pipeline *p, struct kz_erase_body fixed, uint3
     if (user)
         kz_views_linked_owners(p->views, user, &concerned);
     find_ids(p, body.data + sizeof(fixed), fixed.owner_count, &ids);
-    rc = kz_pl_put(p, &entry, ret_lsn, ret_seq, err);
+    rc = kz_pl_put(p, &entry, NULL, ret_seq, err);
     if (rc == KZ_OK)
         rc = bury_ids(p, &ids, &fixed, err);
     if (rc == KZ_OK)
@@ -238,20 +274,14 @@ enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const c
     struct kz_pipeline *p = kz_pl_of_query(query);
     struct kz_views_place place = kz_views_resolve(p->views, key);
     struct kz_erase_body body = {.id_hash = kz_pl_tombstone_hash(p, key)};
-    kz_lsn lsn;
     uint64_t seq;
 
     p->now_ms = kz_pl_now(p);
     if (!place.index)
         return kz_fail(err, KZ_NOT_FOUND, "nothing is known of this user");
-    /* The word begins a segment of its own, so that all there is of the user lies in complete ones,
-     * which can be sealed without them. */
+    KZ_TRY(kz_pl_group(p, 0, err));
+    KZ_TRY(say(p, body, place.index, &seq, err));
     KZ_TRY(kz_pl_commit(p, err));
-    kz_log_roll(p->log);
-    KZ_TRY(say(p, body, place.index, &lsn, &seq, err));
-    KZ_TRY(kz_pl_commit(p, err));
-    p->upkeep.erasing = true;
-    p->upkeep.erase_lsn = lsn;
     kz_pl_erasures_note(p);
     kz_diag_info("erasure asked for", "erasure=%llu by=%s", (unsigned long long)seq, who);
     *ret_erasure = seq;
@@ -357,7 +387,7 @@ static enum kz_code say_again(struct kz_pipeline *p, const struct kz_buf *unknow
         uint32_t user = owners[i] ? kz_views_find_owner(p->views, owners[i]) : 0;
 
         KZ_TRY(kz_pl_group(p, 0, err));
-        KZ_TRY(say(p, body, user, &p->upkeep.erase_lsn, NULL, err));
+        KZ_TRY(say(p, body, user, NULL, err));
         p->counters.erasures_again_total += user != 0;
     }
     return KZ_OK;
@@ -380,7 +410,6 @@ enum kz_code kz_pl_erasures_open(struct kz_pipeline *p, struct kz_err *err)
     keep_unknown(p, &unknown);
     if (rc == KZ_OK && unknown.size) {
         p->now_ms = kz_pl_now(p);
-        kz_log_roll(p->log);
         rc = say_again(p, &unknown, err);
         if (rc == KZ_OK)
             rc = kz_pl_commit(p, err);

@@ -123,6 +123,7 @@ struct upkeep {
     /* Arguments and results of the work, touched by one side at a time. */
     kz_lsn seal_below;
     struct kz_buf erased; /* uint64_t owners, sorted */
+    struct kz_buf erased_below; /* kz_lsn: what they did at or behind it stays */
     struct kz_buf erasures; /* uint64_t: those that this sealing carries out */
     unsigned sealed, rewritten;
     kz_lsn drop_below;
@@ -137,8 +138,9 @@ struct upkeep {
     kz_lsn checkpoint_pending; /* position of the one the child writes */
     uint64_t checkpoint_log_bytes; /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
-    kz_lsn erase_lsn; /* the newest word of an erasure: both checkpoints have to lie behind it */
-    bool erasing;
+    bool erasing;     /* a round: the words before `erase_lsn` are carried out */
+    kz_lsn erase_lsn; /* both checkpoints have to lie behind it first */
+    int64_t erase_ms; /* when the last round began */
     size_t noted; /* tombstones, in their order, that the file beside the log has as well */
     bool not_noted; /* the last try failed, and it was said */
     enum { CARRY_NOT, CARRY_COPYING, CARRY_USERS, CARRY_SYNCING } carrying;
@@ -330,6 +332,8 @@ KZ_MUST_USE enum kz_code kz_pl_erasures_open(struct kz_pipeline *p, struct kz_er
 void kz_pl_erasures_note(struct kz_pipeline *p);
 /* What is to be left out by the next sealing, into p->upkeep; gives how many erasures are open. */
 size_t kz_pl_collect_erased(struct kz_pipeline *p);
+/* Begins to carry out what was asked for until now. */
+KZ_MUST_USE enum kz_code kz_pl_erase_round(struct kz_pipeline *p, struct kz_err *err);
 /* The sealing has ended well. */
 void kz_pl_erasures_done(struct kz_pipeline *p);
 int kz_pl_by_owner(const void *a, const void *b); /* uint64_t */

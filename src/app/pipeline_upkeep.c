@@ -7,7 +7,7 @@
  *   log grown enough     -> checkpoint (child)
  *   two checkpoints past -> seal the segments before the older one (thread)
  *   too old or too large -> carry forward what is live in the oldest segment, then drop it
- *   erasure asked for    -> roll, two checkpoints, then seal and rewrite without the user
+ *   erasures asked for   -> a segment ends, two checkpoints, then seal and rewrite without the users
  */
 
 #include <errno.h>
@@ -30,6 +30,7 @@ enum {
     CHECKPOINT_EVERY_MS = 300000,     /* where there was anything at all */
     CARRY_SLICE = 2000,               /* users a tick */
     COPY_SLICE = 50000,               /* the same, only looked at */
+    ERASE_EVERY_MS = 5000,            /* a round ends a segment */
     DAY_MS = 86400000,
 };
 
@@ -130,6 +131,7 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
     pthread_mutex_destroy(&u->lock);
     pthread_cond_destroy(&u->wake);
     kz_buf_done(&u->erased);
+    kz_buf_done(&u->erased_below);
     kz_buf_done(&u->erasures);
     kz_buf_done(&u->owners);
 }
@@ -214,13 +216,21 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
     return KZ_OK;
 }
 
+/* One that is not of the last one's seq, in whose place it would come: then an older one, from before
+ * an erasure, would stay. */
+static enum kz_code new_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err *err)
+{
+    KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
+    return kz_pl_checkpoint(p, forked, err);
+}
+
 static void maybe_checkpoint(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
     struct kz_views_stats views = kz_views_stats(p->views);
     struct kz_log_stats stats;
+    bool erasing = u->erasing && u->checkpoint_before <= u->erase_lsn, due;
     uint64_t grown;
-    bool due;
     struct kz_err err;
 
     reap_child(p);
@@ -230,8 +240,8 @@ static void maybe_checkpoint(struct kz_pipeline *p)
     grown = stats.bytes - u->checkpoint_log_bytes;
     due = grown > KZ_MAX(p->project->limits.checkpoint_bytes, 2 * views.bytes) ||
             (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) ||
-            (u->erasing && u->checkpoint_before <= u->erase_lsn);
-    if (due && kz_pl_checkpoint(p, true, &err) != KZ_OK) {
+            erasing;
+    if (due && (erasing ? new_checkpoint(p, true, &err) : kz_pl_checkpoint(p, true, &err)) != KZ_OK) {
         p->counters.checkpoints_failed_total++;
         kz_diag_warn("a checkpoint could not be started", "error=\"%s\"", err.message);
     }
@@ -246,6 +256,7 @@ static void seal_work(struct kz_pipeline *p)
             .below = u->seal_below,
             .segments_max = u->erasing ? UINT_MAX : 1,
             .erased = (const uint64_t *)(void *)u->erased.data,
+            .erased_below = (const kz_lsn *)(void *)u->erased_below.data,
             .erased_count = u->erased.size / sizeof(uint64_t),
     };
 
@@ -566,16 +577,33 @@ static void take_work(struct kz_pipeline *p)
     } else if (u->work == seal_work && u->code == KZ_OK) {
         if (u->sealed || u->rewritten)
             kz_diag_info("segments sealed", "sealed=%u rewritten=%u", u->sealed, u->rewritten);
-        if (u->erasing) {
+        if (u->erasing)
             kz_pl_erasures_done(p);
-            u->erasing = kz_pl_collect_erased(p) > 0;
-        }
+        u->erasing = false;
     } else if (u->work == owners_work && u->code == KZ_OK) {
         carry_start(p);
     } else if (u->work == drop_work && u->code == KZ_OK) {
         kz_diag_info("old segments dropped", "below=%u", KZ_LSN_SEGMENT(u->drop_below));
     }
     set_idle(u);
+}
+
+/* Erasures that are open, after a start too; true while they have the thread or wait for checkpoints. */
+static bool erase_step(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_err err;
+
+    if (u->erasing && u->checkpoint_before <= u->erase_lsn)
+        return true;
+    if (!kz_pl_collect_erased(p))
+        u->erasing = false;
+    else if (u->erasing)
+        start_work(p, seal_work);
+    else if (!u->erase_ms || kz_mono_ms() - u->erase_ms >= ERASE_EVERY_MS)
+        if (kz_pl_erase_round(p, &err) != KZ_OK && !p->failed)
+            kz_diag_warn("erasures have to wait", "error=\"%s\"", err.message);
+    return u->erasing;
 }
 
 void kz_pl_upkeep_tick(struct kz_pipeline *p)
@@ -597,16 +625,11 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
             start_work(p, drop_work);
         return;
     }
-    /* A start with erasures that were not carried out goes on with them. */
-    if (!u->erasing && kz_pl_collect_erased(p) > 0)
-        u->erasing = true;
-    if (u->erasing) {
-        if (u->checkpoint_before <= u->erase_lsn)
-            return;
-        kz_pl_collect_erased(p);
-        start_work(p, seal_work);
-    } else if (can_seal(p, u->checkpoint_before)) {
+    if (erase_step(p))
+        return;
+    if (can_seal(p, u->checkpoint_before)) {
         kz_buf_clear(&u->erased);
+        kz_buf_clear(&u->erased_below);
         kz_buf_clear(&u->erasures);
         u->seal_below = u->checkpoint_before;
         start_work(p, seal_work);
@@ -629,32 +652,24 @@ static void finish_work(struct kz_pipeline *p)
     u->carrying = CARRY_NOT; /* begun again by whoever finds the segment too old again */
 }
 
-/* Erases what is asked for, in this thread. A segment ends when the next frame begins: a word of ours
- * does. Then twice a checkpoint, so that both lie behind what is to be sealed or erased. */
+/* Erases what is asked for, in this thread. */
 static enum kz_code erase_now(struct kz_pipeline *p, struct kz_err *err)
 {
     struct upkeep *u = &p->upkeep;
 
     finish_work(p);
-    p->now_ms = kz_pl_now(p);
-    KZ_TRY(kz_pl_commit(p, err));
-    kz_log_roll(p->log);
-    KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
-    KZ_TRY(kz_pl_checkpoint(p, false, err));
-    KZ_TRY(kz_pl_checkpoint(p, false, err));
+    KZ_TRY(kz_pl_erase_round(p, err));
+    KZ_TRY(new_checkpoint(p, false, err));
+    KZ_TRY(new_checkpoint(p, false, err));
     kz_pl_erasures_note(p);
-    u->erasing = true;
-    for (size_t open = SIZE_MAX, left; (left = kz_pl_collect_erased(p)) < open; open = left) {
-        seal_work(p);
-        if (u->code != KZ_OK) {
-            *err = u->err;
-            return u->code;
-        }
-        kz_pl_erasures_done(p);
-        if (!left)
-            break;
-    }
+    kz_pl_collect_erased(p);
+    seal_work(p);
     u->erasing = false;
+    if (u->code != KZ_OK) {
+        *err = u->err;
+        return u->code;
+    }
+    kz_pl_erasures_done(p);
     return KZ_OK;
 }
 

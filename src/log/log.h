@@ -120,12 +120,13 @@ void kz_log_prefetch_key(struct kz_log *log, uint64_t key);
 void kz_log_roll(struct kz_log *log);
 /* Seals complete segments wholly below `below` into user-sorted compressed ones, one call at most
  * `segments_max`; called from a background thread. Records of owners in `erased` are left out, and
- * already sealed segments below `below` that hold some are rewritten; behind it nothing is touched,
- * so that who was erased and came back keeps what came since. */
+ * already sealed segments below `below` that hold some are rewritten. Who was erased and came back
+ * keeps what came since: records at or behind their `erased_below` stay. */
 struct kz_log_seal {
     kz_lsn below;
     unsigned segments_max;
-    const uint64_t *erased; /* sorted owners, or NULL */
+    const uint64_t *erased; /* sorted owners, each once, or NULL */
+    const kz_lsn *erased_below; /* one for each; NULL: all of their records go */
     size_t erased_count;
     unsigned ret_sealed;     /* out */
     unsigned ret_rewritten;  /* out */

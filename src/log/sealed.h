@@ -118,6 +118,7 @@ struct kz_sealed_params {
     kz_lsn end;
     uint32_t last_crc;
     const uint64_t *erased; /* sorted owners whose records are left out, or NULL */
+    const kz_lsn *erased_below; /* of each: records at or behind this stay; NULL: none does */
     size_t erased_count;
     uint64_t left_out_count; /* by an earlier sealing: what the old header says */
     int level;               /* 0: KZ_SEALED_LEVEL */

@@ -322,13 +322,14 @@ void kz_sealed_writer_free(struct kz_sealed_writer *writer)
 }
 
 /* Owners come in rising order, so one step through the erased ones answers for all. */
-static bool is_erased(struct kz_sealed_writer *writer, uint64_t owner)
+static bool is_erased(struct kz_sealed_writer *writer, uint64_t owner, kz_lsn lsn)
 {
     const struct kz_sealed_params *params = &writer->params;
 
     while (writer->erased_at < params->erased_count && params->erased[writer->erased_at] < owner)
         writer->erased_at++;
-    return writer->erased_at < params->erased_count && params->erased[writer->erased_at] == owner;
+    return writer->erased_at < params->erased_count && params->erased[writer->erased_at] == owner &&
+            (!params->erased_below || lsn < params->erased_below[writer->erased_at]);
 }
 
 static enum kz_code check_next(const struct kz_sealed_writer *writer, kz_lsn lsn,
@@ -356,7 +357,7 @@ enum kz_code kz_sealed_writer_add(struct kz_sealed_writer *writer, kz_lsn lsn,
     char *at;
 
     KZ_TRY(check_next(writer, lsn, record, err));
-    if (is_erased(writer, record->owner)) {
+    if (is_erased(writer, record->owner, lsn)) {
         writer->header.left_out_count++;
         return KZ_OK;
     }

@@ -114,6 +114,7 @@ static enum kz_code seal_raw(struct kz_log *log, const struct kz_segment *seg,
             .at_last_ms = atomic_load_explicit(&seg->at_last_ms, memory_order_relaxed),
             .end = end_of_segment(seg),
             .erased = seal->erased,
+            .erased_below = seal->erased_below,
             .erased_count = seal->erased_count,
     };
     enum kz_code rc;
@@ -136,7 +137,8 @@ static enum kz_code has_erased(const struct kz_segment *seg, const struct kz_log
     bool has = false;
 
     for (size_t i = 0; i < seal->erased_count && !has; i++)
-        KZ_TRY(kz_sealed_has_owner(seg->sealed, seal->erased[i], &has, err));
+        if (!seal->erased_below || seal->erased_below[i] > KZ_LSN(seg->number, 0))
+            KZ_TRY(kz_sealed_has_owner(seg->sealed, seal->erased[i], &has, err));
     *ret_has = has;
     return KZ_OK;
 }
@@ -170,6 +172,7 @@ static enum kz_code rewrite_sealed(struct kz_log *log, const struct kz_segment *
             .last_crc = header->last_crc,
             .left_out_count = header->left_out_count,
             .erased = seal->erased,
+            .erased_below = seal->erased_below,
             .erased_count = seal->erased_count,
     };
     struct copy copy;
@@ -235,7 +238,7 @@ enum kz_code kz_log_seal(struct kz_log *log, struct kz_log_seal *seal, struct kz
     enum kz_code rc;
 
     for (size_t i = 1; i < seal->erased_count; i++)
-        KZ_BUG_ON(seal->erased[i - 1] > seal->erased[i]);
+        KZ_BUG_ON(seal->erased[i - 1] >= seal->erased[i]);
     seal->ret_sealed = 0;
     seal->ret_rewritten = 0;
     kz_log_lock_upkeep(log);

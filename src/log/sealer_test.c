@@ -394,6 +394,62 @@ static void the_erased_go_from_raw_and_from_sealed_segments(void **state)
     free(memory);
 }
 
+struct tally {
+    uint64_t owner;
+    kz_lsn below;
+    unsigned before, since;
+};
+
+static enum kz_code count_owner(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    struct tally *tally = arg;
+
+    if (record->owner == tally->owner)
+        ++*(lsn < tally->below ? &tally->before : &tally->since);
+    return KZ_OK;
+}
+
+/* Twice in a segment: what came before an address in its middle goes, the rest stays and is read. */
+static void who_came_back_keeps_what_came_since(void **state)
+{
+    KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(1);
+    struct kz_log *log = open_log(fs);
+    struct kz_history_reader *reader = kz_log_reader(log);
+    struct memory *memory = kz_calloc(1, sizeof(*memory));
+    struct tally tally = {.owner = owner_number(3)};
+    struct kz_log_seal seal;
+    struct kz_prng prng;
+    struct kz_err err;
+    unsigned since;
+
+    (void)state;
+    kz_prng_init(&prng, 5);
+    write_log(log, &prng);
+    memorise(log, memory);
+    seal = seal_all(log);
+    seal.segments_max = 1; /* so that one is sealed already, and the next is not */
+    must(kz_log_seal(log, &seal, &err), &err);
+    tally.below = memory->lsns[memory->count / 2];
+    must(reader->ops->scan_all(reader, 0, UINT64_MAX, count_owner, &tally, &err), &err);
+    assert_true(tally.before > 0 && tally.since > 0);
+    since = tally.since;
+    seal.erased = &tally.owner;
+    seal.erased_below = &tally.below;
+    seal.erased_count = 1;
+    seal.segments_max = 100;
+    must(kz_log_seal(log, &seal, &err), &err);
+    tally.before = tally.since = 0;
+    must(reader->ops->scan_all(reader, 0, UINT64_MAX, count_owner, &tally, &err), &err);
+    assert_int_equal(tally.before, 0);
+    assert_int_equal(tally.since, since);
+    must(kz_log_seal(log, &seal, &err), &err);
+    assert_true(seal.ret_rewritten <= 1); /* where the address lies, and no segment behind it */
+    kz_log_close(log);
+    assert_sound(fs);
+    forget(memory);
+    free(memory);
+}
+
 static void a_view_outlives_sealing_and_dropping(void **state)
 {
     KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(1);
@@ -754,6 +810,7 @@ int main(void)
             cmocka_unit_test(sealing_changes_nothing_a_reader_sees),
             cmocka_unit_test(only_what_is_wholly_below_is_sealed_or_dropped),
             cmocka_unit_test(the_erased_go_from_raw_and_from_sealed_segments),
+            cmocka_unit_test(who_came_back_keeps_what_came_since),
             cmocka_unit_test(a_view_outlives_sealing_and_dropping),
             cmocka_unit_test(a_raw_segment_with_a_bad_byte_is_not_sealed),
             cmocka_unit_test(sealing_may_be_cut_off_at_every_step),

@@ -469,6 +469,73 @@ static void two_erasures_of_one_id_are_both_carried_out(void **state)
     end(&rig);
 }
 
+struct search {
+    struct rig *rig;
+    const char *what;
+    unsigned found;
+};
+
+static void look_into(void *arg, const char *name)
+{
+    struct search *search = arg;
+    char path[128], *data;
+    size_t size;
+
+    snprintf(path, sizeof(path), "/data/views/%s", name);
+    assert_int_equal(kz_fs_read_all(search->rig->fs, path, 1 << 30, &data, &size, NULL), KZ_OK);
+    search->found += memmem(data, size, search->what, strlen(search->what)) != NULL;
+    free(data);
+}
+
+/* A segment each would fill the disk: one of 256 MiB is made ready for the next. */
+static void many_erasures_end_one_segment(void **state)
+{
+    struct rig rig;
+    uint64_t erasures[40];
+    uint32_t segment;
+    char id[24];
+    struct search search = {.rig = &rig, .what = "leaver-7"};
+
+    (void)state;
+    begin(&rig, 22);
+    rig.project.events.retention_size_bytes = 0;
+    for (unsigned i = 0; i < KZ_ARRAY_COUNT(erasures); i++) {
+        snprintf(id, sizeof(id), "leaver-%u", i);
+        rig_send(&rig, (struct sent){.user_id = id, .props = "{\"x\":\"secret\"}"});
+    }
+    rig_upkeep(&rig);
+    segment = KZ_LSN_SEGMENT(kz_log_end(rig.p->log));
+    for (unsigned i = 0; i < KZ_ARRAY_COUNT(erasures); i++) {
+        snprintf(id, sizeof(id), "leaver-%u", i);
+        rig_send(&rig, (struct sent){.user_id = id, .props = "{\"x\":\"secret\"}"});
+        erasures[i] = erase(&rig, 'u', id);
+        if (i % 2) /* back again at once, in the segment of the word */
+            rig_send(&rig, (struct sent){.user_id = id, .props = "{\"x\":\"since\"}"});
+    }
+    assert_int_equal(KZ_LSN_SEGMENT(kz_log_end(rig.p->log)), segment);
+    assert_int_equal(records_with_secret(&rig), 80);
+    rig_upkeep(&rig);
+    assert_true(KZ_LSN_SEGMENT(kz_log_end(rig.p->log)) <= segment + 2);
+    assert_int_equal(records_with_secret(&rig), 0);
+    for (unsigned i = 0; i < KZ_ARRAY_COUNT(erasures); i++) {
+        assert_true(is_carried_out(&rig, erasures[i]));
+        snprintf(id, sizeof(id), "leaver-%u", i);
+        assert_int_equal(user(&rig, 'u', id) != 0, i % 2);
+        if (i % 2)
+            assert_int_equal(kz_views_user(rig.p->views, user(&rig, 'u', id))->event_count, 1);
+    }
+    rig_again(&rig, true);
+    /* No checkpoint from before is left, the log standing still meanwhile. */
+    rig_send(&rig, (struct sent){.user_id = "leaver-7777"});
+    rig_upkeep(&rig);
+    erase(&rig, 'u', "leaver-7");
+    erase(&rig, 'u', "leaver-7777");
+    rig_upkeep(&rig);
+    assert_int_equal(rig.fs->ops->list(rig.fs, "/data/views", look_into, &search, NULL), KZ_OK);
+    assert_int_equal(search.found, 0);
+    end(&rig);
+}
+
 /* The same in small steps beside the traffic, as it goes on in a server. */
 static void upkeep_beside_traffic_keeps_what_is_live(void **state)
 {
@@ -558,6 +625,7 @@ int main(void)
             cmocka_unit_test(visitors_are_forgotten_and_links_are_not),
             cmocka_unit_test(state_comes_out_the_same_from_whatever_is_left),
             cmocka_unit_test(two_erasures_of_one_id_are_both_carried_out),
+            cmocka_unit_test(many_erasures_end_one_segment),
             cmocka_unit_test(upkeep_beside_traffic_keeps_what_is_live),
             cmocka_unit_test(imported_history_is_not_old_at_once),
     };
