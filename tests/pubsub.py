@@ -9,8 +9,10 @@ PUBSUB_EMULATOR_HOST (tools/with-emulators sets it).
     client.publish("kizashi-shop-events", [{"data": '{"user_id":"u1","name":"view"}'}])
     client.create_subscription("kizashi-shop-actions", "mine")
     messages = client.pull("mine", count=1)
+    with client.refusing(Publish=6) as host: ...      # Pub/Sub at `host` is short of quota for a while
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,6 +57,20 @@ class Client:
             timeout=180)
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @contextlib.contextmanager
+    def refusing(self, **times):
+        """A way to the emulator that answers RESOURCE_EXHAUSTED to the first so many calls of a method.
+
+        The emulator never does, and the service does when it must.
+        """
+        proxy = subprocess.Popen([self.python, __file__, "proxy", json.dumps(times)],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            yield f"127.0.0.1:{int(proxy.stdout.readline())}"
+        finally:
+            proxy.stdin.close()  # it ends with it
+            proxy.wait(timeout=30)
 
     def publish(self, topic, messages):
         """`messages`: dicts of data (text), key and attributes, the latter two optional. Gives ids."""
@@ -119,6 +135,54 @@ def pull(project, subscription, count, timeout):
                                        ack_ids=[r.ack_id for r in answer.received_messages])
 
 
+def proxy(times):
+    import threading
+    from concurrent import futures
+
+    import grpc
+
+    left, lock = json.loads(times), threading.Lock()
+    channel = grpc.insecure_channel(os.environ["PUBSUB_EMULATOR_HOST"])
+
+    def refuse(method, context):
+        name = method.rsplit("/", 1)[1]
+        with lock:
+            refused = left.get(name, 0) > 0
+            left[name] = left.get(name, 0) - 1
+        if refused:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "told to refuse")
+
+    class Forward(grpc.GenericRpcHandler):
+        def service(self, details):
+            method = details.method
+
+            def unary(request, context):
+                refuse(method, context)
+                try:
+                    return channel.unary_unary(method)(request, timeout=context.time_remaining())
+                except grpc.RpcError as error:
+                    context.abort(error.code(), error.details())
+
+            def stream(requests, context):
+                refuse(method, context)
+                call = channel.stream_stream(method)(requests)
+                context.add_callback(call.cancel)
+                try:
+                    yield from call
+                except grpc.RpcError as error:
+                    context.abort(error.code(), error.details())
+
+            if method.endswith("/StreamingPull"):
+                return grpc.stream_stream_rpc_method_handler(stream)
+            return grpc.unary_unary_rpc_method_handler(unary)
+
+    server = grpc.server(futures.ThreadPoolExecutor(16), handlers=[Forward()])
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    server.start()
+    sys.stdin.read()
+    server.stop(None)
+
+
 if __name__ == "__main__":
-    {"publish": publish, "create-subscription": create_subscription, "pull": pull}[sys.argv[1]](
-        *sys.argv[2:])
+    {"publish": publish, "create-subscription": create_subscription, "pull": pull,
+     "proxy": proxy}[sys.argv[1]](*sys.argv[2:])

@@ -6,8 +6,10 @@
  *     bus_peer bench GCP_PROJECT PROJECT COUNT            what COUNT messages cost this process
  *
  * A message is {"data","key"?,"attributes"?}; what was pulled has "id", "attempt" and
- * "published_ms", too. Data is text here. PUBSUB_EMULATOR_HOST says where Pub/Sub is.
+ * "published_ms", too. Data is text here. PUBSUB_EMULATOR_HOST says where Pub/Sub is. The last line
+ * on stderr of publish and pull is what the bus has counted.
  */
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +39,20 @@ static bool find_topic(const char *name, enum kz_topic *ret_topic)
     }
     fprintf(stderr, "no topic is called \"%s\"\n", name);
     return false;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------- */
+
+static void print_stats(struct kz_bus *bus)
+{
+    struct kz_bus_stats stats;
+
+    bus->ops->stats(bus, &stats);
+    fprintf(stderr,
+            "{\"published\":%" PRIu64 ",\"publish_retries\":%" PRIu64 ",\"received\":%" PRIu64
+            ",\"reconnects\":%" PRIu64 ",\"throttled\":%s}\n",
+            stats.published, stats.publish_retries, stats.received, stats.reconnects,
+            stats.throttled ? "true" : "false");
 }
 
 /* ---- publish --------------------------------------------------------------------------------- */
@@ -108,6 +124,7 @@ static int publish(struct kz_bus *bus, enum kz_topic topic)
     while (rc == KZ_OK && (size = getline(&line, &capacity, stdin)) > 0)
         rc = publish_line(bus, topic, kz_str_n(line, (size_t)size), &err);
     free(line);
+    print_stats(bus);
     return rc == KZ_OK ? 0 : complain(&err);
 }
 
@@ -160,6 +177,7 @@ static int pull(struct kz_bus *bus, enum kz_topic topic, const char *name, size_
             count--;
         }
     }
+    print_stats(bus);
     source->ops->close_source(source);
     fflush(stdout);
     return count ? 1 : 0;

@@ -22,12 +22,15 @@ class Bus:
         assert os.access(PEER, os.X_OK), f"{PEER} is missing: build the target bus_peer"
         self.run("create")
 
-    def run(self, command, *args, lines=()):
+    def run(self, command, *args, lines=(), host=None):
+        env = dict(os.environ, PUBSUB_EMULATOR_HOST=host or os.environ["PUBSUB_EMULATOR_HOST"])
         done = subprocess.run([PEER, command, self.gcp_project, "shop", *map(str, args)], check=False,
                               input="".join(json.dumps(line) + "\n" for line in lines),
-                              capture_output=True, text=True, timeout=120 * harness.SLOW)
+                              capture_output=True, text=True, timeout=120 * harness.SLOW, env=env)
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
         assert not harness.REPORTS.search(done.stderr), done.stderr[-4000:]
+        if command != "create":
+            self.stats = json.loads(done.stderr.splitlines()[-1])
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -66,3 +69,21 @@ def test_googles_client_pulls_what_our_bus_publishes(gcp_project):
     assert len({m["id"] for m in came}) == 10
     assert sorted((m["attributes"]["kizashi-key"], m["key"], m["data"]) for m in came) == \
         sorted((m["attributes"]["kizashi-key"], m["key"], m["data"]) for m in sent)
+
+
+def test_short_of_quota_our_bus_backs_off_says_so_and_loses_nothing(gcp_project):
+    client = pubsub.Client(gcp_project)
+    bus = Bus(gcp_project)
+    sent = [{"data": f"message {i}", "key": "lane-1"} for i in range(5)]
+    with client.refusing(Publish=6, StreamingPull=2) as host:
+        bus.run("publish", "events", lines=sent, host=host)
+        assert bus.stats["published"] == 5
+        assert bus.stats["publish_retries"] == 6
+        assert bus.stats["throttled"] is True
+        came = bus.run("pull", "events", "process", 5, host=host)
+        assert [m["data"] for m in came] == [m["data"] for m in sent]
+        assert bus.stats["reconnects"] == 2
+        assert bus.stats["throttled"] is True
+    bus.run("publish", "events", lines=sent)
+    assert bus.stats["publish_retries"] == 0
+    assert bus.stats["throttled"] is False
