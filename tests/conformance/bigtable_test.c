@@ -364,14 +364,17 @@ static void a_call_waits_for_a_short_outage(void **state)
     struct kz_bigtable_options options = options_of(f);
     struct kz_predictions_stats stats;
     struct kz_predictions *other = open_with(f, &options);
+    const int64_t before_ms = kz_mono_ms();
     pthread_t thread;
 
     create(f, f->p);
     emulator_kill(&f->emulator);
     assert_int_equal(pthread_create(&thread, NULL, write_until_there, f), 0);
-    do
+    do {
+        assert_true(kz_mono_ms() - before_ms < 5000);
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
         f->p->ops->stats(f->p, &stats);
-    while (stats.retries < 3);
+    } while (stats.retries < 3);
     emulator_start(&f->emulator);
     assert_int_equal(other->ops->create(other, NULL, NULL, NULL), KZ_OK);
     pthread_join(thread, NULL);
