@@ -27,6 +27,7 @@ void kz_process_armed(const struct kz_views *views, uint32_t user, struct kz_buf
 void kz_process_note_armed(struct kz_process *p)
 {
     kz_buf_clear(&p->before);
+    kz_buf_reserve(&p->before, sizeof(struct kz_store_timer)); /* never NULL */
     for (size_t i = 0; i < p->users.count; i++) {
         struct loaded *loaded = &p->users.items[i];
 

@@ -103,7 +103,8 @@ struct rig_stream {
     size_t count;
 };
 
-static void rig_one(struct kz_prng *random, struct rig_event *e, size_t i, unsigned users)
+static void rig_one(
+        struct kz_prng *random, struct rig_event *e, size_t i, unsigned users, bool links)
 {
     static const char *const names[] = {"view", "view", "view", "cart", "cart", "purchase", "noise"};
     unsigned person = (unsigned)kz_prng_below(random, users);
@@ -117,7 +118,7 @@ static void rig_one(struct kz_prng *random, struct rig_event *e, size_t i, unsig
         snprintf(e->user_id, sizeof(e->user_id), "u%u", person);
     else /* a device; some are shared */
         snprintf(e->anonymous_id, sizeof(e->anonymous_id), "a%u", person + (unsigned)kz_prng_below(random, 2));
-    if (kz_prng_below(random, 12) == 0) {
+    if (links && kz_prng_below(random, 12) == 0) {
         e->identity = kz_prng_below(random, 4) ? KZ_IDENTITY_IDENTIFY : KZ_IDENTITY_ALIAS;
         e->name = e->identity == KZ_IDENTITY_ALIAS ? "alias" : "identify";
         snprintf(e->user_id, sizeof(e->user_id), "u%u", person);
@@ -130,7 +131,8 @@ static void rig_one(struct kz_prng *random, struct rig_event *e, size_t i, unsig
         e->client_ts_ms = e->ts_ms - (int64_t)kz_prng_below(random, 3) * 2 * 24 * 60 * MINUTE - 7;
 }
 
-static struct rig_stream rig_stream(uint64_t seed, size_t count, unsigned users)
+/* `links`: ids are linked to each other, too. */
+static struct rig_stream rig_stream(uint64_t seed, size_t count, unsigned users, bool links)
 {
     struct kz_prng random;
     struct rig_stream stream = {kz_calloc(count, sizeof(struct rig_event)), count};
@@ -148,7 +150,7 @@ static struct rig_stream rig_stream(uint64_t seed, size_t count, unsigned users)
             *e = stream.events[kz_prng_below(&random, i)];
             e->ts_ms = now_ms;
         } else {
-            rig_one(&random, e, i, users);
+            rig_one(&random, e, i, users, links);
         }
     }
     return stream;
@@ -346,4 +348,110 @@ static void rig_run_embedded(const struct rig_stream *stream, int64_t end_ms, st
     kz_fs_sim_free(options.fs);
     kz_sql_close(e.sql.sql);
     qsort(lines->items, lines->count, sizeof(char *), rig_by_text);
+}
+
+/* ---- a store that fails when told to ------------------------------------------------------------------ */
+
+struct trouble {
+    struct kz_store store; /* first */
+    struct kz_store *inner;
+    struct kz_store_ops ops;
+    pthread_mutex_t lock;
+    struct kz_prng dice;
+    unsigned conflicts;    /* one commit in so many ends so; 0 none */
+    unsigned lost_answers; /* commits that come about and say KZ_TIMEOUT */
+    enum kz_code fail;     /* every commit; KZ_OK none */
+};
+static struct trouble *the_trouble; /* a transaction does not lead to its store */
+
+static enum kz_code trouble_begin(struct kz_store *store, struct kz_store_txn **ret, struct kz_err *err)
+{
+    struct kz_store *inner = ((struct trouble *)store)->inner;
+
+    return inner->ops->begin(inner, ret, err);
+}
+
+static bool trouble_roll(struct trouble *t, unsigned one_in)
+{
+    bool hit;
+
+    pthread_mutex_lock(&t->lock);
+    hit = one_in && kz_prng_below(&t->dice, one_in) == 0;
+    pthread_mutex_unlock(&t->lock);
+    return hit;
+}
+
+static enum kz_code trouble_commit(
+        struct kz_store_txn *txn, const struct kz_store_commit *commit, struct kz_err *err)
+{
+    struct trouble *t = the_trouble;
+    enum kz_code rc;
+
+    if (trouble_roll(t, t->conflicts)) {
+        t->inner->ops->rollback(txn);
+        return kz_fail(err, KZ_CONFLICT, "so it was told");
+    }
+    if (__atomic_load_n(&t->fail, __ATOMIC_ACQUIRE) != KZ_OK) {
+        t->inner->ops->rollback(txn);
+        return kz_fail(err, t->fail, "so it was told");
+    }
+    rc = t->inner->ops->commit(txn, commit, err);
+    if (rc == KZ_OK && trouble_roll(t, t->lost_answers))
+        return kz_fail(err, KZ_TIMEOUT, "the answer was lost");
+    return rc;
+}
+
+#define INNER(store) (((struct trouble *)(store))->inner)
+static int64_t trouble_retry(struct kz_store *store)
+{
+    return INNER(store)->ops->retry_ms(INNER(store));
+}
+static struct kz_history_reader *trouble_reader(struct kz_store *store)
+{
+    return INNER(store)->ops->reader(INNER(store));
+}
+static enum kz_code trouble_stones(struct kz_store *store, const uint64_t *hashes, size_t count,
+        struct kz_str *ret, struct kz_buf *out, struct kz_err *err)
+{
+    return INNER(store)->ops->stones(INNER(store), hashes, count, ret, out, err);
+}
+
+static enum kz_code trouble_due(struct kz_store *store, int64_t now_ms, unsigned part,
+        unsigned part_count, size_t max, struct kz_store_timer *ret, size_t *ret_count,
+        int64_t *ret_next_ms, struct kz_err *err)
+{
+    return INNER(store)->ops->due(
+            INNER(store), now_ms, part, part_count, max, ret, ret_count, ret_next_ms, err);
+}
+static enum kz_code trouble_outbox(struct kz_store *store, int64_t before_ms, size_t max,
+        struct kz_store_request *ret, size_t *ret_count, struct kz_buf *out, struct kz_err *err)
+{
+    return INNER(store)->ops->outbox(INNER(store), before_ms, max, ret, ret_count, out, err);
+}
+static enum kz_code trouble_published(struct kz_store *store, const struct kz_store_request *requests,
+        size_t count, struct kz_err *err)
+{
+    return INNER(store)->ops->published(INNER(store), requests, count, err);
+}
+static void trouble_stats(struct kz_store *store, struct kz_store_stats *ret)
+{
+    INNER(store)->ops->stats(INNER(store), ret);
+}
+
+static void trouble_init(struct trouble *t, struct kz_store *inner)
+{
+    *t = (struct trouble){.inner = inner, .ops = *inner->ops};
+    t->ops.begin = trouble_begin;
+    t->ops.commit = trouble_commit;
+    t->ops.retry_ms = trouble_retry;
+    t->ops.reader = trouble_reader;
+    t->ops.stones = trouble_stones;
+    t->ops.due = trouble_due;
+    t->ops.outbox = trouble_outbox;
+    t->ops.published = trouble_published;
+    t->ops.stats = trouble_stats;
+    t->store.ops = &t->ops;
+    kz_prng_init(&t->dice, 5);
+    pthread_mutex_init(&t->lock, NULL);
+    the_trouble = t;
 }

@@ -7,71 +7,6 @@
 
 enum { USERS = 14, EVENTS = 1500 };
 
-/* ---- a store that fails when told to ------------------------------------------------------------------ */
-
-struct trouble {
-    struct kz_store store; /* first */
-    struct kz_store *inner;
-    struct kz_store_ops ops;
-    struct kz_prng dice;
-    unsigned conflicts;    /* one commit in so many ends so; 0 none */
-    unsigned lost_answers; /* commits that come about and say KZ_TIMEOUT */
-    uint64_t commits;
-};
-static struct trouble *the_trouble; /* a transaction does not lead to its store */
-
-static enum kz_code trouble_begin(struct kz_store *store, struct kz_store_txn **ret, struct kz_err *err)
-{
-    struct kz_store *inner = ((struct trouble *)store)->inner;
-
-    return inner->ops->begin(inner, ret, err);
-}
-
-static enum kz_code trouble_commit(
-        struct kz_store_txn *txn, const struct kz_store_commit *commit, struct kz_err *err)
-{
-    struct trouble *t = the_trouble;
-    enum kz_code rc;
-
-    if (t->conflicts && kz_prng_below(&t->dice, t->conflicts) == 0) {
-        t->inner->ops->rollback(txn);
-        return kz_fail(err, KZ_CONFLICT, "so it was told");
-    }
-    rc = t->inner->ops->commit(txn, commit, err);
-    t->commits += rc == KZ_OK;
-    if (rc == KZ_OK && t->lost_answers && kz_prng_below(&t->dice, t->lost_answers) == 0)
-        return kz_fail(err, KZ_TIMEOUT, "the answer was lost");
-    return rc;
-}
-
-#define INNER(store) (((struct trouble *)(store))->inner)
-static int64_t trouble_retry(struct kz_store *store)
-{
-    return INNER(store)->ops->retry_ms(INNER(store));
-}
-static struct kz_history_reader *trouble_reader(struct kz_store *store)
-{
-    return INNER(store)->ops->reader(INNER(store));
-}
-static enum kz_code trouble_stones(struct kz_store *store, const uint64_t *hashes, size_t count,
-        struct kz_str *ret, struct kz_buf *out, struct kz_err *err)
-{
-    return INNER(store)->ops->stones(INNER(store), hashes, count, ret, out, err);
-}
-
-static void trouble_init(struct trouble *t, struct kz_store *inner)
-{
-    *t = (struct trouble){.inner = inner, .ops = *inner->ops};
-    t->ops.begin = trouble_begin;
-    t->ops.commit = trouble_commit;
-    t->ops.retry_ms = trouble_retry;
-    t->ops.reader = trouble_reader;
-    t->ops.stones = trouble_stones;
-    t->store.ops = &t->ops;
-    kz_prng_init(&t->dice, 5);
-    the_trouble = t;
-}
-
 /* ---- taking a stream ------------------------------------------------------------------------------------ */
 
 static struct kz_process *open_process(struct kz_store *store)
@@ -237,7 +172,7 @@ static void requests_and_their_features_are_those_of_the_embedded_pipeline(void 
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 8; seed++) {
-        struct rig_stream stream = rig_stream(seed, EVENTS, USERS);
+        struct rig_stream stream = rig_stream(seed, EVENTS, USERS, true);
         struct rig_event **events = in_order(&stream);
         int64_t end_ms = stream.events[EVENTS - 1].ts_ms + 60 * MINUTE;
         struct kz_store *store = kz_memory_store_new();
@@ -344,7 +279,7 @@ static void everything_twice_and_shuffled_gives_the_same_store_bit_for_bit(void 
 {
     (void)state;
     for (uint64_t seed = 11; seed <= 14; seed++) {
-        struct rig_stream stream = rig_stream(seed, EVENTS, USERS);
+        struct rig_stream stream = rig_stream(seed, EVENTS, USERS, true);
         struct rig_event **events = shuffled(&stream, seed), **twice;
         int64_t end_ms = stream.events[EVENTS - 1].ts_ms + 60 * MINUTE;
         struct kz_store *store = kz_memory_store_new();
@@ -379,7 +314,7 @@ static void everything_twice_and_shuffled_gives_the_same_store_bit_for_bit(void 
 
 static void conflicts_and_lost_answers_change_nothing(void **state)
 {
-    struct rig_stream stream = rig_stream(21, EVENTS, USERS);
+    struct rig_stream stream = rig_stream(21, EVENTS, USERS, true);
     struct rig_event **events = in_order(&stream);
     int64_t end_ms = stream.events[EVENTS - 1].ts_ms + 60 * MINUTE;
     struct kz_store *inner = kz_memory_store_new();
@@ -413,7 +348,7 @@ static void conflicts_and_lost_answers_change_nothing(void **state)
 /* Two processes that take everything both, turn by turn, and both fire every timer. */
 static void two_replicas_that_do_the_same_work_do_it_once(void **state)
 {
-    struct rig_stream stream = rig_stream(31, EVENTS, USERS);
+    struct rig_stream stream = rig_stream(31, EVENTS, USERS, true);
     struct rig_event **events = in_order(&stream);
     int64_t end_ms = stream.events[EVENTS - 1].ts_ms + 60 * MINUTE;
     struct kz_store *store = kz_memory_store_new();
