@@ -95,9 +95,13 @@ static void bucket_remove(struct role_infer *r, struct task *task)
     if (!*at)
         return;
     *at = task->bucket_next;
-    for (struct task *t = *bucket_of(r, task->message.owner); t; t = t->bucket_next)
-        if (t->message.owner == task->message.owner && t->state == TASK_TURN && is_turn(r, t))
+    for (struct task *t = *bucket_of(r, task->message.owner); t; t = t->bucket_next) {
+        if (t->message.owner != task->message.owner)
+            continue;
+        t->stale = true;
+        if (t->state == TASK_TURN && is_turn(r, t))
             work(r, t, TASK_FINISH);
+    }
 }
 
 /* ---- what becomes of a task ---------------------------------------------------------------------- */
@@ -469,6 +473,8 @@ static struct task *next_task(struct role_infer *r)
         struct timespec until;
 
         task = kz_tasks_pop(&r->work);
+        if (task && task->stale)
+            task->row_owner = 0;
         if (task)
             break;
         clock_gettime(CLOCK_MONOTONIC, &until);

@@ -80,6 +80,7 @@ struct task {
     enum kz_request_end end;           /* without a model: EXPIRED, SUPERSEDED, DROPPED; 0 */
     struct kz_user_row row;            /* as read in BEGIN */
     uint64_t row_owner;                /* whose it is; 0: to be read again */
+    bool stale;                        /* another of the user was written since; under the lock */
     unsigned tries;
     int64_t not_before_ms;             /* monotonic */
     int64_t begun_us;

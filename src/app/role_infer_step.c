@@ -243,6 +243,9 @@ static enum kz_code reserve(void *arg, const struct action *action, size_t cap, 
                 RESERVATIONS_MAX);
     KZ_TRY(predictions->ops->reserve(predictions, r.cap, r.id, w->parts->now_ms, since_ms,
             action->def->caps[cap].max, ret_held, err));
+    for (size_t i = 0; i < w->reservation_count; i++)
+        if (w->reservations[i].cap == r.cap)
+            return KZ_OK;
     if (*ret_held)
         w->reservations[w->reservation_count++] = r;
     return KZ_OK;
@@ -259,6 +262,19 @@ static bool is_delivered(const struct worker *w, const struct action *action)
 {
     for (size_t i = 0; i < w->record_count; i++) {
         const struct kz_record *record = record_at(w, i);
+        const struct kz_decision_body *body = (const void *)(record + 1);
+
+        if (record->type == KZ_RECORD_DECISION && body->action == action->name)
+            return body->decision == KZ_DECISION_DELIVER;
+    }
+    return false;
+}
+
+/* The same of what somebody else has written. */
+static bool is_delivered_there(const struct task *task, const struct action *action)
+{
+    for (size_t i = 0; i < task->row.entry_count; i++) {
+        const struct kz_record *record = (const void *)task->row.entries[i].record.ptr;
         const struct kz_decision_body *body = (const void *)(record + 1);
 
         if (record->type == KZ_RECORD_DECISION && body->action == action->name)
@@ -298,6 +314,14 @@ static void settle_reservations(struct worker *w)
             if (!action->def->caps[c].per_user)
                 release(w, action, cap_of(action, c), reservation_id(w->task, action));
     }
+}
+
+/* Somebody else was first, and places have the same ids for both. */
+static void settle_with_theirs(struct worker *w)
+{
+    for (size_t i = 0; i < w->reservation_count; i++)
+        if (!is_delivered_there(w->task, w->reservations[i].action))
+            release(w, w->reservations[i].action, w->reservations[i].cap, w->reservations[i].id);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------ */
@@ -585,7 +609,6 @@ static void begin_journal(struct worker *w)
 
     kz_buf_clear(&w->records);
     w->record_count = 0;
-    w->reservation_count = 0;
     w->early = kz_task_seq(w->task) + 1;
     w->late = root + LATE_AT + PER_RANK * (uint64_t)w->role->ranks[w->task->model];
     w->is_late = false;
@@ -791,6 +814,7 @@ void kz_worker_finish(struct worker *w, struct task *task)
         return;
     }
     w->task = task;
+    w->reservation_count = 0; /* those of all tries are settled at the end */
     for (unsigned tries = 0; tries < TRIES_AT_ONCE && rc == KZ_CONFLICT; tries++) {
         if (tries) {
             task->row_owner = 0;
@@ -803,6 +827,7 @@ void kz_worker_finish(struct worker *w, struct task *task)
         return;
     }
     if (finish == FINISH_DONE_BEFORE) {
+        settle_with_theirs(w);
         publish_again(w, task);
         return;
     }

@@ -119,32 +119,6 @@ static void results_and_decisions_equal_the_embedded_run(void **state)
     rig_project.action_count = action_count;
 }
 
-/* Whoever comes first: in all no more than the cap, and as many as the embedded run delivered. */
-static void a_cap_in_total_holds_over_replicas(void **state)
-{
-    struct rig *rig = rig_new();
-    struct rig_input *in;
-    struct rig_lines have;
-
-    (void)state;
-    make_events(5);
-    in = embedded(rig);
-    assert_int_equal(count_of(&in->lines, " few counter deliver"), 7);
-    assert_true(count_of(&in->lines, " few counter capped") > 0);
-    publish_twice_shuffled(rig, in, 9);
-    rig_open(rig, &kz_role_infer, true);
-    rig_open(rig, &kz_role_infer, true);
-    rig_await_acknowledged(rig, 2 * in->request_count + 2 * in->chained);
-    have = rig_outcomes(rig);
-    assert_int_equal(count_of(&have, " few counter deliver"), 7);
-    assert_int_equal(count_of(&have, " few counter capped"),
-            count_of(&in->lines, " few counter capped"));
-    assert_int_equal(have.count, in->lines.count);
-    rig_lines_done(&have);
-    rig_input_done(in);
-    rig_free(rig);
-}
-
 static struct kz_role *open_faulty(struct rig *rig, struct faults *faults)
 {
     struct kz_bus *bus = rig->bus;
@@ -177,6 +151,37 @@ static void await_done(struct rig *rig, struct rig_input *in)
             count -= KZ_MIN(count, (size_t)backlog.messages);
         }
     } while (count < in->lines.count && kz_mono_ms() < until_ms);
+}
+
+/* Whoever comes first: in all no more than the cap, and as many as the embedded run delivered. A place
+ * that was reserved before a conflict, and is not delivered under after it, is given back. */
+static void a_cap_in_total_holds_over_replicas(void **state)
+{
+    struct rig *rig = rig_new();
+    struct faults *faults = kz_calloc(1, sizeof(*faults));
+    struct rig_input *in;
+    struct rig_lines have;
+
+    (void)state;
+    make_events(5);
+    in = embedded(rig);
+    faults_init(faults, rig);
+    atomic_store(&faults->every, 20);
+    assert_int_equal(count_of(&in->lines, " few counter deliver"), 7);
+    assert_true(count_of(&in->lines, " few counter capped") > 0);
+    publish_twice_shuffled(rig, in, 9);
+    open_faulty(rig, faults);
+    open_faulty(rig, faults);
+    await_done(rig, in);
+    have = rig_outcomes(rig);
+    assert_int_equal(count_of(&have, " few counter deliver"), 7);
+    assert_int_equal(count_of(&have, " few counter capped"),
+            count_of(&in->lines, " few counter capped"));
+    assert_int_equal(have.count, in->lines.count);
+    rig_lines_done(&have);
+    rig_input_done(in);
+    rig_free(rig);
+    free(faults);
 }
 
 /* Conflicts that are none, calls that fail before or after they were carried out, publishing that is

@@ -58,6 +58,7 @@ static struct kz_model_def rig_models[] = {
 static struct kz_cap_def rig_user_cap[] = {
         {.max = 2, .per_user = true, .every_ms = 3600000, .tz = "UTC"}};
 static struct kz_cap_def rig_total_cap[] = {
+        {.max = 1, .per_user = true, .every_ms = 86400000, .tz = "UTC"},
         {.max = 7, .per_user = false, .every_ms = 86400000, .tz = "UTC"}};
 #define RIG_ACTION(action, condition, delivery, ...)                                               \
     {                                                                                              \
@@ -77,8 +78,8 @@ static struct kz_action_def rig_actions[] = {
         RIG_ACTION("topic", "mean.score > 2 OR span.score > 100000", KZ_DELIVER_PUBSUB,
                 .having = "(SELECT count(*) FROM events WHERE name = 'buy') >= 2"),
         RIG_ACTION("shadowed", "span.score >= 0 AND counter.score >= 5", KZ_DELIVER_WEB),
-        RIG_ACTION("few", "counter.score = 6", KZ_DELIVER_WEB, .caps = rig_total_cap,
-                .cap_count = 1),
+        RIG_ACTION("few", "counter.score >= 6", KZ_DELIVER_WEB, .caps = rig_total_cap,
+                .cap_count = 2),
 };
 static struct kz_project rig_project = {
         .name = "rig",
