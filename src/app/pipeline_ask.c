@@ -750,6 +750,34 @@ static bool overtaken(struct kz_pipeline *p, uint32_t user, uint64_t model, uint
     return false;
 }
 
+/* A pending request whose record cannot be read (a sector of the disk is bad): a dead letter says so,
+ * and it ends (P4). */
+static void end_unreadable(struct kz_pipeline *p, unsigned model, uint32_t user,
+        struct backlog_entry entry, const struct kz_err *why)
+{
+    struct kz_user_key key = kz_views_key(p->views, user);
+    struct ending e = {
+            .user = user,
+            .request = entry.request,
+            .request_lsn = entry.lsn,
+            .model = kz_str(p->models[model].def->name),
+            .user_id = key.id,
+            .user_kind = key.kind,
+            .error = kz_str(why->message),
+            .fixed = {.end = KZ_END_DEAD, .computed_at_ms = p->now_ms},
+    };
+    struct kz_err err;
+    kz_lsn result;
+
+    kz_diag_warn("a request cannot be read", "request=%llu error=\"%s\"",
+            (unsigned long long)entry.request, why->message);
+    if (kz_pl_group(p, strlen(why->message), &err) == KZ_OK &&
+            kz_pl_dead_letter(p, KZ_STAGE_FEATURES, entry.request, kz_views_user(p->views, user)->owner,
+                    "unreadable", kz_str(why->message), p->models[model].def->name, KZ_STR_NULL,
+                    &err) == KZ_OK)
+        KZ_IGNORE(put_result(p, &e, &result, &err)); /* a failed log shows at the commit */
+}
+
 static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_entry entry)
 {
     uint32_t user = kz_views_state_user(p->views, entry.owner);
@@ -757,6 +785,7 @@ static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_ent
     const struct kz_record *record;
     kz_lsn at;
     struct kz_infer_job *job;
+    struct kz_err err = {0};
 
     if (!slot)
         return; /* ended or erased meanwhile */
@@ -764,8 +793,10 @@ static void refill_one(struct kz_pipeline *p, unsigned model, struct backlog_ent
     record = p->journal->ops->staged(p->journal, at);
     if (!record) {
         kz_buf_clear(&p->record);
-        if (kz_pl_get(p, user, KZ_CHAIN_NOTES, at, &p->record, NULL) != KZ_OK)
+        if (kz_pl_get(p, user, KZ_CHAIN_NOTES, at, &p->record, &err) != KZ_OK) {
+            end_unreadable(p, model, user, entry, &err);
             return;
+        }
         record = (const struct kz_record *)(void *)p->record.data;
     } else {
         record = kz_record_original(record);

@@ -311,6 +311,47 @@ static void a_dropped_request_of_a_segment_that_is_gone_ends(void **state)
     end(&rig);
 }
 
+static enum kz_code get_fails(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
+        struct kz_buf *out, struct kz_err *err)
+{
+    (void)reader, (void)lsn, (void)owner, (void)out;
+    return kz_fail(err, KZ_IO, "a bad sector");
+}
+
+static void a_request_that_cannot_be_read_ends_as_a_dead_letter(void **state)
+{
+    struct rig rig;
+    struct kz_history_reader_ops ops;
+    struct kz_history_reader failing = {&ops}, *reader;
+    struct kz_query *query;
+    uint64_t count;
+    struct kz_err err = {0};
+
+    (void)state;
+    begin(&rig, 12);
+    rig.project.events.retention_size_bytes = 0;
+    query = kz_pipeline_query(rig.p);
+    assert_int_equal(
+            query->ops->control(query, "pause-model", KZ_STR("slow"), "test", &count, &err), KZ_OK);
+    rig_send(&rig, (struct sent){.user_id = "waiting", .name = "ask"});
+    rig_upkeep(&rig); /* sealed: its record is not at hand any more */
+    assert_int_equal(rig_counters(&rig).requests_pending, 1);
+    reader = rig.p->reader;
+    ops = *reader->ops;
+    ops.get = get_fails;
+    rig.p->reader = &failing;
+    assert_int_equal(
+            query->ops->control(query, "resume-model", KZ_STR("slow"), "test", &count, &err), KZ_OK);
+    assert_int_equal(kz_pipeline_settle(rig.p, 60000, &err), KZ_OK);
+    rig.p->reader = reader;
+    assert_int_equal(rig_counters(&rig).requests_pending, 0);
+    assert_int_equal(rig_counters(&rig).requests_dead_total, 1);
+    assert_int_equal(kz_views_dead_letter_count(rig.p->views), 1);
+    rig_again(&rig, true);
+    assert_int_equal(rig_counters(&rig).requests_pending, 0);
+    end(&rig);
+}
+
 /* Visitors that never come back take no memory once what they did is gone; who is linked stays. */
 static void visitors_are_forgotten_and_links_are_not(void **state)
 {
@@ -622,6 +663,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(what_is_live_outlives_its_segment),
             cmocka_unit_test(a_dropped_request_of_a_segment_that_is_gone_ends),
+            cmocka_unit_test(a_request_that_cannot_be_read_ends_as_a_dead_letter),
             cmocka_unit_test(visitors_are_forgotten_and_links_are_not),
             cmocka_unit_test(state_comes_out_the_same_from_whatever_is_left),
             cmocka_unit_test(two_erasures_of_one_id_are_both_carried_out),
