@@ -1,9 +1,6 @@
 /* What a failure means, and how long to wait after one. */
 #include "backends/spanner/spanner_int.h"
 
-/* Conflicts pass soon: whoever was first is done within some commits. */
-enum { CONFLICT_TRIES_MAX = 4 };
-
 bool kz_sp_session_lost(enum kz_code code, const struct kz_err *err)
 {
     return code == KZ_NOT_FOUND && kz_rpc_status() == KZ_RPC_NOT_FOUND &&
@@ -86,6 +83,6 @@ int64_t kz_sp_retry_ms(struct kz_store *store)
         return 0;
     tries = waiting.tries - 1;
     if (waiting.conflict)
-        tries = KZ_MIN(tries, (unsigned)CONFLICT_TRIES_MAX);
+        tries = KZ_MIN(tries, (unsigned)KZ_SP_CONFLICT_TRIES);
     return KZ_MAX(kz_rpc_backoff_ms(tries), waiting.asked_ms);
 }

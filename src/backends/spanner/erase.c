@@ -239,6 +239,7 @@ enum kz_code kz_sp_stones(struct kz_store *store, const uint64_t *hashes, size_t
             .table = "stones",
             .columns = columns,
             .column_count = KZ_ARRAY_COUNT(columns),
+            .small = true,
             .each = take_stone,
             .again = forget_stones,
             .arg = &stones,

@@ -3,7 +3,7 @@
 
 #include "backends/spanner/spanner_int.h"
 
-enum { PAGE_MIN = 32 };
+enum { PAGE_MIN = 32, SMALL_MAX = 1000 };
 
 static const char *const event_columns[] = {KZ_SP_EVENT_COLUMNS};
 static const char *const note_columns[] = {"lsn", "record"};
@@ -133,6 +133,7 @@ static enum kz_code read_page(struct reading *reading, struct source *source, st
     kz_sp_keys_range(&keys);
     read.keys = kz_sp_keys_set(&keys);
     read.limit = events_max ? (int64_t)KZ_MAX((int64_t)events_max + 1, (int64_t)PAGE_MIN) : 0;
+    read.small = events_max > 0 && events_max <= SMALL_MAX;
     read.each = take_record;
     read.again = forget_page;
     read.arg = reading;
@@ -321,6 +322,7 @@ static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t o
 
         one.chain = (enum kz_chain)chain;
         read.keys = kz_sp_keys_set(&keys);
+        read.small = true;
         read.each = take_one;
         read.again = forget_one;
         read.arg = &one;

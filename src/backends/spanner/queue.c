@@ -176,6 +176,7 @@ static enum kz_code read_shards(struct kz_sp *sp, struct queue *queue, unsigned 
             .columns = queue->columns,
             .column_count = queue->column_count,
             .limit = limit,
+            .small = limit > 0,
             .each = take_row,
             .again = forget_rows,
             .arg = queue,

@@ -75,6 +75,7 @@ struct reading {
     const struct kz_sp_read *read;
     struct kz_sp_rows *rows;
     uint64_t messages;
+    bool streams;
     bool stopped; /* by `each` */
 };
 
@@ -87,43 +88,39 @@ static enum kz_code take_row(void *arg, const struct kz_sp_cell *cells, struct k
     return rc;
 }
 
-static void take_transaction(struct reading *reading, const KZ_SP(PartialResultSet) * message)
+static void take_transaction(struct reading *reading, const KZ_SP(ResultSetMetadata) * metadata)
 {
-    const KZ_SP(ResultSetMetadata) *metadata = message->metadata;
     struct kz_store_txn *txn = reading->txn;
 
     if (txn && !txn->id.size && metadata && metadata->transaction)
         kz_buf_put(&txn->id, metadata->transaction->id.data, metadata->transaction->id.len);
 }
 
-static enum kz_code take_all(
-        struct reading *reading, struct kz_rpc_stream *stream, int64_t wait_ms, struct kz_err *err)
+static enum kz_code take_all(struct reading *reading, struct kz_rpc_stream *stream, int64_t wait_ms,
+        struct kz_err *err)
 {
     for (;;) {
-        ProtobufCMessage *message = NULL;
-        enum kz_code rc = kz_rpc_stream_next(stream, wait_ms, &message, err);
+        ProtobufCMessage *answer = NULL;
+        const KZ_SP(PartialResultSet) * message;
+        enum kz_code rc = kz_rpc_stream_next(stream, wait_ms, &answer, err);
 
         if (rc == KZ_END)
             return kz_sp_rows_end(reading->rows, err);
         KZ_TRY(rc);
+        message = (const void *)answer;
         reading->messages++;
-        take_transaction(reading, (const void *)message);
-        rc = kz_sp_rows_push(reading->rows, (const void *)message, take_row, reading, err);
-        protobuf_c_message_free_unpacked(message, NULL);
+        take_transaction(reading, message->metadata);
+        rc = kz_sp_rows_push(reading->rows, message, take_row, reading, err);
+        protobuf_c_message_free_unpacked(answer, NULL);
         KZ_TRY(rc);
     }
 }
 
-static enum kz_code read_once(struct reading *reading, int64_t wait_ms, struct kz_err *err)
+static enum kz_code read_stream(struct reading *reading, const KZ_SP(ReadRequest) * request,
+        int64_t wait_ms, struct kz_err *err)
 {
-    const struct kz_sp_read *read = reading->read;
     struct kz_sp *sp = reading->sp;
     KZ_AUTO(kz_rpc_stream_closep) struct kz_rpc_stream *stream = NULL;
-    KZ_SP(ReadRequest) request = GOOGLE__SPANNER__V1__READ_REQUEST__INIT;
-    KZ_SP(TransactionSelector) selector = GOOGLE__SPANNER__V1__TRANSACTION_SELECTOR__INIT;
-    KZ_SP(TransactionOptions) mode = GOOGLE__SPANNER__V1__TRANSACTION_OPTIONS__INIT;
-    KZ_SP(TransactionOptions__ReadWrite)
-    read_write = GOOGLE__SPANNER__V1__TRANSACTION_OPTIONS__READ_WRITE__INIT;
     const struct kz_rpc_options options = {
             .method = "/google.spanner.v1.Spanner/StreamingRead",
             .idempotent = true,
@@ -131,6 +128,54 @@ static enum kz_code read_once(struct reading *reading, int64_t wait_ms, struct k
             .resource = sp->database_name,
     };
     enum kz_code rc;
+
+    KZ_TRY(kz_rpc_stream(sp->data, &options, &google__spanner__v1__partial_result_set__descriptor,
+            &stream, err));
+    rc = kz_rpc_stream_write(stream, &request->base, err);
+    if (rc != KZ_OK && rc != KZ_END) /* ended: next() says why */
+        return rc;
+    kz_rpc_stream_half_close(stream);
+    return take_all(reading, stream, wait_ms, err);
+}
+
+static enum kz_code read_whole(struct reading *reading, const KZ_SP(ReadRequest) * request,
+        int64_t wait_ms, struct kz_err *err)
+{
+    struct kz_sp *sp = reading->sp;
+    const struct kz_rpc_options options = {
+            .method = "/google.spanner.v1.Spanner/Read",
+            .timeout_ms = wait_ms,
+            .idempotent = true,
+            .routing = sp->routing,
+            .resource = sp->database_name,
+    };
+    const KZ_SP(ResultSet) * result;
+    ProtobufCMessage *answer = NULL;
+    enum kz_code rc;
+
+    rc = kz_rpc_call(sp->data, &options, &request->base, &google__spanner__v1__result_set__descriptor,
+            &answer, err);
+    /* The service says so of more than 10 MiB. */
+    if (rc == KZ_CONFLICT && kz_rpc_status() == KZ_RPC_FAILED_PRECONDITION) {
+        reading->streams = true;
+        return read_stream(reading, request, wait_ms, err);
+    }
+    KZ_TRY(rc);
+    result = (const void *)answer;
+    take_transaction(reading, result->metadata);
+    rc = kz_sp_rows_take(reading->rows, result, take_row, reading, err);
+    protobuf_c_message_free_unpacked(answer, NULL);
+    return rc;
+}
+
+static enum kz_code read_once(struct reading *reading, int64_t wait_ms, struct kz_err *err)
+{
+    const struct kz_sp_read *read = reading->read;
+    KZ_SP(ReadRequest) request = GOOGLE__SPANNER__V1__READ_REQUEST__INIT;
+    KZ_SP(TransactionSelector) selector = GOOGLE__SPANNER__V1__TRANSACTION_SELECTOR__INIT;
+    KZ_SP(TransactionOptions) mode = GOOGLE__SPANNER__V1__TRANSACTION_OPTIONS__INIT;
+    KZ_SP(TransactionOptions__ReadWrite)
+    read_write = GOOGLE__SPANNER__V1__TRANSACTION_OPTIONS__READ_WRITE__INIT;
 
     if (reading->txn) { /* without a selector: a strong read by itself */
         request.transaction = &selector;
@@ -150,14 +195,10 @@ static enum kz_code read_once(struct reading *reading, int64_t wait_ms, struct k
     request.n_columns = read->column_count;
     request.key_set = read->keys;
     request.limit = read->limit;
+    if (!reading->streams)
+        return read_whole(reading, &request, wait_ms, err);
     request.resume_token = kz_sp_binary(kz_sp_rows_token(reading->rows));
-    KZ_TRY(kz_rpc_stream(sp->data, &options, &google__spanner__v1__partial_result_set__descriptor,
-            &stream, err));
-    rc = kz_rpc_stream_write(stream, &request.base, err);
-    if (rc != KZ_OK && rc != KZ_END) /* ended: next() says why */
-        return rc;
-    kz_rpc_stream_half_close(stream);
-    return take_all(reading, stream, wait_ms, err);
+    return read_stream(reading, &request, wait_ms, err);
 }
 
 /* ---- until it is through ----------------------------------------------------------------- */
@@ -216,7 +257,7 @@ enum kz_code kz_sp_read(struct kz_sp *sp, struct kz_store_txn *txn, const struct
         struct kz_err *err)
 {
     const int64_t started_us = kz_mono_us();
-    struct reading reading = {.sp = sp, .txn = txn, .read = read};
+    struct reading reading = {.sp = sp, .txn = txn, .read = read, .streams = !read->small};
     struct kz_err local = {0};
     enum kz_code rc;
 

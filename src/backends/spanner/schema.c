@@ -315,6 +315,7 @@ static enum kz_code read_version(struct kz_sp *sp, int64_t *ret_version, struct 
             .columns = columns,
             .column_count = 1,
             .keys = &all,
+            .small = true,
             .each = take_version,
             .again = forget_version,
             .arg = &version,

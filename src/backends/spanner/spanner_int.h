@@ -72,6 +72,9 @@ static inline ProtobufCBinaryData kz_sp_binary(struct kz_str s)
 /* Says what a failed call means to whoever called us: the code, where it was, the remedy; notes it
  * for stats. */
 enum kz_code kz_sp_failed(struct kz_sp *sp, enum kz_code code, struct kz_err *err);
+/* Conflicts pass soon, whoever was first is done within some commits: the waits after one grow no
+ * further than behind that many tries. */
+enum { KZ_SP_CONFLICT_TRIES = 4 };
 /* Of a transaction or a commit, for retry_ms() of this thread. */
 void kz_sp_note_failure(struct kz_sp *sp, enum kz_code code);
 void kz_sp_note_commit(struct kz_sp *sp);
@@ -112,6 +115,7 @@ struct kz_sp_read {
     size_t column_count;
     KZ_SP(KeySet) * keys;
     int64_t limit; /* 0: none */
+    bool small;    /* mostly below 10 MiB: one call and no stream, which costs half as much */
     kz_sp_row_fn *each;
     void (*again)(void *arg); /* what was shown is forgotten: it comes once more. NULL: fails */
     void *arg;

@@ -368,6 +368,43 @@ enum kz_code kz_sp_rows_push(struct kz_sp_rows *rows,
     return KZ_OK;
 }
 
+/* A ListValue of as many values as there are columns. */
+static enum kz_code get_row(struct kz_sp_rows *rows, ProtobufCBinaryData data,
+        struct kz_sp_cell *cells, struct kz_err *err)
+{
+    struct kz_cursor c = kz_cursor(kz_str_n(data.data, data.len));
+    size_t count = 0;
+
+    while (c.left) {
+        uint8_t key = kz_cursor_u8(&c);
+        ProtobufCBinaryData value;
+        uint64_t size;
+
+        if (key != LIST_VALUES || !get_varint(&c, &size) || size > c.left ||
+                count == rows->column_count)
+            return kz_fail(err, KZ_CORRUPT, "Spanner sent a row that is none");
+        value = (ProtobufCBinaryData){(size_t)size, (uint8_t *)(uintptr_t)c.ptr};
+        KZ_TRY(get_value(value, &cells[count++], err));
+        (void)kz_cursor_take(&c, (size_t)size);
+    }
+    if (count != rows->column_count)
+        return kz_fail(err, KZ_CORRUPT, "Spanner sent a row of %zu values, %zu were asked for",
+                count, rows->column_count);
+    return KZ_OK;
+}
+
+enum kz_code kz_sp_rows_take(struct kz_sp_rows *rows, const Google__Spanner__V1__ResultSet *answer,
+        kz_sp_row_fn *each, void *arg, struct kz_err *err)
+{
+    struct kz_sp_cell cells[KZ_SP_COLUMNS_MAX];
+
+    for (size_t i = 0; i < answer->n_rows; i++) {
+        KZ_TRY(get_row(rows, answer->rows[i], cells, err));
+        KZ_TRY(show(rows, cells, each, arg, err));
+    }
+    return KZ_OK;
+}
+
 enum kz_code kz_sp_rows_end(const struct kz_sp_rows *rows, struct kz_err *err)
 {
     if (rows->part.count || rows->skip)

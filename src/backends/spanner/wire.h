@@ -76,6 +76,10 @@ KZ_DEFINE_FREEP(struct kz_sp_rows, kz_sp_rows_free)
 KZ_MUST_USE enum kz_code kz_sp_rows_push(struct kz_sp_rows *rows,
         const Google__Spanner__V1__PartialResultSet *message, kz_sp_row_fn *each, void *arg,
         struct kz_err *err);
+/* The same of a whole answer (Read, without a stream). */
+KZ_MUST_USE enum kz_code kz_sp_rows_take(struct kz_sp_rows *rows,
+        const Google__Spanner__V1__ResultSet *answer, kz_sp_row_fn *each, void *arg,
+        struct kz_err *err);
 /* The stream has ended well: KZ_CORRUPT where a row is not complete. */
 KZ_MUST_USE enum kz_code kz_sp_rows_end(const struct kz_sp_rows *rows, struct kz_err *err);
 /* The token to go on behind; empty: none was sent. Borrowed. */

@@ -129,6 +129,8 @@ static enum kz_code commit_alone(struct kz_sp *sp, struct kz_sp_changes *changes
         lost = rc != KZ_OK && kz_sp_session_lost(rc, err);
         again = lost || (rc == KZ_CONFLICT && whatever_others_do && kz_rpc_may_pass(rc));
         kz_sp_session_give(sp, session, lost);
+        if (rc == KZ_CONFLICT)
+            patience.tries = KZ_MIN(patience.tries, (unsigned)KZ_SP_CONFLICT_TRIES);
         if (!again || !kz_rpc_wait(&patience, kz_rpc_retry_ms()))
             return rc;
         atomic_fetch_add(&sp->retries, 1);
