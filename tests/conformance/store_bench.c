@@ -4,8 +4,8 @@
  *
  * A commit as `process` makes it: the states of the users of a batch and the ids of its events are
  * read in a transaction; states, ids, events, a request for every tenth event and a timer for every
- * fifth are put; then the requests are taken out of the outbox. Then histories of 50 events are read.
- * Wall-clock time is the emulator's. Not a test.
+ * fifth are put; then the requests are taken out of the outbox. Then histories of 50 events are
+ * read. Wall-clock time is the emulator's. Not a test.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,8 @@ enum { STATE_SIZE = 400, MESSAGE_SIZE = 400, HISTORY = 50, READS = 2000, READERS
 static const char props[] =
         "{\"product_id\":\"1005115\",\"category\":\"electronics.smartphone\",\"brand\":\"apple\","
         "\"price\":975.57,\"currency\":\"EUR\",\"url\":\"https://shop.example/p/1005115?ref=list\","
-        "\"position\":7,\"list\":\"search\",\"query\":\"phone\",\"referrer\":\"https://shop.example/\"}";
+        "\"position\":7,\"list\":\"search\",\"query\":\"phone\",\"referrer\":\"https://"
+        "shop.example/\"}";
 
 static void must(enum kz_code rc, const struct kz_err *err)
 {
@@ -43,8 +44,7 @@ static double cpu_us(void)
 
 static struct kz_record *event(uint64_t owner, kz_lsn lsn, unsigned number)
 {
-    struct kz_record head = {
-            .type = KZ_RECORD_EVENT, .owner = owner, .seq = lsn, .at_ms = NOW};
+    struct kz_record head = {.type = KZ_RECORD_EVENT, .owner = owner, .seq = lsn, .at_ms = NOW};
     const struct kz_value columns[] = {
             {.type = KZ_TYPE_FLOAT, .real = 975.57},
             {.type = KZ_TYPE_TEXT, .text = kz_str_n(props + 15, 7)},
@@ -107,8 +107,8 @@ static struct batch *batch_new(unsigned count, struct kz_prng *prng)
 
         b->records[i] = (struct kz_store_record){lsn, event(owner, lsn, number)};
         b->ids[i].owner = owner;
-        b->ids[i].id = kz_str_n(id, (size_t)snprintf(id, 64, "uuser-0123456789%c3f2a9c7e-%08x", 0,
-                                            number));
+        b->ids[i].id = kz_str_n(
+                id, (size_t)snprintf(id, 64, "uuser-0123456789%c3f2a9c7e-%08x", 0, number));
         b->timers[i] = (struct kz_store_timer){owner, 7, NOW + (int64_t)number};
         b->requests[i] =
                 (struct kz_store_request){owner, lsn, kz_str_n(b->message, sizeof(b->message))};
@@ -134,10 +134,17 @@ static void batch_free(struct batch *b)
 
 static void commit(struct kz_store *store, struct batch *b)
 {
-    const struct kz_store_commit what = {.users = b->put, .user_count = b->users, .ids = b->ids,
-            .id_count = b->count, .records = b->records, .record_count = b->count,
-            .timers = b->timers, .timer_count = b->count / 5, .requests = b->requests,
-            .request_count = b->count / 10, .now_ms = NOW};
+    const struct kz_store_commit what = {.users = b->put,
+            .user_count = b->users,
+            .ids = b->ids,
+            .id_count = b->count,
+            .records = b->records,
+            .record_count = b->count,
+            .timers = b->timers,
+            .timer_count = b->count / 5,
+            .requests = b->requests,
+            .request_count = b->count / 10,
+            .now_ms = NOW};
     struct kz_store_txn *txn;
     struct kz_err err = {0};
 
@@ -204,8 +211,11 @@ static void bench_reads(struct kz_store *store)
     wall = kz_mono_us();
     for (unsigned i = 0; i < READS; i++) {
         const struct kz_source source = {i % READERS + 1, UINT64_MAX};
-        const struct kz_history_query query = {.sources = &source, .source_count = 1,
-                .chain = KZ_CHAIN_EVENTS, .as_of = UINT64_MAX, .events_max = HISTORY,
+        const struct kz_history_query query = {.sources = &source,
+                .source_count = 1,
+                .chain = KZ_CHAIN_EVENTS,
+                .as_of = UINT64_MAX,
+                .events_max = HISTORY,
                 .since_ms = INT64_MIN};
         struct kz_history_rows rows;
 

@@ -96,8 +96,8 @@ static void take_transaction(struct reading *reading, const KZ_SP(ResultSetMetad
         kz_buf_put(&txn->id, metadata->transaction->id.data, metadata->transaction->id.len);
 }
 
-static enum kz_code take_all(struct reading *reading, struct kz_rpc_stream *stream, int64_t wait_ms,
-        struct kz_err *err)
+static enum kz_code take_all(
+        struct reading *reading, struct kz_rpc_stream *stream, int64_t wait_ms, struct kz_err *err)
 {
     for (;;) {
         ProtobufCMessage *answer = NULL;
@@ -153,8 +153,8 @@ static enum kz_code read_whole(struct reading *reading, const KZ_SP(ReadRequest)
     ProtobufCMessage *answer = NULL;
     enum kz_code rc;
 
-    rc = kz_rpc_call(sp->data, &options, &request->base, &google__spanner__v1__result_set__descriptor,
-            &answer, err);
+    rc = kz_rpc_call(sp->data, &options, &request->base,
+            &google__spanner__v1__result_set__descriptor, &answer, err);
     /* The service says so of more than 10 MiB. */
     if (rc == KZ_CONFLICT && kz_rpc_status() == KZ_RPC_FAILED_PRECONDITION) {
         reading->streams = true;

@@ -293,8 +293,9 @@ static void part_cells(const struct part *part, struct kz_sp_cell *cells)
     size_t at = 0;
 
     for (size_t i = 0; i < part->count; i++) {
-        cells[i] =
-                (struct kz_sp_cell){kz_str_n(part->bytes.data + at, part->sizes[i]), part->null[i]};
+        const char *text = part->sizes[i] ? part->bytes.data + at : NULL;
+
+        cells[i] = (struct kz_sp_cell){kz_str_n(text, part->sizes[i]), part->null[i]};
         at += part->sizes[i];
     }
 }
