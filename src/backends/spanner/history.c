@@ -1,9 +1,10 @@
 /* Reading a user's records by key range, newest first, and all records by time. */
 #include <stdlib.h>
 
+#include "backends/spanner/sort.h"
 #include "backends/spanner/spanner_int.h"
 
-enum { PAGE_MIN = 32, SMALL_MAX = 1000 };
+enum { PAGE_MIN = 32, SMALL_MAX = 1000, SORT_MEMORY = 128 << 20 };
 
 static const char *const event_columns[] = {KZ_SP_EVENT_COLUMNS};
 static const char *const note_columns[] = {"lsn", "record"};
@@ -347,32 +348,24 @@ static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t o
 struct everything {
     enum kz_chain chain;
     kz_lsn from, until;
-    struct list list;
+    struct kz_sp_sort *sort;
     struct kz_arena arena;
     struct kz_buf scratch;
 };
 
+/* The table is led by owners, so all of it is read, whatever the time that is asked for. */
 static enum kz_code take_any(void *arg, const struct kz_sp_cell *cells, struct kz_err *err)
 {
     struct everything *all = arg;
-    struct found found;
+    const struct kz_record *record;
+    kz_lsn lsn;
 
-    KZ_TRY(kz_sp_get_u64(&cells[0], &found.lsn, err));
-    if (found.lsn < all->from || found.lsn >= all->until)
+    KZ_TRY(kz_sp_get_u64(&cells[0], &lsn, err));
+    if (lsn < all->from || lsn >= all->until)
         return KZ_OK;
-    KZ_TRY(get_record(
-            all->chain, cells, &all->scratch, &all->arena, &found.lsn, &found.record, err));
-    add(&all->list, found);
-    return KZ_OK;
-}
-
-static int by_address(const void *a, const void *b)
-{
-    const struct found *x = a, *y = b;
-
-    if (x->lsn != y->lsn)
-        return x->lsn < y->lsn ? -1 : 1;
-    return x->record->owner < y->record->owner ? -1 : x->record->owner > y->record->owner;
+    kz_arena_reset(&all->arena);
+    KZ_TRY(get_record(all->chain, cells, &all->scratch, &all->arena, &lsn, &record, err));
+    return kz_sp_sort_add(all->sort, lsn, record, err);
 }
 
 static enum kz_code scan_all(struct kz_history_reader *reader, kz_lsn from, kz_lsn until,
@@ -384,6 +377,7 @@ static enum kz_code scan_all(struct kz_history_reader *reader, kz_lsn from, kz_l
     enum kz_code rc = KZ_OK;
 
     set.all = true;
+    all.sort = kz_sp_sort_new(SORT_MEMORY);
     kz_arena_init(&all.arena, 0);
     for (int chain = 0; chain < KZ_CHAIN_COUNT && rc == KZ_OK; chain++) {
         struct kz_sp_read read = read_of((enum kz_chain)chain);
@@ -394,11 +388,9 @@ static enum kz_code scan_all(struct kz_history_reader *reader, kz_lsn from, kz_l
         read.arg = &all;
         rc = kz_sp_read(sp_of(reader), NULL, &read, err);
     }
-    if (all.list.count)
-        qsort(all.list.items, all.list.count, sizeof(*all.list.items), by_address);
-    for (size_t i = 0; i < all.list.count && rc == KZ_OK; i++)
-        rc = each(arg, all.list.items[i].lsn, all.list.items[i].record);
-    free(all.list.items);
+    if (rc == KZ_OK)
+        rc = kz_sp_sort_each(all.sort, each, arg, err);
+    kz_sp_sort_free(all.sort);
     kz_arena_done(&all.arena);
     kz_buf_done(&all.scratch);
     return rc;

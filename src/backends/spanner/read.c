@@ -222,8 +222,10 @@ static enum kz_code try_again(struct reading *reading, enum kz_code rc, struct k
 {
     bool lost = kz_sp_session_lost(rc, err), again;
 
-    if (lost && reading->txn && reading->txn->id.size)
+    if (lost && reading->txn && reading->txn->id.size) {
+        reading->txn->lost = reading->txn->over = true;
         return kz_fail(err, KZ_CONFLICT, "the service forgot the session of the transaction");
+    }
     kz_sp_rows_resume(reading->rows, &again);
     if (again && !reading->read->again)
         return kz_fail(err, KZ_UNAVAILABLE, "a read was lost and cannot go on where it was");

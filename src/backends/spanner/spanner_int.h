@@ -165,6 +165,7 @@ struct kz_store_txn {
     struct kz_buf id; /* empty until the first read has begun it */
     struct kz_arena arena;
     bool over; /* nothing is left to be rolled back */
+    bool lost; /* the service has forgotten the session */
 };
 enum kz_code kz_sp_begin(struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err);
 enum kz_code kz_sp_read_users(

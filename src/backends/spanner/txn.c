@@ -291,7 +291,7 @@ void kz_sp_rollback(struct kz_store_txn *txn)
     KZ_CHECK_MAGIC(txn, TXN_MAGIC);
     if (txn->session && txn->id.size && !txn->over)
         roll_back(txn);
-    kz_sp_session_give(txn->sp, txn->session, false);
+    kz_sp_session_give(txn->sp, txn->session, txn->lost);
     kz_buf_done(&txn->id);
     kz_arena_done(&txn->arena);
     txn->magic = 0;

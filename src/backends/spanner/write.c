@@ -112,6 +112,17 @@ static enum kz_code commit_once(struct kz_sp *sp, struct kz_sp_session *session,
     return KZ_OK;
 }
 
+static enum kz_code commit_begun(struct kz_sp *sp, struct kz_store_txn *txn,
+        struct kz_sp_changes *changes, struct kz_err *err)
+{
+    struct kz_str id = kz_buf_view(&txn->id);
+    enum kz_code rc = commit_once(sp, txn->session, id, changes, sp->timeout_ms, err);
+
+    if (rc != KZ_OK && kz_sp_session_lost(rc, err))
+        txn->lost = txn->over = true;
+    return rc;
+}
+
 /* Tried again while a conflict with others, or a session that is gone, is all that is in the way.
  */
 static enum kz_code commit_alone(struct kz_sp *sp, struct kz_sp_changes *changes,
@@ -154,7 +165,7 @@ enum kz_code kz_sp_commit(struct kz_sp *sp, struct kz_store_txn *txn, struct kz_
     if (!rows && !(txn && txn->id.size))
         rc = KZ_OK; /* nothing was read, nothing is put */
     else if (txn && txn->id.size)
-        rc = commit_once(sp, txn->session, kz_buf_view(&txn->id), changes, sp->timeout_ms, err);
+        rc = commit_begun(sp, txn, changes, err);
     else
         rc = commit_alone(sp, changes, !txn, err);
     atomic_fetch_add(&sp->commit_us_total, (uint64_t)(kz_mono_us() - started_us));
