@@ -18,6 +18,8 @@ struct faults {
     atomic_uint calls, injected;
     atomic_uint every;   /* one of so many calls fails; 0: none */
     atomic_bool no_news; /* nothing of it can be published */
+    atomic_bool rivals;  /* who delivers `few` finds that somebody else has, to the same user */
+    atomic_uint rival_writes;
 };
 
 static struct faults *faults_of(struct kz_predictions *p)
@@ -51,11 +53,46 @@ static enum kz_code faults_read(struct kz_predictions *p, uint64_t owner,
     return f->rows->ops->read(f->rows, owner, what, ret_row, err);
 }
 
+static bool faults_delivers_few(const struct kz_entry *entries, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct kz_record *record = (const void *)entries[i].record.ptr;
+        const struct kz_decision_body *body = (const void *)(record + 1);
+
+        if (entries[i].type == KZ_RECORD_DECISION && body->decision == KZ_DECISION_DELIVER &&
+                body->action == kz_name_hash(KZ_STR("few")))
+            return true;
+    }
+    return false;
+}
+
+/* The state that the writer comes to, but by another request: what it counts is the same. */
+static void faults_rival(struct faults *f, uint64_t owner, struct kz_str expected, struct kz_str state)
+{
+    KZ_AUTO(kz_views_freep) struct kz_views *views = kz_views_new_small();
+    struct kz_rowstate row = {0};
+    struct kz_rowstate_encode what = {.views = views, .before = &row};
+    struct kz_buf theirs = {0};
+    struct kz_err err;
+
+    assert_int_equal(kz_rowstate_decode(state, &row, &err), KZ_OK);
+    assert_int_equal(kz_rowstate_apply(views, owner, row.key, &row, NULL, NULL, 0, NULL,
+                             &what.user, &err),
+            KZ_OK);
+    kz_rowstate_encode(&what, &theirs);
+    if (f->rows->ops->write(f->rows, owner, expected, kz_buf_view(&theirs), NULL, 0, &err) == KZ_OK)
+        atomic_fetch_add(&f->rival_writes, 1);
+    kz_buf_done(&theirs);
+    kz_rowstate_done(&row);
+}
+
 static enum kz_code faults_write(struct kz_predictions *p, uint64_t owner, struct kz_str expected,
         struct kz_str state, const struct kz_entry *entries, size_t entry_count, struct kz_err *err)
 {
     struct faults *f = faults_of(p);
 
+    if (atomic_load(&f->rivals) && faults_delivers_few(entries, entry_count))
+        faults_rival(f, owner, expected, state);
     if (faults_strike(f))
         return kz_fail(err, KZ_CONFLICT, "injected");
     if (faults_strike(f))

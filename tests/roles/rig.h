@@ -389,7 +389,8 @@ static void rig_wake(void *arg)
     (void)arg;
 }
 
-static struct rig *rig_new(void)
+/* Not `ordered`: one user's requests may be with several roles at once. */
+static struct rig *rig_new_with(bool ordered)
 {
     struct rig *rig = kz_calloc(1, sizeof(*rig));
     struct kz_memory_bus_options options = {0};
@@ -397,6 +398,8 @@ static struct rig *rig_new(void)
             kz_role_subscriptions(&rig_project, &options.subscription_count);
     struct kz_err err;
 
+    for (size_t i = 0; i < options.subscription_count; i++)
+        subscriptions[i].ordered &= ordered;
     options.subscriptions = subscriptions;
     assert_int_equal(kz_memory_bus_open(&options, &rig->bus, &err), KZ_OK);
     free(subscriptions);
@@ -404,6 +407,11 @@ static struct rig *rig_new(void)
     rig->predictions = kz_memory_predictions_new();
     assert_int_equal(kz_words_open(rig->predictions, &rig->words, &err), KZ_OK);
     return rig;
+}
+
+static inline struct rig *rig_new(void)
+{
+    return rig_new_with(true);
 }
 
 static struct kz_role *rig_open(struct rig *rig, const struct kz_role_ops *ops, bool event_clock)
