@@ -84,6 +84,34 @@ static void start_emulator(void)
     posix_spawnattr_destroy(&attributes);
 }
 
+static bool listens(void)
+{
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+            .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+            .sin_port = htons((uint16_t)emulator.port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool there = connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0;
+
+    close(fd);
+    return there;
+}
+
+/* On a port of its own: another process may have taken the one that was free. */
+static void start_emulator_anew(void)
+{
+    int64_t until_ms = kz_mono_ms() + 2 * DEADLINE_MS;
+
+    do {
+        if (!emulator.pid || waitpid(emulator.pid, NULL, WNOHANG) == emulator.pid) {
+            emulator.port = free_port();
+            start_emulator();
+        }
+        nanosleep(&(struct timespec){0, 50000000}, NULL);
+    } while (!listens() && kz_mono_ms() < until_ms);
+    assert_true(listens());
+    snprintf(emulator.host, sizeof(emulator.host), "127.0.0.1:%u", emulator.port);
+}
+
 static void signal_emulator(int number)
 {
     assert_true(emulator.pid > 0);
@@ -113,9 +141,7 @@ static int open_rig(void **state)
     *state = rig;
     if (!find_emulator())
         return 0;
-    emulator.port = free_port();
-    snprintf(emulator.host, sizeof(emulator.host), "127.0.0.1:%u", emulator.port);
-    start_emulator();
+    start_emulator_anew();
     rig_must(kz_rpc_open(&rig->rpc, &err), &err);
     options = rig_options(rig);
     options.emulator = emulator.host;
@@ -429,6 +455,44 @@ static void test_killed_and_back_it_says_what_is_missing_and_goes_on_once_it_is_
     rig_end(own);
 }
 
+/* The emulator numbers acknowledgement ids from 1 again, so an old one would be another message's.
+ */
+static void test_what_was_held_before_cannot_acknowledge_what_came_after(void **state)
+{
+    enum { COUNT = 3 };
+    struct rig *rig = RIG(state);
+    struct kz_bus *bus = rig->bus;
+    struct kz_bus_source *source = rig_source(bus, KZ_TOPIC_REQUESTS, "infer");
+    struct kz_bus_delivery *old[COUNT], *new[COUNT];
+    int64_t until_ms;
+    struct kz_err err;
+    size_t have = 0, more;
+
+    for (unsigned i = 0; i < COUNT; i++)
+        rig_publish_text(bus, KZ_TOPIC_REQUESTS, "old");
+    assert_int_equal(rig_pull(source, old, COUNT, DEADLINE_MS), COUNT);
+    kill_emulator();
+    start_emulator();
+    assert_int_equal(await_pull_error(source, &err), KZ_NOT_FOUND);
+    rig_must(bus->ops->create(bus, NULL, NULL, &err), &err);
+    for (unsigned i = 0; i < COUNT; i++)
+        rig_publish_text(bus, KZ_TOPIC_REQUESTS, "new");
+    for (until_ms = kz_mono_ms() + DEADLINE_MS; have < COUNT && kz_mono_ms() < until_ms;
+            have += more) {
+        more = 0;
+        KZ_IGNORE(source->ops->pull(source, new + have, COUNT - have, 100, &more, NULL));
+    }
+    assert_int_equal(have, COUNT);
+    source->ops->ack(source, old, COUNT);
+    rig_end(source); /* which sends the last acknowledgements */
+    source = rig_source(bus, KZ_TOPIC_REQUESTS, "infer");
+    assert_int_equal(rig_pull(source, new, COUNT, DEADLINE_MS), COUNT);
+    for (unsigned i = 0; i < COUNT; i++)
+        assert_true(kz_str_is(new[i]->data, "new"));
+    source->ops->ack(source, new, COUNT);
+    rig_end(source);
+}
+
 int main(void)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, open_rig, close_rig)
@@ -436,6 +500,7 @@ int main(void)
             T(test_stopped_for_some_seconds_under_load_nothing_is_lost),
             T(test_while_it_is_stopped_no_more_is_taken_than_may_be_under_way),
             T(test_it_can_be_closed_while_it_is_stopped),
+            T(test_what_was_held_before_cannot_acknowledge_what_came_after),
             T(test_killed_and_back_it_says_what_is_missing_and_goes_on_once_it_is_there),
     };
 

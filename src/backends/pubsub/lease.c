@@ -3,6 +3,7 @@
  *
  * K1  An id is in one list until a call with it has succeeded, has failed for good, or the
  *     source is closed: what is lost comes again.
+ *     Ids of an earlier life of the subscription are not sent.
  * K2  A lease is extended when less than half of it is left; they are looked at four times a
  *     lease.
  */
@@ -28,6 +29,7 @@ enum call_kind { CALL_ACK, CALL_NACK, CALL_EXTEND };
 struct call {
     struct kz_ps_source *source;
     enum call_kind kind;
+    unsigned life;
     size_t count;
     char *ids[]; /* owned but for CALL_EXTEND */
 };
@@ -54,12 +56,29 @@ void kz_ps_settle(struct kz_ps_source *source, struct kz_ps_held *held, bool ack
     bool was_idle = !ids->count;
     int64_t due_ms = kz_mono_ms() + (acknowledge ? ACK_WAIT_MS : NACK_WAIT_MS);
 
-    put_id(ids, kz_take(&held->message->ack_id), due_ms);
+    if (held->life == source->life)
+        put_id(ids, kz_take(&held->message->ack_id), due_ms);
     if (was_idle || ids->due_ms == 0)
         pthread_cond_signal(&source->work);
     google__pubsub__v1__received_message__free_unpacked(held->message, NULL);
     held->magic = 0;
     free(held);
+}
+
+static void drop_ids(struct kz_ps_ids *ids)
+{
+    while (ids->count)
+        free(ids->items[--ids->count]);
+    ids->due_ms = INT64_MAX;
+}
+
+void kz_ps_forget(struct kz_ps_source *source)
+{
+    pthread_mutex_lock(&source->lock);
+    source->life++;
+    drop_ids(&source->acks);
+    drop_ids(&source->nacks);
+    pthread_mutex_unlock(&source->lock);
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -89,7 +108,7 @@ static void on_called(
         source->lease_scan_ms = KZ_MIN(source->lease_scan_ms, kz_mono_ms() + RETRY_MS);
     }
     for (size_t i = 0; i < call->count && call->kind != CALL_EXTEND; i++) {
-        if (again && !source->finish)
+        if (again && !source->finish && call->life == source->life)
             put_id(ids, call->ids[i], kz_mono_ms() + RETRY_MS);
         else
             free(call->ids[i]);
@@ -110,7 +129,7 @@ static void start(struct kz_ps_source *source, struct call *call)
             .method = call->kind == CALL_ACK ? "/google.pubsub.v1.Subscriber/Acknowledge"
                                              : "/google.pubsub.v1.Subscriber/ModifyAckDeadline",
             .timeout_ms = source->finish ? LAST_CALL_MS : CALL_MS,
-            .idempotent = true,
+            .once = true, /* K1: what fails goes back into the list */
             .routing = source->routing,
     };
 
@@ -128,7 +147,7 @@ static struct call *new_call(struct kz_ps_source *source, enum call_kind kind, s
 {
     struct call *call = kz_malloc(sizeof(*call) + most * sizeof(call->ids[0]));
 
-    *call = (struct call){.source = source, .kind = kind};
+    *call = (struct call){.source = source, .kind = kind, .life = source->life};
     return call;
 }
 
@@ -163,7 +182,8 @@ static void extend_leases(struct kz_ps_source *source)
 
         TAILQ_FOREACH(held, lists[i], place)
         {
-            if (!source->extend_all && held->lease_until_ms - now_ms >= lease_ms / 2)
+            if (held->life != source->life ||
+                    (!source->extend_all && held->lease_until_ms - now_ms >= lease_ms / 2))
                 continue;
             if (!call)
                 call = new_call(source, CALL_EXTEND, KZ_MIN(left, (size_t)CALL_IDS_MAX));

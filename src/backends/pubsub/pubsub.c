@@ -270,6 +270,7 @@ static enum kz_code start(
             .connection_count = options->connection_count ? options->connection_count : CONNECTIONS,
     };
 
+    ps->is_emulator = target.emulator && target.emulator[0];
     KZ_TRY(kz_rpc_connect(options->rpc, &target, &ps->channel, err));
     return kz_ps_publisher_open(ps, options, &ps->publisher, err);
 }

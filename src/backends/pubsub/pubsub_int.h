@@ -49,6 +49,7 @@ struct kz_ps {
     size_t subscription_count;
     unsigned attempts_max;
     int64_t timeout_ms;
+    bool is_emulator;
     struct kz_rpc_channel *channel;
     struct kz_ps_publisher *publisher;
 
@@ -115,6 +116,7 @@ struct kz_ps_held {
     uint32_t magic;
     struct kz_bus_delivery delivery;
     KZ_PUBSUB(ReceivedMessage) * message;
+    unsigned life;          /* of its subscription, as in its source */
     int64_t lease_until_ms; /* monotonic; as asked for */
     TAILQ_ENTRY(kz_ps_held) place;
 };
@@ -157,11 +159,14 @@ struct kz_ps_source {
     enum kz_code broken; /* somebody has to mend it; KZ_OK: nobody */
     struct kz_err broken_err;
 
-    struct kz_ps_ids acks, nacks;
-    int64_t lease_scan_ms; /* when to look at leases, monotonic */
-    bool extend_all;       /* the last extension failed */
-    unsigned calls;        /* under way */
-    bool finish;           /* the keeper: send everything, then end */
+    /* Counts the lives of the subscription: ids of an earlier one mean nothing, or, in the
+     * emulator, which numbers from 1 again, other messages. */
+    unsigned life;
+    struct kz_ps_ids acks, nacks; /* of this life */
+    int64_t lease_scan_ms;        /* when to look at leases, monotonic */
+    bool extend_all;              /* the last extension failed */
+    unsigned calls;               /* under way */
+    bool finish;                  /* the keeper: send everything, then end */
 };
 enum { KZ_PS_SOURCE_MAGIC = 0x70737372, KZ_PS_HELD_MAGIC = 0x70736865 };
 
@@ -184,3 +189,5 @@ void kz_ps_read(void *source);
 void kz_ps_keep(void *source);
 /* Under the source's lock. Takes the id out of `held` and frees it. */
 void kz_ps_settle(struct kz_ps_source *source, struct kz_ps_held *held, bool acknowledge);
+/* The subscription has another life: what is held can only be forgotten. */
+void kz_ps_forget(struct kz_ps_source *source);

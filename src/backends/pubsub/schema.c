@@ -104,8 +104,7 @@ static enum kz_code create_subscription(
 {
     KZ_PUBSUB(Subscription) request = GOOGLE__PUBSUB__V1__SUBSCRIPTION__INIT;
     KZ_PUBSUB(Duration)
-    retention = GOOGLE__PUBSUB__V1__DURATION__INIT,
-    first = retention, last = retention;
+    retention = GOOGLE__PUBSUB__V1__DURATION__INIT, first = retention, last = retention;
     KZ_PUBSUB(RetryPolicy) retry = GOOGLE__PUBSUB__V1__RETRY_POLICY__INIT;
     KZ_PUBSUB(DeadLetterPolicy) dead = GOOGLE__PUBSUB__V1__DEAD_LETTER_POLICY__INIT;
     KZ_PUBSUB(ExpirationPolicy) never = GOOGLE__PUBSUB__V1__EXPIRATION_POLICY__INIT;

@@ -71,6 +71,7 @@ static void take(struct kz_ps_source *source, KZ_PUBSUB(StreamingPullResponse) *
         held = kz_calloc(1, sizeof(*held));
         held->magic = KZ_PS_HELD_MAGIC;
         held->message = message;
+        held->life = source->life;
         held->lease_until_ms = lease_until_ms;
         fill(held);
         if (!is_for(source, &held->delivery)) {
@@ -254,6 +255,9 @@ void kz_ps_read(void *arg)
         wait_ms = passes && rc != KZ_LIMIT ? kz_rpc_backoff_ms(tries) : PATIENT_WAIT_MS;
         if (!lived || !passes)
             set_unwell(source, rc, passes, &err);
+        /* An emulator that cannot be reached has died, and forgets. */
+        if (rc == KZ_NOT_FOUND || (rc == KZ_UNAVAILABLE && !lived && source->ps->is_emulator))
+            kz_ps_forget(source);
         if (rc == KZ_NOT_FOUND && source->is_own)
             KZ_IGNORE(kz_ps_create_own(source->ps, source->options.topic, source->name, OWN_MS,
                     NULL)); /* the next stream tells */
