@@ -49,7 +49,8 @@
     X(grpc_server_request_call)                                                                    \
     X(grpc_server_start)                                                                           \
     X(grpc_slice_from_copied_buffer)                                                               \
-    X(grpc_slice_malloc)
+    X(grpc_slice_malloc)                                                                           \
+    X(grpc_ssl_server_credentials_create)
 
 static struct {
 #define X(function) __typeof__(function) *function;
@@ -190,21 +191,23 @@ static void peer_script(struct peer_call *call, const Kizashi__Rpc__Any *request
     peer_end(call, (int)status, retry_ms);
 }
 
-static void peer_metadata(struct peer_call *call)
+/* The value of that key; empty: there is none. */
+static struct kz_str peer_get(const struct peer_call *call, const char *key)
 {
-    struct kz_buf params = {0}, prefix = {0};
-
     for (size_t i = 0; i < call->metadata.count; i++) {
         const grpc_metadata *m = &call->metadata.metadata[i];
-        struct kz_str key = kz_str_n(GRPC_SLICE_START_PTR(m->key), GRPC_SLICE_LENGTH(m->key));
 
-        if (kz_str_is(key, "x-goog-request-params"))
-            kz_buf_put(&params, GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value));
-        if (kz_str_is(key, "google-cloud-resource-prefix"))
-            kz_buf_put(&prefix, GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value));
+        if (kz_str_is(kz_str_n(GRPC_SLICE_START_PTR(m->key), GRPC_SLICE_LENGTH(m->key)), key))
+            return kz_str_n(GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value));
     }
-    kz_buf_char(&params, '\0');
-    peer_send(call, params.data, prefix.data, prefix.size);
+    return KZ_STR_NULL;
+}
+
+static void peer_metadata(struct peer_call *call, const char *key, const char *value_key)
+{
+    struct kz_str first = peer_get(call, key), second = peer_get(call, value_key);
+
+    peer_send(call, kz_strndup(first.ptr ? first.ptr : "", first.size), second.ptr, second.size);
     peer_end(call, 0, 0);
 }
 
@@ -237,7 +240,9 @@ static void peer_serve(struct peer_call *call, const char *method, const Kizashi
     if (strcmp(method, "Script") == 0)
         return peer_script(call, request);
     if (strcmp(method, "Metadata") == 0)
-        return peer_metadata(call);
+        return peer_metadata(call, "x-goog-request-params", "google-cloud-resource-prefix");
+    if (strcmp(method, "Token") == 0)
+        return peer_metadata(call, "authorization", "");
     if (strcmp(method, "Flood") == 0)
         return peer_flood(call, request);
     if (strcmp(method, "Hold") == 0) {
@@ -294,6 +299,35 @@ static void peer_load(void)
 #undef X
 }
 
+static char *peer_file(const char *directory, const char *name)
+{
+    struct kz_buf path = {0}, text = {0};
+    FILE *file;
+    int c;
+
+    kz_buf_printf(&path, "%s/%s", directory, name);
+    kz_buf_char(&path, '\0');
+    file = fopen(path.data, "r");
+    KZ_BUG_ON(!file);
+    while ((c = fgetc(file)) != EOF)
+        kz_buf_char(&text, (char)c);
+    kz_buf_char(&text, '\0');
+    return text.data;
+}
+
+/* Plain text, or TLS with the key.pem and cert.pem in the directory that KZ_PEER_TLS names. */
+static grpc_server_credentials *peer_credentials(void)
+{
+    const char *directory = getenv("KZ_PEER_TLS");
+    grpc_ssl_pem_key_cert_pair pair;
+
+    if (!directory)
+        return peer.grpc_insecure_server_credentials_create();
+    pair.private_key = peer_file(directory, "key.pem");
+    pair.cert_chain = peer_file(directory, "cert.pem");
+    return peer.grpc_ssl_server_credentials_create(NULL, &pair, 1, 0, NULL);
+}
+
 /* Serves at 127.0.0.1:PORT (0: any free one), says the port on stdout, and ends with its parent. */
 KZ_NORETURN static void peer_main(int wanted_port)
 {
@@ -302,15 +336,14 @@ KZ_NORETURN static void peer_main(int wanted_port)
     char address[32];
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* if the test is killed */
+    setenv("GRPC_VERBOSITY", "NONE", 1); /* what it is told to do is no news */
     peer_load();
     peer.grpc_init();
     server = peer.grpc_server_create(NULL, NULL);
     queue = peer.grpc_completion_queue_create_for_next(NULL);
     peer.grpc_server_register_completion_queue(server, queue, NULL);
     snprintf(address, sizeof(address), "127.0.0.1:%d", wanted_port);
-    dprintf(1, "%d\n",
-            peer.grpc_server_add_http2_port(
-                    server, address, peer.grpc_insecure_server_credentials_create()));
+    dprintf(1, "%d\n", peer.grpc_server_add_http2_port(server, address, peer_credentials()));
     peer.grpc_server_start(server);
     for (;;) {
         struct peer_call *call = kz_calloc(1, sizeof(*call));
