@@ -368,6 +368,42 @@ static void test_it_can_be_closed_while_it_is_stopped(void **state)
     outcome_free(&outcome);
 }
 
+/* Where the connection itself hangs, nothing that is waited for ever comes. */
+static void test_it_can_be_closed_where_nobody_answers(void **state)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct rig *rig = rig_new(true);
+    struct kz_pubsub_options options;
+    struct kz_bus_source *source;
+    struct kz_bus_delivery *d;
+    socklen_t size = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    char host[32];
+    int64_t before_ms;
+    struct kz_err err;
+    size_t count = 0;
+
+    (void)state;
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
+    assert_int_equal(listen(fd, 16), 0); /* and never accept() */
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+    snprintf(host, sizeof(host), "127.0.0.1:%u", ntohs(address.sin_port));
+    rig_must(kz_rpc_open(&rig->rpc, &err), &err);
+    options = rig_options(rig);
+    options.emulator = host;
+    rig_must(kz_pubsub_open(&options, &rig->bus, &err), &err);
+    source = rig_source(rig->bus, KZ_TOPIC_REQUESTS, "infer");
+    rig_must(source->ops->pull(source, &d, 1, 300, &count, &err), &err);
+    assert_int_equal(count, 0);
+    before_ms = kz_mono_ms();
+    rig_end(source);
+    rig->bus->ops->close(rig->bus);
+    assert_true(kz_mono_ms() - before_ms < 3000);
+    kz_rpc_close(rig->rpc);
+    close(fd);
+    free(rig);
+}
+
 /* ---- killed, and back without its topics ----------------------------------------------------- */
 
 static enum kz_code publish_once(struct kz_bus *bus, enum kz_topic topic, struct kz_err *ret_err)
@@ -497,6 +533,7 @@ int main(void)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, open_rig, close_rig)
     const struct CMUnitTest tests[] = {
+            cmocka_unit_test(test_it_can_be_closed_where_nobody_answers),
             T(test_stopped_for_some_seconds_under_load_nothing_is_lost),
             T(test_while_it_is_stopped_no_more_is_taken_than_may_be_under_way),
             T(test_it_can_be_closed_while_it_is_stopped),

@@ -156,7 +156,8 @@ struct kz_ps_source {
     size_t ready_count, given_count;
     uint64_t ready_bytes, given_bytes;
     bool closing;
-    enum kz_code broken; /* somebody has to mend it; KZ_OK: nobody */
+    struct kz_rpc_stream *opening; /* the reader's, while nothing bounds how long that takes */
+    enum kz_code broken;           /* somebody has to mend it; KZ_OK: nobody */
     struct kz_err broken_err;
 
     /* Counts the lives of the subscription: ids of an earlier one mean nothing, or, in the

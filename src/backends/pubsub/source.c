@@ -189,6 +189,8 @@ static void stop_threads(struct kz_ps_source *source)
 {
     pthread_mutex_lock(&source->lock);
     source->closing = true;
+    if (source->opening)
+        kz_rpc_stream_cancel(source->opening);
     pthread_cond_signal(&source->room);
     pthread_mutex_unlock(&source->lock);
     kz_thread_join(&source->reader);

@@ -149,6 +149,41 @@ static bool wait_for_room(struct kz_ps_source *source)
 
 /* ---- one stream ------------------------------------------------------------------------------ */
 
+/* false: the source is closing. */
+static bool set_opening(struct kz_ps_source *source, struct kz_rpc_stream *stream)
+{
+    bool closing;
+
+    pthread_mutex_lock(&source->lock);
+    source->opening = stream;
+    closing = source->closing;
+    pthread_mutex_unlock(&source->lock);
+    return !closing;
+}
+
+static enum kz_code send_request(
+        struct kz_ps_source *source, struct kz_rpc_stream *stream, struct kz_err *err)
+{
+    KZ_PUBSUB(StreamingPullRequest)
+    request = GOOGLE__PUBSUB__V1__STREAMING_PULL_REQUEST__INIT;
+    ProtobufCMessage *none = NULL;
+    enum kz_code rc;
+
+    request.subscription = source->name;
+    request.stream_ack_deadline_seconds = (int32_t)(source->options.lease_ms / 1000);
+    request.client_id = source->client_id;
+    request.max_outstanding_messages = source->options.messages_max;
+    request.max_outstanding_bytes = (int64_t)source->options.bytes_max;
+    rc = kz_rpc_stream_write(stream, &request.base, err);
+    if (rc != KZ_END)
+        return rc;
+    rc = kz_rpc_stream_next(stream, -1, &none, err);
+    protobuf_c_message_free_unpacked(none, NULL);
+    return rc == KZ_OK || rc == KZ_END
+                   ? kz_fail(err, KZ_UNAVAILABLE, "the stream ended before it began")
+                   : rc;
+}
+
 static enum kz_code open_stream(
         struct kz_ps_source *source, struct kz_rpc_stream **ret_stream, struct kz_err *err)
 {
@@ -156,27 +191,14 @@ static enum kz_code open_stream(
             .method = "/google.pubsub.v1.Subscriber/StreamingPull",
             .routing = source->routing,
     };
-    KZ_PUBSUB(StreamingPullRequest)
-    request = GOOGLE__PUBSUB__V1__STREAMING_PULL_REQUEST__INIT;
     KZ_AUTO(kz_rpc_stream_closep) struct kz_rpc_stream *stream = NULL;
     enum kz_code rc;
 
     KZ_TRY(kz_rpc_stream(source->ps->channel, &options,
             &google__pubsub__v1__streaming_pull_response__descriptor, &stream, err));
-    request.subscription = source->name;
-    request.stream_ack_deadline_seconds = (int32_t)(source->options.lease_ms / 1000);
-    request.client_id = source->client_id;
-    request.max_outstanding_messages = source->options.messages_max;
-    request.max_outstanding_bytes = (int64_t)source->options.bytes_max;
-    rc = kz_rpc_stream_write(stream, &request.base, err);
-    if (rc == KZ_END) {
-        ProtobufCMessage *none = NULL;
-
-        rc = kz_rpc_stream_next(stream, -1, &none, err);
-        protobuf_c_message_free_unpacked(none, NULL);
-        if (rc == KZ_OK || rc == KZ_END)
-            rc = kz_fail(err, KZ_UNAVAILABLE, "the stream ended before it began");
-    }
+    rc = set_opening(source, stream) ? send_request(source, stream, err)
+                                     : kz_fail(err, KZ_UNAVAILABLE, "the source is being closed");
+    (void)set_opening(source, NULL); /* whoever waits for closing looks himself */
     if (rc == KZ_OK)
         *ret_stream = kz_take(&stream);
     return rc;
