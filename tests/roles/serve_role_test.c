@@ -301,7 +301,11 @@ static void a_user_s_predictions_and_deliveries_are_found_and_acknowledged(void 
     assert_int_equal(count, 2); /* delivered, shown */
     d->rig->bus->ops->close_source(told);
 
-    /* Three predictions and one action were heard of. */
+    /* Three predictions and one action are heard of. */
+    for (int64_t until_ms = kz_mono_ms() + WAIT_MS; heard < 4 && kz_mono_ms() < until_ms;) {
+        d->serve->ops->turn(d->serve);
+        usleep(1000);
+    }
     assert_int_equal(heard, 4);
     d->query->ops->unsubscribe(d->query, &subscription);
     undeploy(d);
