@@ -9,7 +9,7 @@
  *
  * Threads  any, each stream's next() one at a time and its write() one at a time. Callbacks come on
  *          the completion thread of the kz_rpc and must not block, nor close anything of this file.
- * Life     streams, then channels, then the kz_rpc. fork() only before kz_rpc_open().
+ * Life     streams, then channels, then the kz_rpc. A fork() behind kz_rpc_open() must exec.
  * Fails    with the code that stands for the server's status (the table in rpc/status.c): ABORTED,
  *          ALREADY_EXISTS and FAILED_PRECONDITION are all KZ_CONFLICT, told apart by
  *          kz_rpc_status(); CANCELLED is KZ_UNAVAILABLE, INTERNAL and UNKNOWN are KZ_IO. The
