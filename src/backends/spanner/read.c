@@ -127,14 +127,9 @@ static enum kz_code read_stream(struct reading *reading, const KZ_SP(ReadRequest
             .routing = sp->routing,
             .resource = sp->database_name,
     };
-    enum kz_code rc;
 
-    KZ_TRY(kz_rpc_stream(sp->data, &options, &google__spanner__v1__partial_result_set__descriptor,
-            &stream, err));
-    rc = kz_rpc_stream_write(stream, &request->base, err);
-    if (rc != KZ_OK && rc != KZ_END) /* ended: next() says why */
-        return rc;
-    kz_rpc_stream_half_close(stream);
+    KZ_TRY(kz_rpc_stream_request(sp->data, &options, &request->base,
+            &google__spanner__v1__partial_result_set__descriptor, &stream, err));
     return take_all(reading, stream, wait_ms, err);
 }
 
