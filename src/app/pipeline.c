@@ -17,10 +17,21 @@ enum { SETTLE_STEP_MS = 1000 };
 
 int64_t kz_pl_now(struct kz_pipeline *p)
 {
-    int64_t now_ms = p->options.virtual_clock ? p->virtual_ms : kz_clock_ms();
+    int64_t now_ms = p->options.virtual_clock ? p->virtual_ms : kz_clock_ms(), slow_ms;
 
-    /* Records never go back in time, whatever the machine's clock does. */
-    return KZ_MAX(now_ms, p->now_ms);
+    if (now_ms >= p->now_ms || p->options.virtual_clock) {
+        p->behind.since_ms = 0;
+        return KZ_MAX(now_ms, p->now_ms);
+    }
+    /* Records never go back in time, whatever the machine's clock does, or windows over a history
+     * would not hold. Nor does time stand still, or no timer would fire: it goes on, slower, until
+     * the clock has caught up. */
+    if (!p->behind.since_ms) {
+        p->behind.since_ms = kz_mono_ms();
+        p->behind.from_ms = p->now_ms;
+    }
+    slow_ms = p->behind.from_ms + (kz_mono_ms() - p->behind.since_ms) * 9 / 10;
+    return KZ_MAX(slow_ms, p->now_ms);
 }
 
 void kz_pl_observe(struct kz_histogram *histogram, int64_t us)
@@ -618,6 +629,19 @@ static enum kz_code apply_one(void *arg, kz_lsn lsn, const struct kz_record *rec
     return kz_views_apply(p->views, lsn, record, &p->failure);
 }
 
+/* Our clock's time of the newest record; 0 for none. */
+static int64_t newest_ms(struct kz_log *log)
+{
+    size_t count;
+    struct kz_log_segment_info *segments = kz_log_segments(log, &count);
+    int64_t at_ms = 0;
+
+    for (size_t i = 0; i < count; i++)
+        at_ms = KZ_MAX(at_ms, segments[i].at_last_ms);
+    free(segments);
+    return at_ms;
+}
+
 /* Checkpoint, then the records after it. */
 static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
 {
@@ -659,7 +683,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
         return kz_wrap(err, "reading the log after the checkpoint");
     p->seq = recovery.seq_last;
     p->upkeep.checkpoint_at = info.position;
-    p->now_ms = kz_views_clock_ms(p->views);
+    p->now_ms = KZ_MAX(kz_views_clock_ms(p->views), newest_ms(p->log));
     p->virtual_ms = p->now_ms;
     kz_diag_info("log opened",
             "segments=%zu sealed=%zu seq=%llu users=%llu checkpoint=%llu torn_bytes=%llu ms=%lld",

@@ -176,6 +176,10 @@ struct kz_pipeline {
 
     int64_t now_ms;     /* our clock, of this turn */
     int64_t virtual_ms; /* where options.virtual_clock */
+    struct { /* the machine's clock has gone back */
+        int64_t since_ms; /* by the monotonic clock; 0: it has not */
+        int64_t from_ms;  /* our time then */
+    } behind;
     uint64_t seq;       /* the last one written here */
     uint64_t staged_bytes, released_bytes; /* ever; the difference is not known to be on disk */
     bool failed;        /* the log has stopped; `failure` says why */

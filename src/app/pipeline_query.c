@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "app/pipeline_int.h"
+#include "sys/clock.h"
 #include "base/diag.h"
 
 static bool find(struct kz_query *query, struct kz_user_key as_sent, uint32_t *ret_user)
@@ -316,6 +317,8 @@ static void counters(struct kz_query *query, struct kz_pipeline_counters *ret)
         ret->log_disk_bytes += segments[i].disk_bytes;
     }
     free(segments);
+    if (!p->options.virtual_clock)
+        ret->clock_behind_seconds = (uint64_t)KZ_MAX(p->now_ms - kz_clock_ms(), (int64_t)0) / 1000;
 }
 
 static const struct kz_pipeline_histograms *histograms(struct kz_query *query)

@@ -112,8 +112,9 @@ struct kz_model_status {
     X(records_copied_total, false,                                                                 \
             "records still needed (predictions, requests, deliveries) copied out of old segments") \
     X(users_forgotten_total, false, "users forgotten because retention took all they had done")    \
-    X(erasures_total, false, "users erased")                                                      \
-    X(erasures_again_total, false, "users erased again, back from a backup older than that")
+    X(erasures_total, false, "users erased")                                                       \
+    X(erasures_again_total, false, "users erased again, back from a backup older than that")       \
+    X(clock_behind_seconds, true, "by how much this machine's clock is behind the newest record")
 
 struct kz_pipeline_counters {
 #define X(name, gauge, help) uint64_t name;

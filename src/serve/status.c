@@ -14,7 +14,7 @@ struct problem {
     char remedy[320];
 };
 
-enum { PROBLEMS_MAX = 64 };
+enum { PROBLEMS_MAX = 64, CLOCK_BEHIND_SECONDS = 10 };
 
 struct report {
     struct kz_serve *serve;
@@ -188,6 +188,23 @@ static void check_recent(struct report *r)
         SAY(p->remedy, "for history from before use kizashi import; else raise "
                        "events.clock.max_behind");
     }
+}
+
+static void check_clock(struct report *r)
+{
+    uint64_t behind_s = r->counters.clock_behind_seconds;
+    struct problem *p;
+
+    if (behind_s < CLOCK_BEHIND_SECONDS)
+        return;
+    p = add(r, KZ_SEVERE_ERROR);
+    SAY(p->what, "this machine's clock is behind the log");
+    SAY(p->why,
+            "the newest record is %" PRIu64 " s ahead of it; records never go back in time, so it is "
+            "taken to be as late, and goes on more slowly until the clock has caught up",
+            behind_s);
+    SAY(p->remedy, "set the clock; if it was far ahead when records were written, restore a backup "
+                   "from before");
 }
 
 static void check_upkeep(struct report *r)
@@ -378,6 +395,7 @@ void kz_serve_status(struct kz_serve_call *call)
     check_models(r);
     check_latency(r);
     check_recent(r);
+    check_clock(r);
     check_upkeep(r);
     if (serve->options.more_problems)
         serve->options.more_problems(serve->options.arg, say, r);

@@ -225,6 +225,25 @@ def with_version(segment, version):
     segment.write_bytes(data)
 
 
+def test_a_clock_that_has_gone_back_is_told(project, tmp_path):
+    """Records of a time that this machine has not reached yet: windows hold, timers fire, and `status` says so."""
+    source, data = tmp_path / "future.ndjson", tmp_path / "data"
+    yaml = harness.YAML.replace("triggers:\n", "triggers:\n  leaving: {when: name = 'cart', delay: 500ms}\n")
+    harness.write_project(project, yaml=yaml.replace("trigger: viewing", "trigger: [viewing, leaving]"))
+    ahead = int(time.time()) + 3 * 365 * 86400
+    source.write_text(json.dumps({**view(1), "ts": ahead * 1000}) + "\n")
+    harness.run("replay", source, "--dir", project, "--data", data, "--clock", "event", "--quiet", check=0)
+    with harness.Server(project, data) as server:
+        told = server.send(view(2), query="?wait=counter&timeout_ms=5000")
+        assert told["predictions"][0]["score"] == 2.0
+        server.send({"event_id": "c", "user_id": "u2", "name": "cart"})
+        server.wait(lambda: server.get("/v1/users/u2/predictions").json()["predictions"], 10, "the delayed prediction")
+        problems = server.get("/v1/admin/status").json()["problems"]
+        assert [p["what"] for p in problems if p["severity"] == "error"] == ["this machine's clock is behind the log"], problems
+        assert server.stop() == 0
+    harness.run("fsck", project, "--data", data, check=0)
+
+
 def test_data_of_a_newer_format_is_refused_and_left_as_it_was(server, tmp_path):
     server.send(*[view(n) for n in range(10)], query="?wait=counter&timeout_ms=5000")
     harness.run("backup", tmp_path / "backup", "--url", f"http://127.0.0.1:{server.port}", check=0)
