@@ -455,8 +455,11 @@ static int run_replay(const struct kz_args *args)
 
     if (kz_args_get(args, "dir"))
         return replay_dir(args);
-    if (clock && strcmp(clock, "event") == 0)
-        return kz_command_usage(args, "--clock event needs --dir DIR");
+    if (clock && strcmp(clock, "event") == 0 &&
+            (!kz_args_get(args, "url") || kz_args_get(args, "speed") || kz_args_get(args, "users") ||
+                    kz_args_get(args, "ts") || kz_args_flag(args, "loop")))
+        return kz_command_usage(args, "--clock event needs --dir DIR, or --url of roles that run on "
+                                      "it, and then no --speed, --users, --ts and --loop");
     if (kz_args_get(args, "out") || kz_args_get(args, "data"))
         return kz_command_usage(args, "--out and --data go with --dir");
     return kz_replay_url(args);
@@ -474,7 +477,9 @@ const struct kz_command kz_command_replay = {
                 "With --dir the pipeline itself runs on virtual time: events by ts, timers as time "
                 "passes,\neach with all its consequences before the next. Two runs give the same "
                 "features bit for bit;\nthe hashes printed at the end tell. It begins with fresh "
-                "data (--data). Webhooks are decided, not sent.",
+                "data (--data). Webhooks are decided, not sent.\n\n"
+                "With --url and --clock event, roles that were started with --clock event run on the "
+                "events' times.",
         .example = "kizashi replay events.csv --dir examples/shop --data /tmp/replay --clock event "
                    "--map ts=event_time,name=event_type,user_id=user_id",
         .options =
@@ -489,7 +494,7 @@ const struct kz_command kz_command_replay = {
                         {"dir", "DIR", NULL, "run the project DIR on virtual time"},
                         {"data", "PATH", NULL, "with --dir: where the data goes, not DIR/.kizashi"},
                         {"env", "NAME", NULL, "with --dir: lays kizashi.NAME.yaml on kizashi.yaml"},
-                        {"clock", "wall|event", NULL, "event: virtual time, needs --dir"},
+                        {"clock", "wall|event", NULL, "event: virtual time, with --dir"},
                         {"out", "FILE", NULL, "with --dir: every result as a line of JSON"},
                         {"map", "FIELD=COLUMN,...", NULL, "CSV: which column is ts, name, user_id, "
                                                           "anonymous_id, event_id"},

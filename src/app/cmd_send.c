@@ -316,7 +316,7 @@ struct replay {
     struct kz_progress progress;
     double speed; /* 0: as fast as it goes */
     uint32_t copies;
-    bool shift, loop;
+    bool shift, loop, event_clock;
     char token[16]; /* of this run, so that a loop's visitors are new in every run */
     uint64_t round;
     int64_t first_ms, last_ms;  /* ts of the file's first and last event that has one */
@@ -506,6 +506,21 @@ static enum kz_code survey(struct replay *replay, struct kz_err *err)
     return KZ_OK;
 }
 
+/* Roles on virtual time (`up --role ... --clock event`) are told that there is no more to come: what waits
+ * for a time fires. */
+static enum kz_code end_of_time(struct replay *replay, struct kz_err *err)
+{
+    const int64_t years_ms = 10ll * 366 * 86400000;
+    struct kz_str answer;
+    char path[80];
+
+    snprintf(path, sizeof(path), "/v1/watermark?ms=%" PRId64, replay->last_ms + years_ms);
+    if (kz_online_call(&replay->poster->online, "POST", path, KZ_STR_NULL, ANSWER_MS, &answer, err) !=
+            KZ_OK)
+        return kz_wrap(err, "at the end of the replay (is it a role collect with --clock event?)");
+    return KZ_OK;
+}
+
 static enum kz_code play(struct replay *replay, bool quiet, struct kz_err *err)
 {
     uint8_t random[5];
@@ -519,6 +534,8 @@ static enum kz_code play(struct replay *replay, bool quiet, struct kz_err *err)
     do
         KZ_TRY(play_round(replay, err));
     while (replay->loop);
+    if (replay->event_clock)
+        KZ_TRY(end_of_time(replay, err));
     kz_progress_end(&replay->progress, handled(replay->poster), NULL);
     return KZ_OK;
 }
@@ -531,12 +548,18 @@ int kz_replay_url(const struct kz_args *args)
     struct replay replay = {.speed = speed ? parse_speed(speed) : 1,
             .copies = users ? parse_times(users) : 1,
             .shift = !ts || strcmp(ts, "shift") == 0,
-            .loop = kz_args_flag(args, "loop")};
+            .loop = kz_args_flag(args, "loop"),
+            .event_clock = kz_args_get(args, "clock") != NULL &&
+                           strcmp(kz_args_get(args, "clock"), "event") == 0};
     bool json = kz_args_flag(args, "json"), quiet = json || kz_args_flag(args, "quiet");
     struct poster poster;
     struct kz_err err = {0};
     int exit_code;
 
+    if (replay.event_clock) { /* as they are, and as fast as they are taken */
+        replay.speed = 0;
+        replay.shift = false;
+    }
     if (replay.speed < 0)
         return kz_command_usage(args, "--speed is \"%s\", it has to be like 10x or max", speed);
     if (!replay.copies)
