@@ -70,7 +70,7 @@ enum kz_code kz_news_decode(struct kz_str bytes, struct kz_buf *hold,
                 head.version, NEWS_VERSION);
     crc = head.crc;
     head.crc = 0;
-    if (head.size != bytes.size ||
+    if (head.zero || head.size != bytes.size ||
             kz_crc32c(kz_crc32c(0, &head, sizeof(head)), bytes.ptr + sizeof(head),
                     bytes.size - sizeof(head)) != crc)
         return kz_fail(err, KZ_CORRUPT, "a piece of news fails its checksum");

@@ -54,7 +54,7 @@ static enum kz_code check_head(const struct head *head, struct kz_str bytes, str
                 bytes.size - sizeof(copy)) != head->crc)
         return kz_fail(err, KZ_CORRUPT, "a user's row fails its checksum");
     if ((head->key_kind != 'u' && head->key_kind != 'a') || !head->id_size ||
-            head->id_size > KZ_ID_SIZE_MAX || head->record_bytes % 8)
+            head->id_size > KZ_ID_SIZE_MAX || head->record_bytes % 8 || head->zero)
         return kz_fail(err, KZ_CORRUPT, "a user's row has a key that cannot be");
     return KZ_OK;
 }
