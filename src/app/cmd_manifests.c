@@ -257,8 +257,21 @@ static void put_account(struct render *r, const char *part, const char *google)
             r->gcp);
 }
 
+static void put_backlog(struct render *r, const struct role *role, const char *subscription)
+{
+    PUT(r, "    - type: External # what waits in Pub/Sub\n      external:\n        metric:\n"
+           "          name: pubsub.googleapis.com|subscription|num_undelivered_messages\n"
+           "          selector: {matchLabels: {resource.labels.subscription_id: "
+           "%skizashi-%s-%s}}\n"
+           "        target: {type: AverageValue, averageValue: \"%u\"}\n",
+            r->project->backends.gcp.prefix, r->project->name, subscription, role->backlog_target);
+}
+
+/* Infer has a subscription a model: the one with the longest backlog decides. */
 static void put_scaling(struct render *r, const struct role *role)
 {
+    char subscription[256];
+
     put_head(r, "autoscaling/v2", "HorizontalPodAutoscaler", role->name);
     PUT(r, "spec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %s-%s}\n"
            "  minReplicas: %u\n  maxReplicas: %u\n"
@@ -273,16 +286,16 @@ static void put_scaling(struct render *r, const struct role *role)
                "averageUtilization: 60}}\n");
         return;
     }
-    PUT(r, "    - type: External # what waits in Pub/Sub\n      external:\n        metric:\n"
-           "          name: pubsub.googleapis.com|subscription|num_undelivered_messages\n"
-           "          selector: {matchLabels: {resource.labels.subscription_id: "
-           "%skizashi-%s-%s}}\n"
-           "        target: {type: AverageValue, averageValue: \"%u\"}\n"
-           "    - type: Pods # how long it has waited: ours, by way of Managed Prometheus\n"
+    if (!role->models)
+        put_backlog(r, role, role->subscription);
+    for (size_t i = 0; role->models && i < r->project->model_count; i++) {
+        snprintf(subscription, sizeof(subscription), "%s-%.200s", role->subscription,
+                r->project->models[i].name);
+        put_backlog(r, role, subscription);
+    }
+    PUT(r, "    - type: Pods # how long it has waited: ours, by way of Managed Prometheus\n"
            "      pods:\n        metric: {name: prometheus.googleapis.com|kizashi_lag_seconds|gauge}\n"
-           "        target: {type: AverageValue, averageValue: \"2\"}\n",
-            r->project->backends.gcp.prefix, r->project->name, role->subscription,
-            role->backlog_target);
+           "        target: {type: AverageValue, averageValue: \"2\"}\n");
 }
 
 static void put_disruption(struct render *r, const char *part)

@@ -111,6 +111,10 @@ def test_the_example_is_valid_and_what_autopilot_admits(validator):
     assert external["selector"]["matchLabels"] == {
         "resource.labels.subscription_id": "kizashi-shop-events-process"}
     assert scaler[1]["pods"]["metric"]["name"] == "prometheus.googleapis.com|kizashi_lag_seconds|gauge"
+    scaler = find(documents, "HorizontalPodAutoscaler", "kizashi-shop-infer")["spec"]["metrics"]
+    assert [m["external"]["metric"]["selector"]["matchLabels"]["resource.labels.subscription_id"] for m in scaler[:-1]] == [
+        "kizashi-shop-requests-infer-purchase", "kizashi-shop-requests-infer-leaving"]
+    assert scaler[-1]["pods"]["metric"]["name"] == "prometheus.googleapis.com|kizashi_lag_seconds|gauge"
     assert {d["metadata"]["name"] for d in documents if d["kind"] == "PodDisruptionBudget"} == {
         f"kizashi-shop-{role}" for role in ("collect", "process", "infer", "serve")}
     assert {d["metadata"]["name"] for d in documents if d["kind"] == "Service"} == {
