@@ -1,0 +1,299 @@
+"""A deployment of roles for tests: `kizashi up --role` processes beside Google's emulators, what they say on the bus,
+and what one machine made of the same events.
+
+The emulators are those of tools/with-emulators, in whose environment the test runs. A deployment has a project of
+Google Cloud of its own, so that many can share them. Pub/Sub is spoken to by its REST interface, with the standard
+library: to see predictions go by, and to publish as no collect would."""
+
+import base64
+import collections
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import random
+import secrets
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+import harness
+
+EMULATORS = ("pubsub", "spanner", "bigtable")
+SHARED = pathlib.Path(os.environ.get("KZ_SHARED", harness.ROOT.parent / "shared"))
+REES46 = SHARED / "data" / "rees46-multicategory-2019-10-01" / "events.csv"
+MAP = "ts=event_time,name=event_type,user_id=user_id"
+
+
+def need_emulators():
+    gone = [name for name in EMULATORS if not os.environ.get(f"{name.upper()}_EMULATOR_HOST")]
+    if gone:
+        why = f"no emulator of {', '.join(gone)} here (tools/with-emulators starts them)"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+
+
+def need_rees46():
+    if not REES46.exists():
+        pytest.skip(f"the REES46 log is not here ({REES46}); set KZ_SHARED")
+
+
+def shop(directory, edit=lambda yaml: yaml):
+    """A copy of the example without what needs an order over all users: the coupon's cap in total."""
+    shutil.copytree(harness.ROOT / "examples" / "shop", directory)
+    path = directory / "kizashi.yaml"
+    yaml = path.read_text()
+    without = yaml.replace(", {max: 500, per: total, every: day, tz: Asia/Tokyo}", "")
+    assert without != yaml
+    path.write_text(edit(without))
+    return directory
+
+
+# ---- one machine ----------------------------------------------------------------------------------------------------
+
+class Embedded:
+    """What one machine makes of a file of events, on virtual time."""
+
+    def __init__(self, project, source, data, args=("--map", MAP)):
+        out = data.with_suffix(".out")
+        harness.run("replay", source, "--dir", project, "--data", data, "--clock", "event", *args, "--out", out,
+                    "--quiet", check=0, timeout=1200)
+        self.results = {}
+        self.decisions = collections.Counter()
+        for line in out.read_text().splitlines():
+            row = json.loads(line)
+            key = (row["user_id"], row["event_id"], row["model"], row["as_of"])
+            assert row["status"] == "done" and key not in self.results, row
+            self.results[key] = (row["features_hash"], row["score"])
+            for decision in row["decisions"]:
+                self.decisions[(row["user_id"], row["event_id"], decision["action"], decision["decision"])] += 1
+        self.lines = harness.run("export", project, "--data", data, "--quiet", check=0).stdout.splitlines()[1:-1]
+        self.events = [json.loads(line) for line in self.lines]
+
+
+# ---- Pub/Sub --------------------------------------------------------------------------------------------------------
+
+class PubSub:
+    """The emulator's REST interface."""
+
+    def __init__(self, gcp_project):
+        self.base = f"http://{os.environ['PUBSUB_EMULATOR_HOST']}/v1/"
+        self.gcp_project = gcp_project
+
+    def call(self, method, path, body=None, timeout=30):
+        request = urllib.request.Request(f"{self.base}projects/{self.gcp_project}/{path}", method=method,
+                                         data=None if body is None else json.dumps(body).encode(),
+                                         headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return json.load(answer)
+
+    def topic(self, name):
+        return f"projects/{self.gcp_project}/topics/{name}"
+
+    def subscribe(self, name, topic):
+        self.call("PUT", f"subscriptions/{name}", {"topic": self.topic(topic), "ackDeadlineSeconds": 60})
+
+    def publish(self, topic, messages):
+        """`messages`: (data, key, attributes)."""
+        self.call("POST", f"topics/{topic}:publish", {"messages": [
+            {"data": base64.b64encode(data).decode(), "orderingKey": key, "attributes": attributes}
+            for data, key, attributes in messages]})
+
+    def pull(self, subscription, count=500):
+        """(data, attributes) of messages that are acknowledged at once."""
+        got = self.call("POST", f"subscriptions/{subscription}:pull",
+                        {"maxMessages": count, "returnImmediately": True}).get("receivedMessages", [])
+        if got:
+            self.call("POST", f"subscriptions/{subscription}:acknowledge", {"ackIds": [m["ackId"] for m in got]})
+        return [(base64.b64decode(m["message"].get("data", "")), m["message"].get("attributes", {})) for m in got]
+
+
+class News:
+    """The bus's own news, taken down as they go by: RESULT and DECISION records (app/news.h, contract/record.h)."""
+
+    RESULT, DECISION, DONE = 5, 6, 1
+    DECISIONS = {1: "deliver", 2: "shadow", 3: "holdout", 4: "capped", 5: "schedule", 6: "paused"}
+
+    def __init__(self, pubsub, topic):
+        self.pubsub, self.topic, self.name = pubsub, topic, f"watch-{secrets.token_hex(4)}"
+        self.results, self.decisions = {}, {}  # by (owner, seq)
+        self.repeats, self.failure = 0, None
+        self.subscribe()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def subscribe(self):
+        self.pubsub.subscribe(self.name, self.topic)
+
+    def _run(self):
+        while not self.stopping.is_set():
+            try:
+                messages = self.pubsub.pull(self.name)
+            except (OSError, urllib.error.URLError):  # the emulator is away, or does not know us yet
+                messages = []
+            try:
+                for data, _ in messages:
+                    self._take(data)
+            except Exception as error:  # pylint: disable=broad-except  # said where somebody waits
+                self.failure = error
+                return
+            if not messages:
+                time.sleep(0.1)
+
+    def _take(self, data):
+        record = data[16:]
+        size, kind, _, _, seq, at_ms, owner = struct.unpack_from("<IBBHQqQ", record)
+        assert size == len(record), "a piece of news is no record"
+        body = record[48:]
+
+        def span(offset):
+            start, length = struct.unpack_from("<II", body, offset)
+            return body[start:start + length].decode()
+
+        if kind == self.RESULT:
+            end, = struct.unpack_from("<B", body, 16)
+            score, as_of = struct.unpack_from("<dq", body, 24)
+            features, = struct.unpack_from("<Q", body, 56)
+            row = (end, span(104), span(112), span(88), as_of, f"{features:016x}", score)
+            into = self.results
+        else:
+            decision, = struct.unpack_from("<B", body, 16)
+            row = (span(48), span(56), span(32), self.DECISIONS[decision], at_ms)
+            into = self.decisions
+        self.repeats += (owner, seq) in into
+        # Said again it is the same; a second effect would have a seq of its own.
+        assert into.setdefault((owner, seq), row) == row, (into[owner, seq], row)
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+
+    def by_request(self):
+        """{(user, event, model, as_of): (features_hash, score)}; fails where one came about twice."""
+        found = {}
+        for end, user, event, model, as_of, features, score in self.results.values():
+            assert end == self.DONE, (end, user, event, model)
+            key = (user, event, model, as_of)
+            assert key not in found, f"two results of {key}"
+            found[key] = (features, score)
+        return found
+
+
+# ---- the roles ------------------------------------------------------------------------------------------------------
+
+class Deployment:
+    """Roles as processes; each of `roles` is one, its name may carry a number: collect, process, infer-1, infer-2."""
+
+    ROLES = ("collect", "process", "infer-1", "infer-2", "serve")
+
+    def __init__(self, project, tmp, roles=ROLES, clock="event"):
+        need_emulators()
+        self.project, self.tmp = project, tmp
+        self.gcp_project = "t" + secrets.token_hex(8)
+        self.env = {"GOOGLE_CLOUD_PROJECT": self.gcp_project}
+        self.pubsub = PubSub(self.gcp_project)
+        self.name = next(line.split(":")[1].strip() for line in (project / "kizashi.yaml").read_text().splitlines()
+                         if line.startswith("project:"))
+        self.init()
+        self.news = News(self.pubsub, f"kizashi-{self.name}-news")
+        self.servers = {role: harness.Server(project, tmp / role, env=self.env, args=[
+            "--role", role.split("-")[0], "--backend", "gcp", "--clock", clock]) for role in roles}
+
+    def init(self):
+        """What `gcp init` makes; it can be made again where an emulator has forgotten it."""
+        harness.run("gcp", "init", self.project, env=self.env, check=0)
+
+    def __enter__(self):
+        try:
+            with concurrent.futures.ThreadPoolExecutor() as pool:  # models take a second to load
+                list(pool.map(lambda server: server.start(), self.servers.values()))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.news.stop()
+        for server in self.servers.values():
+            with contextlib.suppress(AssertionError if server.process is None else ()):
+                server.kill()
+
+    def __getitem__(self, role):
+        return self.servers[role]
+
+    def kill(self, role):
+        """kill -9, and the same role again."""
+        self.servers[role].kill()
+        self.servers[role].start()
+
+    def logs(self):
+        return "\n".join(f"-- {role}\n{server.read_log()[-1500:]}" for role, server in self.servers.items())
+
+    def wait(self, condition, timeout, what):
+        deadline = time.monotonic() + timeout * harness.SLOW
+        while not condition():
+            if self.news.failure:
+                raise self.news.failure
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what} within {timeout} s; {len(self.news.results)} results; {self.logs()}")
+            time.sleep(0.1)
+
+    def post(self, lines, timeout=60):
+        """Events to collect, as a client that tries again: 503 and lost connections until they are taken."""
+        body = b"\n".join(lines)
+        deadline = time.monotonic() + timeout * harness.SLOW
+        while True:
+            try:
+                answer = self.servers["collect"].post("/v1/events", body, timeout=30)
+                if answer.status == 200:
+                    assert answer.json()["accepted"] == len(lines), answer.body
+                    return
+                assert answer.status in (429, 500, 503), (answer.status, answer.body)
+            except (OSError, AssertionError) as error:
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"collect takes nothing: {error!r}; {self.logs()}") from error
+            time.sleep(0.2)
+
+    def watermark(self, ms):
+        answer = self.servers["collect"].post(f"/v1/watermark?ms={ms}", b"")
+        assert answer.status == 204, (answer.status, answer.body)
+
+    def metric(self, role, name):
+        text = self.servers[role].get("/metrics").body.decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                   if line.split("{")[0].split(" ")[0] == f"kizashi_{name}")
+
+    def exported(self):
+        """The events in Spanner, as `kizashi export` has them."""
+        out = harness.run("export", self.project, "--backend", "gcp", "--quiet", env=self.env, check=0).stdout
+        return [json.loads(line) for line in out.splitlines()[1:-1]]
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------------
+
+def own_events(events):
+    """{user: [events of theirs, in order]}: without what actions did, whose place among them nobody promises."""
+    found = collections.defaultdict(list)
+    for event in events:
+        if not event.get("action"):
+            found[event.get("user_id") or event.get("anonymous_id")].append(event)
+    return found
+
+
+def compare_results(expected, found):
+    """Row by row: the same requests, the same bits of features, scores within 1e-6."""
+    missing, more = expected.keys() - found.keys(), found.keys() - expected.keys()
+    assert not missing and not more, (f"{len(missing)} of {len(expected)} results are missing, {len(more)} are too many",
+                                      sorted(missing)[:3], sorted(more)[:3])
+    features = [key for key in expected if expected[key][0] != found[key][0]]
+    assert not features, (f"{len(features)} of {len(expected)} have other features", features[:3])
+    scores = [key for key in expected if abs(expected[key][1] - found[key][1]) > 1e-6]
+    assert not scores, (f"{len(scores)} of {len(expected)} have other scores", scores[:3])
