@@ -1,5 +1,5 @@
 /* app/cmd_replay.c -- `kizashi replay --dir`: past events through the pipeline itself on virtual
- * time; `kizashi import`: past events as history, without consequences.
+ * time.
  */
 
 #include <inttypes.h>
@@ -17,49 +17,6 @@
 #include "codec/json_out.h"
 #include "codec/timefmt.h"
 #include "sys/clock.h"
-
-enum { PROBLEMS_SHOWN = 10 };
-
-/* ---- rows that cannot be taken ------------------------------------------------------------------------ */
-
-struct problems {
-    const char *file;
-    uint64_t count;
-};
-
-static void show_problem(struct problems *p, const char *text)
-{
-    if (p->count++ < PROBLEMS_SHOWN)
-        fprintf(stderr, "%s\n", text);
-    else if (p->count == PROBLEMS_SHOWN + 1)
-        fprintf(stderr, "... further rows that cannot be taken are only counted\n");
-}
-
-static void broken(void *arg, const struct kz_err *err)
-{
-    show_problem(arg, err->message);
-}
-
-static void rejected(void *arg, uint64_t line, const char *code, struct kz_str message)
-{
-    struct problems *p = arg;
-    char text[600];
-
-    snprintf(text, sizeof(text), "%s:%" PRIu64 ": %s: " KZ_STR_FMT, p->file, line, code,
-            KZ_STR_ARG(message));
-    show_problem(p, text);
-}
-
-static enum kz_code open_sorted(const char *path, const char *map, struct problems *problems,
-        struct kz_event_file **ret_file, struct kz_err *err)
-{
-    KZ_AUTO(kz_event_file_closep) struct kz_event_file *file = NULL;
-
-    KZ_TRY(kz_event_file_open(path, map, &file, err));
-    KZ_TRY(kz_event_file_rewind(file, true, broken, problems, err));
-    *ret_file = kz_take(&file);
-    return KZ_OK;
-}
 
 /* ---- what came of a replay, from the log ---------------------------------------------------------------- */
 
@@ -365,7 +322,7 @@ static enum kz_code must_be_fresh(const char *data, struct kz_err *err)
 }
 
 static enum kz_code play(struct kz_offline *offline, struct kz_event_file *file,
-        struct problems *problems, bool quiet, struct kz_err *err)
+        struct kz_row_problems *problems, bool quiet, struct kz_err *err)
 {
     struct kz_pipeline *pipeline = kz_offline_pipeline(offline);
     struct kz_progress progress;
@@ -379,7 +336,7 @@ static enum kz_code play(struct kz_offline *offline, struct kz_event_file *file,
         char now[KZ_TIME_BYTES];
 
         if (!line.ts_ms) {
-            rejected(problems, line.line, "no_ts", KZ_STR("virtual time needs a ts"));
+            kz_row_rejected(problems, line.line, "no_ts", KZ_STR("virtual time needs a ts"));
             continue;
         }
         KZ_TRY(kz_pipeline_set_clock(pipeline, line.ts_ms, err));
@@ -399,13 +356,13 @@ static enum kz_code play(struct kz_offline *offline, struct kz_event_file *file,
 static enum kz_code replay(const struct kz_args *args, const struct kz_project *project,
         const char *data, struct kz_err *err)
 {
-    struct problems problems = {.file = args->arguments[0]};
+    struct kz_row_problems problems = {.file = args->arguments[0]};
     struct kz_offline_options options = {
             .project = project,
             .data_dir = data,
             .virtual_clock = true,
             .ask = true,
-            .rejected = rejected,
+            .rejected = kz_row_rejected,
             .arg = &problems,
     };
     KZ_AUTO(kz_event_file_closep) struct kz_event_file *file = NULL;
@@ -414,7 +371,8 @@ static enum kz_code replay(const struct kz_args *args, const struct kz_project *
     int64_t started_ms;
 
     KZ_TRY(must_be_fresh(data, err));
-    KZ_TRY(open_sorted(args->arguments[0], kz_args_get(args, "map"), &problems, &file, err));
+    KZ_TRY(kz_event_file_open(args->arguments[0], kz_args_get(args, "map"), &file, err));
+    KZ_TRY(kz_event_file_sort(file, &problems, err));
     KZ_TRY(kz_offline_open(&options, &offline, err));
     started_ms = kz_mono_ms();
     KZ_TRY(play(offline, file, &problems, kz_args_flag(args, "quiet"), err));
@@ -502,112 +460,4 @@ const struct kz_command kz_command_replay = {
                         {"json", NULL, NULL, "prints the summary as JSON"},
                 },
         .run = run_replay,
-};
-
-/* ---- import --------------------------------------------------------------------------------------------- */
-
-struct import {
-    uint64_t read, late;
-};
-
-static enum kz_code add_all(struct kz_offline *offline, struct kz_event_file *file, int64_t until_ms,
-        bool quiet, struct import *ret, struct kz_err *err)
-{
-    struct kz_progress progress;
-    struct kz_event_line line;
-    enum kz_code rc;
-
-    kz_progress_begin(&progress, "importing", kz_event_file_count(file), quiet);
-    while ((rc = kz_event_file_next(file, &line, err)) == KZ_OK) {
-        ret->read++;
-        if (line.ts_ms > until_ms) {
-            ret->late++;
-            continue;
-        }
-        KZ_TRY(kz_offline_add(offline, line.json, line.line, err));
-        if (ret->read % KZ_OFFLINE_BATCH == 0)
-            kz_progress_show(&progress, ret->read, NULL);
-    }
-    if (rc != KZ_END)
-        return rc;
-    KZ_TRY(kz_offline_finish(offline, err));
-    kz_progress_end(&progress, ret->read, NULL);
-    return KZ_OK;
-}
-
-static enum kz_code import(const struct kz_args *args, const struct kz_project *project,
-        const char *data, int64_t until_ms, struct kz_err *err)
-{
-    struct problems problems = {.file = args->arguments[1]};
-    struct kz_offline_options options = {
-            .project = project,
-            .data_dir = data,
-            .event_flags = KZ_EVENT_IMPORTED,
-            .rejected = rejected,
-            .arg = &problems,
-    };
-    KZ_AUTO(kz_event_file_closep) struct kz_event_file *file = NULL;
-    KZ_AUTO(kz_offline_freep) struct kz_offline *offline = NULL;
-    struct import done = {0};
-    const struct kz_offline_tally *tally;
-
-    KZ_TRY(kz_offline_open(&options, &offline, err)); /* first of all: the data may be locked */
-    KZ_TRY(open_sorted(args->arguments[1], kz_args_get(args, "map"), &problems, &file, err));
-    KZ_TRY(add_all(offline, file, until_ms, kz_args_flag(args, "quiet"), &done, err));
-    tally = kz_offline_tally(offline);
-    if (kz_args_flag(args, "json"))
-        printf("{\"imported\":%" PRIu64 ",\"duplicates\":%" PRIu64 ",\"rejected\":%" PRIu64
-               ",\"later\":%" PRIu64 "}\n",
-                tally->accepted, tally->duplicates, problems.count, done.late);
-    else
-        printf("%" PRIu64 " imported, %" PRIu64 " were there already, %" PRIu64
-               " could not be taken, %" PRIu64 " left out as later than %s\n",
-                tally->accepted, tally->duplicates, problems.count, done.late,
-                kz_args_get(args, "until") ? kz_args_get(args, "until") : "now");
-    if (problems.count && !tally->accepted && !tally->duplicates)
-        return kz_fail(err, KZ_INVALID, "nothing in \"%s\" could be taken", args->arguments[1]);
-    return KZ_OK;
-}
-
-static int run_import(const struct kz_args *args)
-{
-    int64_t until_ms = kz_offline_time(args, "until");
-    KZ_AUTO(kz_config_freep) struct kz_config *config = NULL;
-    char data[PATH_MAX];
-    struct kz_err err;
-
-    kz_diag_set(KZ_DIAG_WARN, false);
-    config = kz_check_load(args->arguments[0], kz_args_get(args, "env"), &err);
-    if (!config)
-        return kz_command_fail(&err);
-    kz_command_data(args, args->arguments[0], data, sizeof(data));
-    if (import(args, kz_config_project(config), data, until_ms ? until_ms : kz_clock_ms(), &err) !=
-            KZ_OK)
-        return kz_command_fail(&err);
-    return KZ_EXIT_DONE;
-}
-
-const struct kz_command kz_command_import = {
-        .name = "import",
-        .arguments = "DIR FILE",
-        .argument_min = 2,
-        .argument_max = 2,
-        .summary = "Takes events from before as history: no triggers, no actions.",
-        .details = "FILE is NDJSON as POST /v1/events takes it, or CSV with --map. Events come in "
-                   "by ts, which\nis kept as it is; retention counts from now. Run it again after "
-                   "a failure: what is there\nalready is skipped. While `up` has the data, it waits "
-                   "for nobody: stop `up` first.",
-        .example = "kizashi import examples/shop past.csv --map "
-                   "ts=event_time,name=event_type,user_id=user_id",
-        .options =
-                {
-                        {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
-                        {"env", "NAME", NULL, "lays kizashi.NAME.yaml on kizashi.yaml"},
-                        {"until", "TIME", NULL, "leaves out later events (default: now)"},
-                        {"map", "FIELD=COLUMN,...", NULL, "CSV: which column is ts, name, user_id, "
-                                                          "anonymous_id, event_id"},
-                        {"quiet", NULL, NULL, "no progress"},
-                        {"json", NULL, NULL, "prints the counts as JSON"},
-                },
-        .run = run_import,
 };

@@ -13,6 +13,7 @@ extern const struct kz_command kz_command_deadletters_retry;
 extern const struct kz_command kz_command_deadletters_show;
 extern const struct kz_command kz_command_demo;
 extern const struct kz_command kz_command_dump;
+extern const struct kz_command kz_command_export;
 extern const struct kz_command kz_command_features;
 extern const struct kz_command kz_command_fsck;
 extern const struct kz_command kz_command_gcp_init;
@@ -70,6 +71,7 @@ const struct kz_command *const *kz_commands(void)
             &kz_command_gcp_migrate,
             &kz_command_backup,
             &kz_command_restore,
+            &kz_command_export,
             &kz_command_fsck,
             &kz_command_dump,
             &kz_command_bench,

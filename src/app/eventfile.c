@@ -16,7 +16,7 @@
 #include "codec/timefmt.h"
 #include "sys/file.h"
 
-enum { COLUMNS_MAX = 256 };
+enum { COLUMNS_MAX = 256, PROBLEMS_SHOWN = 10 };
 
 enum field { FIELD_PROP, FIELD_TS, FIELD_NAME, FIELD_USER, FIELD_ANONYMOUS, FIELD_EVENT_ID, FIELD_COUNT };
 static const char *const field_names[] = {
@@ -445,6 +445,11 @@ enum kz_code kz_event_file_rewind(struct kz_event_file *file, bool sorted,
     return KZ_OK;
 }
 
+struct kz_str kz_event_file_text(const struct kz_event_file *file)
+{
+    return file->data;
+}
+
 uint64_t kz_event_file_size(const struct kz_event_file *file)
 {
     return file->data.size;
@@ -458,4 +463,35 @@ uint64_t kz_event_file_position(const struct kz_event_file *file)
 uint64_t kz_event_file_count(const struct kz_event_file *file)
 {
     return file->order_count;
+}
+
+/* ---- rows that cannot be taken --------------------------------------------------------------------- */
+
+static void show_problem(struct kz_row_problems *problems, const char *text)
+{
+    if (problems->count++ < PROBLEMS_SHOWN)
+        fprintf(stderr, "%s\n", text);
+    else if (problems->count == PROBLEMS_SHOWN + 1)
+        fprintf(stderr, "... further rows that cannot be taken are only counted\n");
+}
+
+static void broken_row(void *arg, const struct kz_err *err)
+{
+    show_problem(arg, err->message);
+}
+
+void kz_row_rejected(void *arg, uint64_t line, const char *code, struct kz_str message)
+{
+    struct kz_row_problems *problems = arg;
+    char text[600];
+
+    snprintf(text, sizeof(text), "%s:%llu: %s: " KZ_STR_FMT, problems->file,
+            (unsigned long long)line, code, KZ_STR_ARG(message));
+    show_problem(problems, text);
+}
+
+enum kz_code kz_event_file_sort(
+        struct kz_event_file *file, struct kz_row_problems *problems, struct kz_err *err)
+{
+    return kz_event_file_rewind(file, true, broken_row, problems, err);
 }

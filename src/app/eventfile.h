@@ -23,6 +23,9 @@ KZ_MUST_USE enum kz_code kz_event_file_open(const char *path, const char *map,
 void kz_event_file_close(struct kz_event_file *file);
 KZ_DEFINE_FREEP(struct kz_event_file, kz_event_file_close)
 
+/* All of it, as it is in the file. */
+struct kz_str kz_event_file_text(const struct kz_event_file *file);
+
 struct kz_event_line {
     struct kz_str json;
     int64_t ts_ms;      /* 0: it has none */
@@ -42,3 +45,16 @@ uint64_t kz_event_file_size(const struct kz_event_file *file);
 uint64_t kz_event_file_position(const struct kz_event_file *file);
 /* Events, known after a sorted rewind; 0 before. */
 uint64_t kz_event_file_count(const struct kz_event_file *file);
+
+/* ---- rows that cannot be taken ----------------------------------------------------------------- */
+
+/* What a command says of them: the first few on stderr, then only how many. */
+struct kz_row_problems {
+    const char *file;
+    uint64_t count;
+};
+/* A kz_offline_options.rejected, `arg` being them. */
+void kz_row_rejected(void *arg, uint64_t line, const char *code, struct kz_str message);
+/* kz_event_file_rewind() by ts, broken rows being problems. */
+KZ_MUST_USE enum kz_code kz_event_file_sort(
+        struct kz_event_file *file, struct kz_row_problems *problems, struct kz_err *err);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "app/check.h"
+#include "app/exportfile.h"
 #include "base/arena.h"
 #include "codec/json_out.h"
 #include "codec/timefmt.h"
@@ -377,7 +378,8 @@ static enum kz_code send(struct kz_offline *offline, struct batch *batch, struct
     struct kz_shaped shaped;
 
     KZ_TRY(wait_for_room(offline, err));
-    KZ_TRY(kz_shape_events(offline->shaper, &input, &shaped, err));
+    KZ_TRY(offline->options.exported ? kz_export_shape(offline->shaper, &input, &shaped, err)
+                                     : kz_shape_events(offline->shaper, &input, &shaped, err));
     for (size_t i = 0; i < shaped.item_count; i++)
         shaped.items[i]->event.flags |= offline->options.event_flags;
     batch->submission = (struct kz_submission){

@@ -23,6 +23,7 @@ struct kz_offline_options {
     const char *data_dir;
     bool virtual_clock; /* kz_pipeline_set_clock(); what is written is synced as a whole, at close */
     bool ask;
+    bool exported;        /* lines are events of an export (app/exportfile.h), and keep their times */
     uint32_t event_flags; /* enum kz_event_flags, set on every event */
     /* An event that was not taken, with the line of kz_offline_add(). May be NULL. */
     void (*rejected)(void *arg, uint64_t line, const char *code, struct kz_str message);

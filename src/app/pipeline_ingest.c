@@ -26,7 +26,7 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
     struct kz_journal_id id = {dedupe_key, key, event->event_id};
     struct kz_journal *journal = p->journal;
     /* An import can be run again whenever, so its events are looked for however old they are. */
-    int64_t since_ms = event->flags & KZ_EVENT_IMPORTED
+    int64_t since_ms = event->flags & (KZ_EVENT_IMPORTED | KZ_EVENT_TIMED)
             ? INT64_MIN
             : p->now_ms - p->project->events.dedupe_ms;
     struct kz_views_place own = kz_views_lookup(p->views, key);
@@ -44,6 +44,15 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
 }
 
 /* ---- time and session -------------------------------------------------------------------------- */
+
+/* An event of an export keeps the times it comes with; but nothing was received before what its user's
+ * history has already: readers stop at what is too old. */
+static void keep_times(const struct kz_pipeline *p, struct kz_event *event, uint32_t user)
+{
+    int64_t last_ms = user ? kz_views_user(p->views, user)->last_event_at_ms : 0;
+
+    event->received_at_ms = KZ_MAX(event->received_at_ms, last_ms);
+}
 
 static void set_time(struct kz_pipeline *p, struct kz_event *event)
 {
@@ -325,7 +334,11 @@ enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, boo
     } else {
         make_event_id(p, item);
     }
-    set_time(p, event);
+    if (event->flags & KZ_EVENT_TIMED)
+        keep_times(p, event, place.index);
+    else
+        set_time(p, event);
+    entry.at_ms = event->received_at_ms;
     event->session = session_of(p, place.index, event->ts_ms);
     kz_buf_clear(&p->body);
     kz_event_encode(event, &p->body);

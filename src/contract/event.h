@@ -32,6 +32,7 @@ enum kz_event_flags {
     KZ_EVENT_IMPORTED = 2, /* history from before; caused no trigger */
     KZ_EVENT_CLAMPED = 4,  /* its client clock was outside the permitted range */
     KZ_EVENT_ID_MADE = 8,  /* the event_id is ours; the client sent none */
+    KZ_EVENT_TIMED = 256,  /* of an export: it keeps the times it comes with; not in records */
 };
 
 /* What an event asks of the identity view besides being stored (DESIGN.md section 2). */
