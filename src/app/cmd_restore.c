@@ -117,30 +117,29 @@ static enum kz_code must_be_fresh(const char *data, struct kz_err *err)
             data);
 }
 
-static void see_checkpoint(void *arg, const char *name)
+static void see_any(void *arg, const char *name)
 {
-    struct restore *r = arg;
-
-    kz_buf_put(&r->names, name, strlen(name) + 1);
+    kz_buf_put(arg, name, strlen(name) + 1);
 }
 
-/* Checkpoints of a log that is not there any more would speak of another. */
-static enum kz_code drop_checkpoints(struct restore *r, struct kz_err *err)
+/* Of a directory that need not be there. */
+static enum kz_code remove_files(const char *dir, struct kz_err *err)
 {
     struct kz_fs *fs = kz_fs_posix();
-    char dir[PATH_MAX], path[PATH_MAX];
+    struct kz_buf names = {0};
+    char path[PATH_MAX];
+    enum kz_code rc;
 
-    snprintf(dir, sizeof(dir), "%s/views", r->to);
     if (!kz_fs_exists(fs, dir))
         return KZ_OK;
-    KZ_TRY(fs->ops->list(fs, dir, see_checkpoint, r, err));
-    for (const char *name = r->names.data; name && name < r->names.data + r->names.size;
+    rc = fs->ops->list(fs, dir, see_any, &names, err);
+    for (const char *name = names.data; rc == KZ_OK && name && name < names.data + names.size;
             name += strlen(name) + 1) {
         snprintf(path, sizeof(path), "%s/%s", dir, name);
-        KZ_TRY(fs->ops->unlink(fs, path, err));
+        rc = fs->ops->unlink(fs, path, err);
     }
-    kz_buf_clear(&r->names);
-    return KZ_OK;
+    kz_buf_done(&names);
+    return rc;
 }
 
 /* ---- erasures ------------------------------------------------------------------------------------- */
@@ -278,11 +277,14 @@ static enum kz_code restore(struct restore *r, uint64_t *ret_records, struct kz_
     KZ_TRY(verify(r, from, ret_records, err));
     KZ_TRY(fs->ops->mkdir(fs, r->to, err));
     KZ_TRY(kz_offline_lock(r->to, true, &lock, err));
-    KZ_TRY(drop_checkpoints(r, err));
+    /* Checkpoints of a log that is not there any more would speak of another. */
+    snprintf(path, sizeof(path), "%s/views", r->to);
+    KZ_TRY(remove_files(path, err));
     KZ_TRY(bring_erasures(r, err));
     snprintf(path, sizeof(path), "%s/restored", r->to);
     KZ_TRY(kz_fs_replace(fs, path, marker, strlen(marker), err));
     snprintf(partial, sizeof(partial), "%s/log.restoring", r->to);
+    KZ_TRY(remove_files(partial, err)); /* what an interrupted restore has left */
     KZ_TRY(copy_log(r, from, partial, err));
     KZ_TRY(verify(r, partial, ret_records, err));
     snprintf(path, sizeof(path), "%s/log", r->to);

@@ -125,6 +125,18 @@ def test_an_erased_user_is_gone_from_everything(server):
     harness.run("fsck", "--data", server.data, check=0)
 
 
+def test_what_an_interrupted_restore_left_is_not_in_the_way(server, tmp_path):
+    server.send(view(1))
+    harness.run("backup", tmp_path / "backup", "--url", url(server), check=0)
+    for name, junk in (("log.restoring", "00000007.kzl"), ("views", "ckpt-0000000000000005.kzc")):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        (tmp_path / "elsewhere" / name / junk).write_bytes(b"junk" * 1000)
+    harness.run("restore", tmp_path / "backup", server.project, "--data", tmp_path / "elsewhere", check=0)
+    with harness.Server(server.project, tmp_path / "elsewhere") as second:
+        assert len(second.get("/v1/users/u1/events").json()["events"]) == 1
+        assert second.stop() == 0
+
+
 SECRET = "very-secret-value-4712"
 
 
