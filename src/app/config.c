@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "base/hash.h"
 #include "codec/json.h"
+#include "contract/store.h"
 #include "sys/file.h"
 
 struct kz_config {
@@ -76,6 +77,9 @@ static void read_events(
     read_columns(reader, kz_fields_take(&f, "columns"), project);
     clock = kz_fields(reader, kz_fields_take(&f, "clock"), "\"clock\"");
     project->events.max_ahead_ms = kz_fields_duration(&clock, "max_ahead", 5000);
+    if (project->events.max_ahead_ms > KZ_STORE_AHEAD_MS)
+        kz_config_problem(reader, clock.map->place,
+                "\"max_ahead\" may be at most 24h: a shared store finds events by their time");
     project->events.max_behind_ms = kz_fields_duration(&clock, "max_behind", 24 * 3600 * 1000);
     kz_fields_finish(&clock);
     project->events.dedupe_ms = kz_fields_duration(&f, "dedupe", 7 * 86400000ll);

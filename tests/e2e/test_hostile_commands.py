@@ -291,6 +291,13 @@ def test_a_fifo_in_the_place_of_a_project_file_was_waited_for(project):
     assert b"it is no regular file" in harness.run("check", project, check=1, timeout=30).stderr
 
 
+def test_a_clock_further_ahead_than_a_shared_store_can_look_is_refused(project):
+    (project / "kizashi.yaml").write_text("project: shop\nevents:\n  clock: {max_ahead: 24h}\n")
+    harness.run("check", project, check=0, timeout=30)
+    (project / "kizashi.yaml").write_text("project: shop\nevents:\n  clock: {max_ahead: 24h1s}\n")
+    assert b'kizashi.yaml:3:10: "max_ahead" may be at most 24h' in harness.run("check", project, check=1, timeout=30).stderr
+
+
 # ---- damaged data --------------------------------------------------------------------------------------
 
 
