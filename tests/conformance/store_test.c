@@ -1282,7 +1282,7 @@ static void a_lost_answer_is_told_by_the_ids(void **state)
 
     if (!f->spanner || !emulator_pid())
         skip();
-    options.timeout_ms = 400;
+    options.timeout_ms = 3000;
     must(kz_spanner_open(&options, &f->other, &err), &err);
     hasty = f->other;
     must(hasty->ops->begin(hasty, &txn, &err), &err);
