@@ -110,6 +110,8 @@ void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out);
 KZ_MUST_USE enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err);
 /* What the roles of this process have counted, and the state of a model where infer is one of them. */
 void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *ret_counters);
+void kz_role_env_histograms(
+        struct kz_role_env *env, struct kz_pipeline_histograms *ret_histograms);
 void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_status *ret_status);
 /* The query of a process that keeps nothing to be asked for: probes, metrics and status. free() it. */
 struct kz_query *kz_role_query_new(struct kz_role_env *env);
@@ -142,6 +144,7 @@ struct kz_role_ops {
     /* Adds its counts to those of the process; NULL: none. */
     void (*counters)(struct kz_role *role, struct kz_pipeline_counters *counters);
     void (*histograms)(struct kz_role *role, struct kz_pipeline_histograms *histograms);
+    /* Leaves `ret_status` where another process asks the model. */
     void (*model)(struct kz_role *role, unsigned model, struct kz_model_status *ret_status);
     void (*backlog)(struct kz_role *role, struct kz_role_backlog *ret_backlog);
     void (*metrics)(struct kz_role *role, struct kz_buf *out);

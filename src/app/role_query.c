@@ -8,6 +8,7 @@
 struct role_query {
     struct kz_query query;
     struct kz_role_env *env;
+    struct kz_pipeline_histograms histograms;
 };
 
 static struct kz_role_env *env_of(struct kz_query *query)
@@ -117,21 +118,29 @@ void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *
     }
 }
 
-void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_status *ret_status)
+void kz_role_env_histograms(struct kz_role_env *env, struct kz_pipeline_histograms *ret_histograms)
 {
     struct kz_role *infer = env->roles[KZ_ROLE_INFER];
 
-    if (infer && infer->ops->model) {
-        infer->ops->model(infer, model, ret_status);
-        return;
-    }
+    *ret_histograms = (struct kz_pipeline_histograms){0};
+    if (infer && infer->ops->histograms)
+        infer->ops->histograms(infer, ret_histograms);
+}
+
+void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_status *ret_status)
+{
+    struct kz_role *infer = env->roles[KZ_ROLE_INFER];
+    struct kz_str name = kz_str(env->project->models[model].name);
+
     *ret_status = (struct kz_model_status){
             .name = env->project->models[model].name,
             .version = "",
             .runtime = env->project->models[model].runtime,
-            .paused = env->words &&
-                      kz_words_paused(env->words, "model", kz_str(env->project->models[model].name)),
+            .paused = env->words && kz_words_paused(env->words, "model", name),
+            .elsewhere = true,
     };
+    if (infer && infer->ops->model)
+        infer->ops->model(infer, model, ret_status);
 }
 
 static void counters(struct kz_query *q, struct kz_pipeline_counters *ret)
@@ -141,10 +150,10 @@ static void counters(struct kz_query *q, struct kz_pipeline_counters *ret)
 
 static const struct kz_pipeline_histograms *histograms(struct kz_query *q)
 {
-    static const struct kz_pipeline_histograms none;
+    struct role_query *query = KZ_CONTAINER_OF(q, struct role_query, query);
 
-    (void)q;
-    return &none;
+    kz_role_env_histograms(query->env, &query->histograms);
+    return &query->histograms;
 }
 
 static void model(struct kz_query *q, unsigned index, struct kz_model_status *ret)

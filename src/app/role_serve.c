@@ -8,6 +8,7 @@
 
 #include "app/news.h"
 #include "base/diag.h"
+#include "base/hash.h"
 #include "sys/clock.h"
 
 enum {
@@ -107,16 +108,31 @@ struct piece { /* of news, on its way to the loop */
     struct kz_buf record;
 };
 
+/* News come at least once; of what was told lately nobody is told again. */
+static bool was_told(struct role_serve *role, const struct kz_record *record)
+{
+    uint64_t name = kz_hash_mix(record->owner, record->seq);
+    uint64_t *told = &role->told[name % TOLD_MAX];
+
+    if (*told == name)
+        return true;
+    *told = name;
+    return false;
+}
+
 static void piece_arrived(struct job *job)
 {
     struct piece *piece = KZ_CONTAINER_OF(job, struct piece, job);
     struct role_serve *role = job->role;
+    const struct kz_record *record = (const void *)piece->record.data;
 
     role->counts.news_total++;
     if (!piece->record.size)
         role->counts.news_bad_total++;
+    else if (was_told(role, record))
+        role->counts.news_again_total++;
     else
-        kz_serve_publish(role, (const void *)piece->record.data);
+        kz_serve_publish(role, record);
     kz_buf_done(&piece->record);
     free(piece);
 }

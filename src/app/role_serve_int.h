@@ -25,6 +25,7 @@ enum {
     SERVE_MAGIC_ROLE = 0x6b7a7372,
     SERVE_WORKERS = 8,
     SERVE_ROWS_MAX = KZ_SOURCES_MAX + 1,
+    TOLD_MAX = 16384, /* pieces of news that are remembered */
     KNOWN_MAX = 4096, /* keys whose owner is remembered, for streams; a power of two */
 };
 #define CHANGE_BIT (UINT64_C(1) << 63) /* a place that when_durable() waits for: no address has it */
@@ -113,6 +114,7 @@ struct deliveries; /* role_serve_deliver.c */
     X(changes_total, "acknowledgements, words and erasures")                                       \
     X(news_total, "pieces of news received")                                                       \
     X(news_bad_total, "of these broken")                                                           \
+    X(news_again_total, "of these told before")                                                    \
     X(webhooks_begun_total, "attempts to post a webhook")                                          \
     X(webhooks_swept_total, "webhooks that were forgotten, found by the sweep")
 
@@ -138,6 +140,7 @@ struct role_serve {
     uint64_t last_change;
     struct kz_subscription *subscriptions;
     struct known known[KNOWN_MAX];
+    uint64_t told[TOLD_MAX];
     struct kz_user passing;         /* of find() outside of a snapshot */
     int64_t deadline_ms; /* when stopping: nobody is kept waiting after it */
     bool stopping; /* the loop's; pullers look at `stop_pulling` */

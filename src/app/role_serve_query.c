@@ -330,41 +330,20 @@ static enum kz_code erasure(struct kz_query *query, uint64_t id, bool *ret_done,
 
 static void counters(struct kz_query *query, struct kz_pipeline_counters *ret)
 {
-    struct role_serve *role = kz_role_serve_of(query);
-
-    *ret = (struct kz_pipeline_counters){0};
-    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
-        struct kz_role *other = role->env->roles[kind];
-
-        if (other && other->ops->counters)
-            other->ops->counters(other, ret);
-    }
+    kz_role_env_counters(kz_role_serve_of(query)->env, ret);
 }
 
 static const struct kz_pipeline_histograms *histograms(struct kz_query *query)
 {
     struct role_serve *role = kz_role_serve_of(query);
-    struct kz_role *infer = role->env->roles[KZ_ROLE_INFER];
 
-    role->histograms = (struct kz_pipeline_histograms){0};
-    if (infer && infer->ops->histograms)
-        infer->ops->histograms(infer, &role->histograms);
+    kz_role_env_histograms(role->env, &role->histograms);
     return &role->histograms;
 }
 
-/* Of models that another process asks only what an operator said is known here. */
 static void model_status(struct kz_query *query, unsigned m, struct kz_model_status *ret)
 {
-    struct role_serve *role = kz_role_serve_of(query);
-    const struct kz_model_def *def = &role->env->project->models[m];
-    struct kz_role *infer = role->env->roles[KZ_ROLE_INFER];
-
-    *ret = (struct kz_model_status){.name = def->name,
-            .version = "",
-            .runtime = def->runtime,
-            .paused = kz_words_paused(role->env->words, "model", kz_str(def->name))};
-    if (infer && infer->ops->model)
-        infer->ops->model(infer, m, ret);
+    kz_role_env_model(kz_role_serve_of(query)->env, m, ret);
 }
 
 static enum kz_code health(struct kz_query *query, struct kz_err *err)

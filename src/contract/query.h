@@ -58,6 +58,7 @@ struct kz_model_status {
     uint32_t inside, waiting;
     uint64_t pending;      /* in the log, not asked yet */
     bool paused, fenced;
+    bool elsewhere;        /* another process asks it: what is paused is all that is known here */
     char reason[300];
     uint64_t done, dead, expired, superseded, dropped;
     uint64_t batches, batch_rows, restarts, timeouts;

@@ -301,6 +301,7 @@ static void put_models(struct kz_json_out *out, struct kz_query *query)
         kz_json_out_kv_cstr(out, "state",
                 s.fenced           ? "fenced"
                 : s.paused         ? "paused"
+                : s.elsewhere      ? "elsewhere"
                 : s.replicas_ready ? "ready"
                                    : "starting");
         if (*s.reason)

@@ -334,6 +334,90 @@ static void a_crash_between_write_and_publish_tells_what_is_written(void **state
     rig_project.action_count = action_count;
 }
 
+/* ---- ends without a model ---------------------------------------------------------------------------- */
+
+static struct rig_request *nth_of(
+        struct rig_input *in, uint64_t owner, const char *model, unsigned n)
+{
+    for (size_t i = 0; i < in->request_count; i++)
+        if ((!owner || in->requests[i].owner == owner) &&
+                strcmp(in->requests[i].model, model) == 0 && !n--)
+            return &in->requests[i];
+    fail_msg("there are fewer requests of %s", model);
+    return NULL;
+}
+
+static void late_and_old_requests_end_once_and_say_so(void **state)
+{
+    struct rig *rig = rig_new();
+    struct rig_request *older, *newer, expired = {0};
+    struct kz_request_message message;
+    struct kz_buf hold = {0};
+    struct rig_input *in;
+    struct rig_lines have;
+    struct kz_err err;
+
+    (void)state;
+    make_events(4);
+    in = embedded(rig);
+    older = nth_of(in, 0, "mean", 0);
+    newer = nth_of(in, older->owner, "mean", 1);
+    assert_int_equal(
+            kz_request_message_decode(
+                    kz_buf_view(&nth_of(in, older->owner, "mean", 2)->message), &hold, &message, &err),
+            KZ_OK);
+    ((struct kz_request_body *)(void *)(hold.data + sizeof(struct kz_record)))->expires_ms = 1;
+    kz_request_message_encode(&message, &expired.message);
+    expired.owner = older->owner;
+    snprintf(expired.model, sizeof(expired.model), "mean");
+    rig_open(rig, &kz_role_infer, false);
+    rig_publish_request(rig, newer);
+    rig_await_acknowledged(rig, 1);
+    rig_publish_request(rig, older);
+    rig_publish_request(rig, &expired);
+    rig_publish_request(rig, older);
+    rig_publish_request(rig, &expired);
+    rig_await_acknowledged(rig, 5);
+    have = rig_outcomes(rig);
+    assert_int_equal(count_of(&have, " end=1 "), 1);
+    assert_int_equal(count_of(&have, " end=2 "), 1); /* superseded */
+    assert_int_equal(count_of(&have, " end=3 "), 1); /* expired */
+    rig_lines_done(&have);
+    kz_buf_done(&hold);
+    kz_buf_done(&expired.message);
+    rig_input_done(in);
+    rig_free(rig);
+}
+
+static void what_is_no_request_goes_to_the_dead_topic(void **state)
+{
+    struct rig *rig = rig_new();
+    struct kz_bus_pull_options options = {.topic = KZ_TOPIC_DEAD, .name = "kept"};
+    struct kz_bus_delivery *dead[4];
+    struct kz_bus_source *kept;
+    struct rig_request broken = {.owner = 1, .model = "mean"};
+    size_t count = 0;
+    struct kz_err err;
+
+    (void)state;
+    kz_buf_cstr(&broken.message, "no request at all");
+    rig_open(rig, &kz_role_infer, false);
+    rig_publish_request(rig, &broken);
+    assert_int_equal(rig->bus->ops->open_source(rig->bus, &options, &kept, &err), KZ_OK);
+    assert_int_equal(rig->bus->ops->pull(kept, dead, 4, 10000, &count, &err), KZ_OK);
+    assert_int_equal(count, 1);
+    assert_true(kz_str_is(dead[0]->data, "no request at all"));
+    assert_true(kz_str_is(
+            kz_attribute_get(dead[0]->attributes, dead[0]->attribute_count, KZ_ATTRIBUTE_CODE),
+            "bad_request"));
+    assert_true(kz_attribute_get(dead[0]->attributes, dead[0]->attribute_count, KZ_ATTRIBUTE_REASON)
+                        .size > 10);
+    rig->bus->ops->close_source(kept);
+    rig_await_acknowledged(rig, 1);
+    kz_buf_done(&broken.message);
+    rig_free(rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -342,6 +426,8 @@ int main(void)
             cmocka_unit_test(a_place_reserved_before_a_conflict_is_given_back),
             cmocka_unit_test(faults_and_restarts_change_nothing),
             cmocka_unit_test(a_crash_between_write_and_publish_tells_what_is_written),
+            cmocka_unit_test(late_and_old_requests_end_once_and_say_so),
+            cmocka_unit_test(what_is_no_request_goes_to_the_dead_topic),
     };
 
     kz_diag_set(KZ_DIAG_ERROR, false);
