@@ -497,7 +497,7 @@ static void test_connection_refused(void **state)
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
     for (int i = 0; i < 3; i++)
         assert_int_equal(call(channel, &options, "", "", &answer, &err), KZ_UNAVAILABLE);
-    assert_true(kz_mono_ms() - before_ms < 1000);
+    assert_true(kz_mono_ms() - before_ms < 5000); /* the deadline is 30 s */
     assert_non_null(strstr(err.message, "Connection refused"));
     assert_non_null(strstr(err.hint, address));
 
