@@ -210,8 +210,13 @@ static void test_what_is_tried_again(void **state)
     struct fixture *f = *state;
     const struct kz_rpc_options once = {.method = "/peer/Script"};
     const struct kz_rpc_options idempotent = {.method = "/peer/Script", .idempotent = true};
+    const struct kz_rpc_options never = {
+            .method = "/peer/Script", .idempotent = true, .once = true};
     Kizashi__Rpc__Any *answer = NULL;
 
+    /* The caller does it. */
+    assert_int_equal(call(f->channel, &never, "8 0", "never", &answer, NULL), KZ_LIMIT);
+    assert_int_equal(call(f->channel, &never, "14 0", "never too", &answer, NULL), KZ_UNAVAILABLE);
     /* Refused before it ran. */
     expect(f->channel, &once, "8 8 0", "refused", "3");
     /* May have run. */
