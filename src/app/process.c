@@ -6,7 +6,7 @@
 #include "app/process_int.h"
 #include "base/hash.h"
 
-enum { CONFLICTS_MAX = 100 }; /* then the caller may do something else first */
+enum { CONFLICTS_MAX = 10 }; /* then the caller may have something else to look at first */
 
 /* What a call is about; one of both. */
 struct work {

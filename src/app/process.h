@@ -45,11 +45,15 @@ struct kz_process_outcome {
 /* Takes events in their order (received_at set; state, seq and session are set here; rejected ones
  * become dead letters) in one transaction; on KZ_CONFLICT it begins again by itself, some times. Nothing
  * was taken where it fails, or, after KZ_TIMEOUT and KZ_UNAVAILABLE, all of it perhaps: call it again,
- * ids tell. Errors that kz_code_retry() denies, but KZ_CONFLICT, will come again for these items.
- */
+ * ids tell. kz_process_is_poison(): it will fail again, however often these items come. */
 KZ_MUST_USE enum kz_code kz_process_events(struct kz_process *process,
         struct kz_intake_item *const *items, size_t count, struct kz_process_outcome *ret_outcome,
         struct kz_err *err);
+static inline bool kz_process_is_poison(enum kz_code code)
+{
+    /* All else may be mended while they wait: a right, a table, a version. */
+    return code == KZ_INVALID || code == KZ_TOO_LARGE || code == KZ_CORRUPT;
+}
 /* Fires timers as the store's due() gave them: each as of its due time, before it the earlier ones of
  * the same user. One that was overtaken does nothing and is gone. */
 KZ_MUST_USE enum kz_code kz_process_timers(struct kz_process *process,

@@ -75,6 +75,8 @@ struct kz_role_env {
     void (*wake)(void *arg); /* any thread: turn() of all roles is wanted */
     void *wake_arg;
     int64_t started_ms; /* kz_mono_ms() */
+    bool abandoned; /* set by a role's close() that left threads behind, in calls that did not return:
+                     * the process ends without closing what they use */
     struct kz_role *roles[KZ_ROLE_COUNT]; /* by kind; NULL: not in this process */
 };
 

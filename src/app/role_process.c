@@ -164,6 +164,13 @@ static bool is_stopping(struct role_process *r)
     return stopping;
 }
 
+void kz_role_process_ended(struct role_process *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->running--;
+    pthread_mutex_unlock(&r->lock);
+}
+
 static void pull(void *role)
 {
     struct role_process *r = role;
@@ -183,6 +190,7 @@ static void pull(void *role)
         for (size_t i = 0; i < count; i++)
             take(r, deliveries[i]);
     }
+    kz_role_process_ended(r);
 }
 
 /* ---- opening and closing ------------------------------------------------------------------------------- */
@@ -206,6 +214,20 @@ static enum kz_code open_worker(struct role_process *r, struct worker *w, struct
     return kz_process_open(&options, &w->engine, err);
 }
 
+static enum kz_code start_thread(struct role_process *r, struct kz_thread *thread, const char *name,
+        void (*run)(void *arg), void *arg, struct kz_err *err)
+{
+    enum kz_code rc;
+
+    pthread_mutex_lock(&r->lock);
+    r->running++;
+    pthread_mutex_unlock(&r->lock);
+    rc = kz_thread_start(thread, name, run, arg, err);
+    if (rc != KZ_OK)
+        kz_role_process_ended(r);
+    return rc;
+}
+
 static enum kz_code start(struct role_process *r, struct kz_err *err)
 {
     struct kz_bus_pull_options pull_options = {
@@ -221,11 +243,11 @@ static enum kz_code start(struct role_process *r, struct kz_err *err)
         KZ_TRY(open_worker(r, &r->workers[r->worker_count], err));
     KZ_TRY(open_worker(r, &r->timer_worker, err));
     for (unsigned i = 0; i < count; i++)
-        KZ_TRY(kz_thread_start(&r->workers[i].thread, "kz-process", kz_process_worker_loop,
+        KZ_TRY(start_thread(r, &r->workers[i].thread, "kz-process", kz_process_worker_loop,
                 &r->workers[i], err));
-    KZ_TRY(kz_thread_start(&r->finisher, "kz-finish", kz_process_finisher, r, err));
-    KZ_TRY(kz_thread_start(&r->timers, "kz-timers", kz_process_timer_loop, r, err));
-    return kz_thread_start(&r->puller, "kz-pull", pull, r, err);
+    KZ_TRY(start_thread(r, &r->finisher, "kz-finish", kz_process_finisher, r, err));
+    KZ_TRY(start_thread(r, &r->timers, "kz-timers", kz_process_timer_loop, r, err));
+    return start_thread(r, &r->puller, "kz-pull", pull, r, err);
 }
 
 static enum kz_code open_role(struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
@@ -262,18 +284,19 @@ static void give_up(struct role_process *r)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* What the bus has not answered by then lies in the outbox. */
-static bool wait_for_finishing(struct role_process *r)
+/* What the bus has not answered by then lies in the outbox; what a call holds comes again. */
+static bool wait_for_threads(struct role_process *r)
 {
     int64_t until_ms = kz_mono_ms() + CLOSE_WAIT_MS;
     size_t left;
 
     do {
         pthread_mutex_lock(&r->lock);
-        left = r->finishing;
+        left = r->finishing + r->running;
+        pthread_cond_broadcast(&r->finish_wake); /* the finisher ends behind the last of them */
         pthread_mutex_unlock(&r->lock);
         if (left)
-            usleep(5000);
+            usleep(2000);
     } while (left && kz_mono_ms() < until_ms);
     return !left;
 }
@@ -292,16 +315,14 @@ static void close_role(struct kz_role *role)
     struct role_process *r = role_of(role);
 
     give_up(r);
+    if (!wait_for_threads(r)) {
+        r->env->abandoned = true;
+        return; /* they find what they use: nothing is freed */
+    }
     kz_thread_join(&r->puller);
     kz_thread_join(&r->timers);
     for (unsigned i = 0; i < r->worker_count; i++)
         kz_thread_join(&r->workers[i].thread);
-    if (!wait_for_finishing(r)) {
-        kz_diag_warn("the bus has not answered in time: requests are published again by another",
-                "commits=%zu", r->finishing);
-        return; /* its answers come to what is left in memory: the process ends */
-    }
-    give_up(r);
     kz_thread_join(&r->finisher);
     kz_role_process_release(r, r->watermark, false);
     for (unsigned i = 0; i < r->worker_count; i++)

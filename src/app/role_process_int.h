@@ -85,6 +85,7 @@ struct role_process {
     bool giving_up;       /* and what is held goes back */
     int64_t deadline_ms;
     size_t held;          /* messages not acknowledged yet */
+    size_t running;       /* threads that have not ended */
     size_t finishing;     /* commits whose requests are being published */
     struct finish *finished, **finished_last;
     int64_t watermark_ms; /* asked for by a message that waits; 0 none */
@@ -100,6 +101,8 @@ struct role_process {
 /* role_process.c */
 bool kz_role_process_giving_up(struct role_process *r);
 void kz_role_process_problem(struct role_process *r, const char *what, const struct kz_err *err);
+/* The calling thread is about to return. */
+void kz_role_process_ended(struct role_process *r);
 /* Sleeps for `ms`, or until the role gives up. */
 void kz_role_process_sleep(struct role_process *r, int64_t ms);
 /* The messages are done: acknowledged, or given back. */

@@ -170,8 +170,8 @@ void kz_process_finisher(void *role)
     for (;;) {
         struct finish *list = r->finished;
 
-        if (!list && r->giving_up && !r->finishing)
-            break;
+        if (!list && r->giving_up && !r->finishing && r->running == 1)
+            break; /* nobody else is there to publish more */
         if (!list) {
             pthread_cond_wait(&r->finish_wake, &r->lock);
             continue;
@@ -183,6 +183,7 @@ void kz_process_finisher(void *role)
         pthread_mutex_lock(&r->lock);
     }
     pthread_mutex_unlock(&r->lock);
+    kz_role_process_ended(r);
 }
 
 /* ---- the outbox -------------------------------------------------------------------------------------- */

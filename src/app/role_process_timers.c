@@ -48,7 +48,7 @@ static bool fire_chunk(
         return true;
     }
     kz_role_process_problem(r, "timers could not be fired", &err);
-    if (!kz_code_retry(rc) && rc != KZ_CONFLICT && count > 1) {
+    if (kz_process_is_poison(rc) && count > 1) {
         /* One of them is at fault. */
         for (size_t i = 0; i < count; i++)
             (void)fire_chunk(r, &timers[i], 1); /* it was said above what is wrong */
@@ -135,4 +135,5 @@ void kz_process_timer_loop(void *role)
         }
         kz_role_process_sleep(r, TICK_MS + (int64_t)kz_prng_below(&dice, TICK_MS));
     }
+    kz_role_process_ended(r);
 }

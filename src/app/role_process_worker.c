@@ -65,7 +65,7 @@ static bool take_items(struct worker *w, struct kz_intake_item **items, size_t c
     enum kz_code rc;
 
     while ((rc = kz_process_events(w->engine, items, count, &outcome, &err)) != KZ_OK &&
-            (kz_code_retry(rc) || rc == KZ_CONFLICT))
+            !kz_process_is_poison(rc))
         if (!wait_again(r, rc, &err))
             return false;
     if (rc == KZ_OK) {
@@ -167,4 +167,5 @@ void kz_process_worker_loop(void *worker)
             kz_role_process_release(w->role, messages, false);
         date(w);
     }
+    kz_role_process_ended(w->role);
 }

@@ -225,6 +225,11 @@ static void close_all(struct up *up)
     if (up->server)
         kz_http_server_free(up->server);
     kz_auth_close(up->auth);
+    if (up->env && up->env->abandoned) {
+        kz_diag_warn("stopped with calls under way: what was held comes again elsewhere", "ms=%" PRId64,
+                kz_mono_ms() - up->stopping_ms);
+        _exit(KZ_EXIT_DONE);
+    }
     kz_role_env_close(up->env);
     uv_close((uv_handle_t *)&up->wake, NULL);
     uv_close((uv_handle_t *)&up->timer, NULL);

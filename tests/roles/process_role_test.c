@@ -404,6 +404,61 @@ static void what_is_held_when_it_has_to_stop_is_taken_by_another(void **state)
     free(stream.events);
 }
 
+struct said {
+    char text[2000];
+};
+
+static void say(void *to, enum kz_severity severity, const char *what, const char *why, const char *remedy)
+{
+    struct said *said = to;
+    size_t used = strlen(said->text);
+
+    (void)severity, (void)remedy;
+    snprintf(said->text + used, sizeof(said->text) - used, "%s: %s\n", what, why);
+}
+
+/* What somebody has to mend, or the service has to get over, costs nothing but time; and it is said. */
+static void events_wait_for_a_store_that_asks_for_less_or_forbids(void **state)
+{
+    static const enum kz_code codes[] = {KZ_LIMIT, KZ_FORBIDDEN, KZ_NOT_FOUND};
+    struct rig_stream stream = rig_stream(44, 600, USERS, false);
+
+    (void)state;
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(codes); i++) {
+        struct kz_pipeline_counters counters = {0};
+        struct said said = {""};
+        struct kz_buf metrics = {0};
+        struct deployment d;
+        uint64_t messages;
+        int64_t until_ms = kz_mono_ms() + WAIT_MS;
+
+        deploy(&d, true);
+        __atomic_store_n(&d.trouble.fail, codes[i], __ATOMIC_RELEASE);
+        open_role(&d);
+        messages = publish_stream(&d, &stream, 1);
+        while (!strstr(said.text, codes[i] == KZ_LIMIT ? "slowed down" : "events wait") &&
+                kz_mono_ms() < until_ms) {
+            said.text[0] = '\0';
+            kz_role_process.problems(d.role, say, &said);
+            usleep(200);
+        }
+        assert_non_null(strstr(said.text, "so it was told"));
+        kz_role_process.metrics(d.role, &metrics);
+        kz_buf_char(&metrics, '\0');
+        if (codes[i] == KZ_LIMIT)
+            assert_null(strstr(metrics.data, "kizashi_process_slowed_total 0\n"));
+        assert_non_null(strstr(metrics.data, "kizashi_process_dead_total 0\n"));
+        assert_int_equal(acknowledged(&d), 0);
+        __atomic_store_n(&d.trouble.fail, KZ_OK, __ATOMIC_RELEASE);
+        await_acknowledged(&d, messages);
+        kz_role_process.counters(d.role, &counters);
+        assert_int_equal(counters.events_accepted_total + counters.events_duplicate_total, 600);
+        kz_buf_done(&metrics);
+        withdraw(&d);
+    }
+    free(stream.events);
+}
+
 /* On our clock: a delay that is over is asked about without another event. */
 static void a_timer_that_is_due_fires_once_beside_another_replica(void **state)
 {
@@ -452,6 +507,7 @@ int main(void)
             cmocka_unit_test(
                     a_foreign_publisher_is_understood_and_what_is_wrong_with_one_event_is_its_own),
             cmocka_unit_test(what_is_held_when_it_has_to_stop_is_taken_by_another),
+            cmocka_unit_test(events_wait_for_a_store_that_asks_for_less_or_forbids),
             cmocka_unit_test(a_timer_that_is_due_fires_once_beside_another_replica),
     };
 
