@@ -1,15 +1,44 @@
 #include "act/localtime.h"
 
+#include <pthread.h>
+#include <stdlib.h>
+
 #include "contract/tz.h"
 
-static _Thread_local struct kz_zones zones;
+/* Zones are read once by each thread that asks, and go with it. */
+static pthread_key_t zones_key;
+static pthread_once_t zones_once = PTHREAD_ONCE_INIT;
+
+static void free_zones(void *zones)
+{
+    kz_zones_done(zones);
+    free(zones);
+}
+
+static void make_key(void)
+{
+    KZ_BUG_ON(pthread_key_create(&zones_key, free_zones) != 0);
+}
+
+static struct kz_zones *zones_of_thread(void)
+{
+    struct kz_zones *zones;
+
+    KZ_BUG_ON(pthread_once(&zones_once, make_key) != 0);
+    zones = pthread_getspecific(zones_key);
+    if (!zones) {
+        zones = kz_calloc(1, sizeof(*zones));
+        KZ_BUG_ON(pthread_setspecific(zones_key, zones) != 0);
+    }
+    return zones;
+}
 
 enum kz_code kz_local_check(const char *tz, struct kz_err *err)
 {
     const struct kz_zone *zone;
     struct kz_err inner;
 
-    if (kz_zones_get(&zones, kz_str(tz), &zone, &inner) == KZ_OK)
+    if (kz_zones_get(zones_of_thread(), kz_str(tz), &zone, &inner) == KZ_OK)
         return KZ_OK;
     return kz_fail(err, KZ_CONFIG, "\"%s\" is not a time zone: %s", tz, inner.message);
 }
@@ -25,7 +54,7 @@ void kz_local_time(const char *tz, int64_t ms, int *ret_weekday, int *ret_minute
     const struct kz_zone *zone;
     int64_t offset_ms = 0, local_ms, day;
 
-    if (kz_zones_get(&zones, kz_str(tz), &zone, NULL) == KZ_OK)
+    if (kz_zones_get(zones_of_thread(), kz_str(tz), &zone, NULL) == KZ_OK)
         offset_ms = (int64_t)kz_zone_offset_s(zone, floor_div(ms, 1000)) * 1000;
     local_ms = ms + offset_ms;
     day = floor_div(local_ms, 86400000);

@@ -229,13 +229,18 @@ static void end(struct task *task, bool done)
 {
     struct role_infer *r = task->role;
     bool pushed = task->push != NULL; /* then it is the loop's to answer and free */
+    struct kz_bus_delivery *delivery;
 
-    if (task->delivery) {
+    /* It is gone when it has been given back; whoever asks for the backlog must not look at it. */
+    pthread_mutex_lock(&r->lock);
+    delivery = kz_take(&task->delivery);
+    r->counts.given_back_total += !done;
+    pthread_mutex_unlock(&r->lock);
+    if (delivery) {
         struct kz_bus *bus = r->env->bus;
 
-        (done ? bus->ops->ack : bus->ops->nack)(task->puller->source, &task->delivery, 1);
+        (done ? bus->ops->ack : bus->ops->nack)(task->puller->source, &delivery, 1);
     }
-    r->counts.given_back_total += !done;
     pthread_mutex_lock(&r->lock);
     end_locked(r, task);
     if (pushed) {
