@@ -43,7 +43,7 @@ static json_t *emulator_command(const char *name)
     return command;
 }
 
-static bool emulator_is_there(const char *name)
+static KZ_UNUSED bool emulator_is_there(const char *name)
 {
     json_t *command = emulator_command(name);
 
@@ -119,7 +119,7 @@ static char *emulator_replaced(const char *text, const char *from, const char *t
 }
 
 /* `variable`: BIGTABLE_EMULATOR_HOST or such, which says on which port the shared one is. */
-static struct emulator emulator_open(const char *name, const char *variable)
+static KZ_UNUSED struct emulator emulator_open(const char *name, const char *variable)
 {
     struct emulator e = {.port = emulator_free_port()};
     json_t *command = emulator_command(name);
@@ -136,7 +136,7 @@ static struct emulator emulator_open(const char *name, const char *variable)
     return e;
 }
 
-static void emulator_kill(struct emulator *e)
+static KZ_UNUSED void emulator_kill(struct emulator *e)
 {
     if (!e->pid)
         return;
@@ -145,17 +145,17 @@ static void emulator_kill(struct emulator *e)
     e->pid = 0;
 }
 
-static void emulator_suspend(struct emulator *e)
+static KZ_UNUSED void emulator_suspend(struct emulator *e)
 {
     kill(-e->pid, SIGSTOP);
 }
 
-static void emulator_resume(struct emulator *e)
+static KZ_UNUSED void emulator_resume(struct emulator *e)
 {
     kill(-e->pid, SIGCONT);
 }
 
-static void emulator_close(struct emulator *e)
+static KZ_UNUSED void emulator_close(struct emulator *e)
 {
     emulator_kill(e);
     for (size_t i = 0; e->args[i]; i++)
