@@ -309,6 +309,7 @@ static struct task *new_task(struct puller *p, struct kz_bus_delivery *delivery)
     task->role = p->role;
     task->puller = p;
     task->delivery = delivery;
+    task->published_ms = delivery->published_ms;
     task->model = p->model;
     task->begun_us = kz_mono_us();
     return task;
@@ -735,7 +736,7 @@ static void backlog(struct kz_role *role, struct kz_role_backlog *ret)
     pthread_mutex_lock(&r->lock);
     ret->messages = r->task_count;
     for (const struct task *t = r->all; t; t = t->all_next) {
-        int64_t published_ms = t->delivery ? t->delivery->published_ms : 0;
+        int64_t published_ms = t->published_ms; /* the delivery may be gone */
 
         if (published_ms && (!ret->oldest_ms || published_ms < ret->oldest_ms))
             ret->oldest_ms = published_ms;

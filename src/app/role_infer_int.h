@@ -69,6 +69,7 @@ struct task {
     struct role_infer *role;
     struct puller *puller;             /* of `delivery` */
     struct kz_bus_delivery *delivery;  /* NULL: pushed by HTTP */
+    int64_t published_ms;              /* 0: pushed */
     struct kz_http_request *push;      /* the loop's; answered by turn() */
     struct kz_buf pushed;              /* the message, where it was pushed */
     bool push_done;                    /* 204, else it is to come again */
