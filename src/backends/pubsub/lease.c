@@ -21,7 +21,7 @@ enum {
     IDS_MAX = 100000, /* that wait while calls fail; beyond it they are forgotten */
     CALL_MS = 5000,
     LAST_CALL_MS = 2000, /* when closing */
-    RETRY_MS = 250,
+    RETRY_MS = 100,      /* one of several connections may be away for a moment */
 };
 
 enum call_kind { CALL_ACK, CALL_NACK, CALL_EXTEND };
@@ -103,12 +103,13 @@ static void on_called(
         source->ps->leases_extended += call->count;
     }
     pthread_mutex_lock(&source->lock);
+    again = again && !(source->finish && kz_mono_ms() >= source->finish_by_ms);
     if (call->kind == CALL_EXTEND && again) {
         source->extend_all = true;
         source->lease_scan_ms = KZ_MIN(source->lease_scan_ms, kz_mono_ms() + RETRY_MS);
     }
     for (size_t i = 0; i < call->count && call->kind != CALL_EXTEND; i++) {
-        if (again && !source->finish && call->life == source->life)
+        if (again && call->life == source->life)
             put_id(ids, call->ids[i], kz_mono_ms() + RETRY_MS);
         else
             free(call->ids[i]);
@@ -201,31 +202,24 @@ static void extend_leases(struct kz_ps_source *source)
     source->extend_all = false;
 }
 
-/* When there is something to send (monotonic); INT64_MAX: nothing, or too much is under way. */
-static int64_t ids_due_ms(const struct kz_ps_source *source)
-{
-    if (source->calls >= CALLS_MAX)
-        return INT64_MAX;
-    if (source->finish && (source->acks.count || source->nacks.count))
-        return 0;
-    return KZ_MIN(source->acks.due_ms, source->nacks.due_ms);
-}
-
 void kz_ps_keep(void *arg)
 {
     struct kz_ps_source *source = arg;
 
     pthread_mutex_lock(&source->lock);
     while (!source->finish || source->acks.count || source->nacks.count || source->calls) {
-        int64_t now_ms = kz_mono_ms(), ids_ms = ids_due_ms(source);
+        int64_t now_ms = kz_mono_ms();
         int64_t scan_ms = source->finish ? INT64_MAX : source->lease_scan_ms;
+        int64_t ids_ms = source->calls < CALLS_MAX
+                                 ? KZ_MIN(source->acks.due_ms, source->nacks.due_ms)
+                                 : INT64_MAX;
 
         if (scan_ms <= now_ms)
             extend_leases(source);
         else if (ids_ms > now_ms)
             (void)kz_ps_cond_wait(
                     &source->work, &source->lock, KZ_MIN(ids_ms, scan_ms)); /* then look again */
-        else if (source->acks.count && (source->finish || source->acks.due_ms <= now_ms))
+        else if (source->acks.due_ms <= now_ms)
             send_ids(source, &source->acks, CALL_ACK);
         else
             send_ids(source, &source->nacks, CALL_NACK);

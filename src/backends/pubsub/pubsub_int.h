@@ -167,7 +167,8 @@ struct kz_ps_source {
     int64_t lease_scan_ms;        /* when to look at leases, monotonic */
     bool extend_all;              /* the last extension failed */
     unsigned calls;               /* under way */
-    bool finish;                  /* the keeper: send everything, then end */
+    bool finish;                  /* the keeper: send everything, then end ... */
+    int64_t finish_by_ms;         /* ... and try no more from then on, monotonic */
 };
 enum { KZ_PS_SOURCE_MAGIC = 0x70737372, KZ_PS_HELD_MAGIC = 0x70736865 };
 

@@ -14,6 +14,8 @@
 #include "sys/clock.h"
 #include "sys/random.h"
 
+enum { FINISH_MS = 3000 }; /* for the last acknowledgements */
+
 static struct kz_ps_source *source_of(struct kz_bus_source *base)
 {
     struct kz_ps_source *source = KZ_CONTAINER_OF(base, struct kz_ps_source, base);
@@ -210,6 +212,9 @@ static void stop_threads(struct kz_ps_source *source)
         kz_ps_settle(source, held, false);
     }
     source->finish = true;
+    source->finish_by_ms = kz_mono_ms() + FINISH_MS;
+    source->acks.due_ms = source->acks.count ? 0 : INT64_MAX;
+    source->nacks.due_ms = source->nacks.count ? 0 : INT64_MAX;
     pthread_cond_signal(&source->work);
     pthread_mutex_unlock(&source->lock);
     kz_thread_join(&source->keeper);
