@@ -118,6 +118,16 @@ static void signal_emulator(int number)
     assert_int_equal(kill(-emulator.pid, number), 0);
 }
 
+/* Returns once it stands still: its threads stop one after the other. */
+static void stop_emulator(void)
+{
+    int status = 0;
+
+    signal_emulator(SIGSTOP);
+    assert_int_equal(waitpid(emulator.pid, &status, WUNTRACED), emulator.pid);
+    assert_true(WIFSTOPPED(status));
+}
+
 static void kill_emulator(void)
 {
     if (!emulator.pid)
@@ -276,7 +286,7 @@ static void test_stopped_for_some_seconds_under_load_nothing_is_lost(void **stat
     rig_must(kz_thread_start(&puller, "pull", pull_load, load, &err), &err);
     rig_must(kz_thread_start(&publisher, "publish", publish_load, load, &err), &err);
     await_count(&load->seen_count, 300);
-    signal_emulator(SIGSTOP);
+    stop_emulator();
     nanosleep(&(struct timespec){5, 0}, NULL); /* that long it is stopped */
     signal_emulator(SIGCONT);
     kz_thread_join(&publisher);
@@ -314,7 +324,7 @@ static void test_while_it_is_stopped_no_more_is_taken_than_may_be_under_way(void
     load->bus = bus;
     memset(kz_buf_extend(&text, SIZE), 'x', SIZE);
     message = (struct kz_bus_message){.data = kz_buf_view(&text), .key = KZ_STR("lane-1")};
-    signal_emulator(SIGSTOP);
+    stop_emulator();
     do {
         struct sent *sent = kz_malloc(sizeof(*sent));
 
@@ -353,7 +363,7 @@ static void test_it_can_be_closed_while_it_is_stopped(void **state)
     outcome_init(&outcome);
     rig_publish_text(bus, KZ_TOPIC_REQUESTS, "held");
     assert_true(rig_pull_one(source)->data.size == 4);
-    signal_emulator(SIGSTOP);
+    stop_emulator();
     rig_must(bus->ops->publish(bus, KZ_TOPIC_REQUESTS,
                      &(struct kz_bus_message){.data = KZ_STR("late")}, 1, outcome_done, &outcome,
                      &err),
