@@ -181,6 +181,11 @@ static void look(struct env *e)
     notice(&e->predictions, predictions.problem, predictions.throttled);
 }
 
+void kz_role_env_tick(struct kz_role_env *env)
+{
+    look(KZ_CONTAINER_OF(env, struct env, env));
+}
+
 static void say_of(const struct failing *failing, const char *name, kz_serve_say *say, void *to)
 {
     char what[80];

@@ -105,6 +105,8 @@ void kz_backends_close(struct kz_backends *backends);
 struct kz_bus_subscription *kz_role_subscriptions(
         const struct kz_project *project, size_t *ret_count);
 
+/* To be called once a second: looks how the backends are. */
+void kz_role_env_tick(struct kz_role_env *env);
 /* What is wrong with the backends, as kz_serve_say; their series in /metrics; KZ_OK or what keeps
  * this process from doing its work (a backend has been failing for some seconds). */
 void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to);

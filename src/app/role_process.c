@@ -14,7 +14,8 @@
 #include "contract/message.h"
 #include "sys/clock.h"
 
-enum { PULL_MAX = 256, PULL_WAIT_MS = 200, WORKERS_FAR = 8, CLOSE_WAIT_MS = 3000 };
+enum { PULL_MAX = 256, PULL_WAIT_MS = 200, WORKERS_FAR = 8, CLOSE_WAIT_MS = 2500, GIVE_BACK_MS = 500,
+    LEASE_MS = 20000 /* of a process that died, its messages come again so soon */ };
 
 static struct role_process *role_of(struct kz_role *role)
 {
@@ -235,6 +236,7 @@ static enum kz_code start(struct role_process *r, struct kz_err *err)
             .name = "process",
             .messages_max = HELD_MESSAGES_MAX,
             .bytes_max = HELD_BYTES_MAX,
+            .lease_ms = LEASE_MS,
     };
     unsigned count = worker_count(r->env);
 
@@ -310,12 +312,27 @@ static void close_worker(struct worker *w)
     pthread_cond_destroy(&w->wake);
 }
 
+/* What no call holds comes again at once, not when its lease is over. */
+static void give_back_queued(struct role_process *r)
+{
+    for (unsigned i = 0; i < r->worker_count; i++) {
+        struct held *queued;
+
+        pthread_mutex_lock(&r->lock);
+        queued = kz_take(&r->workers[i].queue.first);
+        pthread_mutex_unlock(&r->lock);
+        kz_role_process_release(r, queued, false);
+    }
+    usleep(GIVE_BACK_MS * 1000); /* the bus sends it */
+}
+
 static void close_role(struct kz_role *role)
 {
     struct role_process *r = role_of(role);
 
     give_up(r);
     if (!wait_for_threads(r)) {
+        give_back_queued(r);
         r->env->abandoned = true;
         return; /* they find what they use: nothing is freed */
     }

@@ -35,7 +35,7 @@ struct up {
     struct kz_query *query, *own_query; /* the one served; where it is ours to free */
     struct kz_serve *serve;
     struct kz_http_server *server;
-    int64_t keys_read_ms, stopping_ms;
+    int64_t keys_read_ms, looked_ms, stopping_ms;
     bool takes_callers; /* collect or serve is here: keys say who may */
     bool stopping, drained;
     char data[PATH_MAX];
@@ -67,6 +67,10 @@ static void turn(struct up *up)
 {
     int64_t wait_ms = up->stopping ? 20 : TURN_MS;
 
+    if (kz_mono_ms() - up->looked_ms > TURN_MS / 2) {
+        up->looked_ms = kz_mono_ms();
+        kz_role_env_tick(up->env);
+    }
     for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
         struct kz_role *role = role_at(up, kind);
 
