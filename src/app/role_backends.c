@@ -100,8 +100,8 @@ static enum kz_code open_bus(const struct kz_project *project, const struct kz_b
     return rc;
 }
 
-/* How long a user's state must outlive its last change: the longest window of a cap, and as long as
- * events are kept. 0: for ever. */
+/* How long what decides about actions must outlive its last change: the longest window of a cap, and
+ * as long as events are kept. 0: for ever. */
 static int64_t state_retention_ms(const struct kz_project *project)
 {
     enum { DAY_MS = 86400000 };
@@ -124,7 +124,7 @@ static enum kz_code open_store(const struct kz_project *project, const struct kz
             .database = def->gcp.spanner_database,
             .retention_ms = project->events.retention_age_ms,
             .dedupe_ms = project->events.dedupe_ms,
-            .state_retention_ms = state_retention_ms(project),
+            .state_retention_ms = 0, /* links and when somebody was first seen outlive events */
     };
 
     if (def->history == KZ_BACKEND_MEMORY) {
