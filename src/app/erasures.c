@@ -70,8 +70,10 @@ static enum kz_code open_text(struct kz_fs *fs, const char *path, char **ret_dat
 
     KZ_TRY(kz_fs_read_all(fs, path, SIZE_MAX_BYTES, &data, &size, err));
     text = kz_str_n(data, size);
-    if (!next_line(&text, &line) || !kz_str_starts(line, HEAD))
-        return kz_fail(err, KZ_CORRUPT, "\"%s\" is no file of erasures", path);
+    if (!next_line(&text, &line) || !kz_str_starts(line, HEAD)) {
+        (void)kz_fail(err, KZ_CORRUPT, "\"%s\" is no file of erasures", path);
+        return kz_hint(err, "move it away; a restore would then bring back whom only it names");
+    }
     *ret_project = kz_str_n(line.ptr + strlen(HEAD), line.size - strlen(HEAD));
     *ret_rest = text;
     *ret_data = kz_take(&data);

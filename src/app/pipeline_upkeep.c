@@ -104,6 +104,7 @@ enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err)
 }
 
 static void reap_child(struct kz_pipeline *p);
+static void backup_work(struct kz_pipeline *p);
 
 void kz_pl_upkeep_close(struct kz_pipeline *p)
 {
@@ -116,7 +117,9 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
     pthread_cond_signal(&u->wake);
     pthread_mutex_unlock(&u->lock);
     pthread_join(u->thread, NULL);
-    if (u->state == UPKEEP_DONE && u->backup_done) {
+    if (u->backup_done) {
+        if (u->state != UPKEEP_DONE || u->work != backup_work)
+            u->code = kz_fail(&u->err, KZ_UNAVAILABLE, "the process ended before the backup began");
         u->backup_done(u->backup_arg, u->code, &u->err);
         u->backup_done = NULL;
     }
@@ -553,12 +556,14 @@ enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
         return kz_fail(err, KZ_INVALID, "the path is too long");
     if (kz_fs_exists(p->options.fs, dest))
         return kz_fail(err, KZ_CONFLICT, "\"%s\" is there already; name a new directory", dest);
-    if (state_of(u) != UPKEEP_IDLE)
-        return kz_fail(err, KZ_OVERLOADED, "upkeep is busy; try again in a moment");
+    if (p->failed)
+        return kz_fail(err, KZ_IO, "%s", p->failure.message);
+    if (u->backup_done)
+        return kz_fail(err, KZ_CONFLICT, "another backup is being made, to \"%s\"", u->backup_dest);
     snprintf(u->backup_dest, sizeof(u->backup_dest), "%s", dest);
     u->backup_done = done;
     u->backup_arg = arg;
-    start_work(p, backup_work);
+    u->next_ms = 0; /* the next tick begins it, or the first at which the thread is free */
     return KZ_OK;
 }
 
@@ -620,6 +625,10 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     if (state_of(u) == UPKEEP_DONE)
         take_work(p);
     kz_pl_erasures_note(p);
+    if (u->backup_done) {
+        start_work(p, backup_work);
+        return;
+    }
     if (u->carrying) {
         if (carry_slice(p))
             start_work(p, drop_work);

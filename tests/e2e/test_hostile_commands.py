@@ -369,7 +369,7 @@ def damages(random_, names):
         yield f"{name} is {other}", lambda d, n=name, o=other: shutil.copyfile(d / o, d / n) if n != o else None
         yield f"rename {name}", lambda d, n=name: (d / n).rename(str(d / n) + "0")
     yield "nothing", lambda d: [p.unlink() for p in d.rglob("*") if p.is_file()]
-    yield "odd files", lambda d: [put(d, f"{sub}/{n}", b"x") for sub in (".", "log") for n in ("00000000.kzl", "ffffffff.kzl", "zz.kzl", "x.kzs", "x.tmp", "lock", "checkpoint", "keys")]
+    yield "odd files", lambda d: [put(d, f"{sub}/{n}", b"x") for sub in (".", "log") for n in ("00000000.kzl", "ffffffff.kzl", "zz.kzl", "x.kzs", "x.tmp", "lock", "checkpoint", "keys", "erasures")]
 
 
 def up_and_down(project, data):

@@ -125,6 +125,18 @@ def test_an_erased_user_is_gone_from_everything(server):
     harness.run("fsck", "--data", server.data, check=0)
 
 
+def test_a_backup_waits_until_upkeep_has_a_moment(start, tmp_path):
+    server = start(yaml=harness.YAML + "limits: {segment_size: 16Mi, reserve: 16Mi}\n")
+    for block in range(4):
+        server.send(*[view(f"{block}-{n}", f"u{n}", props={"pad": "x" * 9000}) for n in range(500)])
+        server.send(*[view(f"{block}-{n}x", f"u{n}", props={"pad": "y" * 9000}) for n in range(500)])
+        server.request("DELETE", f"/v1/users/u{block}")
+    for number in range(6):
+        server.post("/v1/admin/checkpoint", "")
+        harness.run("backup", tmp_path / f"backup{number}", "--url", url(server), check=0)
+    harness.run("fsck", "--data", tmp_path / "backup5", check=0)
+
+
 def test_what_an_interrupted_restore_left_is_not_in_the_way(server, tmp_path):
     server.send(view(1))
     harness.run("backup", tmp_path / "backup", "--url", url(server), check=0)
