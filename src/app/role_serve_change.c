@@ -49,6 +49,8 @@ static void change_done(struct job *job)
     while (*at != change)
         at = &(*at)->next;
     *at = change->next;
+    if (job->code == KZ_TIMEOUT || job->code == KZ_CONFLICT) /* not the caller's doing */
+        job->code = job->err.code = KZ_UNAVAILABLE;
     if (change->ret_count && job->code == KZ_OK)
         *change->ret_count = change->count;
     if (change->then)

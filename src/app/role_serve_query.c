@@ -34,6 +34,8 @@ static void prepared(struct job *job)
     if (s->next)
         s->next->prev = s->prev;
     role->counts.prepare_failed_total += job->code != KZ_OK;
+    if (job->code == KZ_TIMEOUT) /* the caller's request was in time */
+        job->code = job->err.code = KZ_UNAVAILABLE;
     if (job->code == KZ_OK && s->want.what & KZ_WANT_USER)
         remember(role, s);
     role->current = s;

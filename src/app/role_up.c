@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ enum {
     KEYS_EVERY_MS = 900,
     DRAIN_MS = 5000,   /* for requests and messages that were taken */
     STOP_MAX_MS = 7000,
+    EXIT_MS = 9000,    /* for all of it; then calls that hang are left to hang */
     ONE_WORD_MS = 1000,
 };
 
@@ -188,6 +190,25 @@ static void on_drained(void *arg, size_t unanswered)
     turn(up);
 }
 
+/* A thread that waits for a backend that does not answer cannot be joined in time. What it holds was not
+ * acknowledged, so it comes again, as after kill -9. */
+static void *watch_the_end(void *arg)
+{
+    (void)arg;
+    usleep(EXIT_MS * 1000);
+    kz_diag_warn("stopped while backends did not answer: what was held comes again", "after_ms=%d",
+            EXIT_MS);
+    _exit(KZ_EXIT_DONE);
+}
+
+static void begin_watch(void)
+{
+    pthread_t watch;
+
+    if (pthread_create(&watch, NULL, watch_the_end, NULL) == 0)
+        pthread_detach(watch);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct up *up = signal->data;
@@ -200,6 +221,7 @@ static void on_signal(uv_signal_t *signal, int number)
     }
     up->stopping = true;
     up->stopping_ms = kz_mono_ms();
+    begin_watch();
     kz_diag_info("stopping: nothing new is taken, what is held is finished", "signal=%d", number);
     for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
         struct kz_role *role = role_at(up, kind);
