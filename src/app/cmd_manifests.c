@@ -203,7 +203,7 @@ static struct needs needs_of(const struct render *r, const struct role *role)
     return needs;
 }
 
-static void put_arguments(struct render *r, const struct role *role)
+static void put_arguments(struct render *r, const struct role *role, bool push)
 {
     PUT(r, "          args: [up, /project, --role, %s, --listen, \"0.0.0.0:%d\", --data, /data, --log, json",
             role->name, PORT);
@@ -213,7 +213,7 @@ static void put_arguments(struct render *r, const struct role *role)
         PUT(r, ", --env, ");
         put_quoted(r, r->env);
     }
-    PUT(r, "]\n");
+    PUT(r, "%s]\n", push ? ", --push" : "");
 }
 
 static void put_volumes(struct render *r, const struct role *role)
@@ -234,7 +234,7 @@ static void put_role(struct render *r, const struct role *role)
     PUT(r, "      containers:\n        - name: kizashi\n          image: ");
     put_quoted(r, r->image);
     PUT(r, "\n");
-    put_arguments(r, role);
+    put_arguments(r, role, false);
     PUT(r, "          ports: [{name: http, containerPort: %d}]\n          env:\n"
            "            - {name: GOOGLE_CLOUD_PROJECT, value: ",
             PORT);
@@ -395,7 +395,8 @@ static void put_cloud_run(struct render *r)
     account_id(r, infer->name, google);
     cpus = cpus > 4 ? 8 : cpus > 2 ? 4 : cpus;
     least = cpus >= 8 ? 4096 : cpus >= 4 ? 2048 : 512;
-    PUT(r, "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push\n"
+    PUT(r, "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push. Each model's subscription has\n"
+           "# to be told so (docs/google-cloud.md, \"infer on Cloud Run\").\n"
            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: %s-infer\n"
            "  annotations: {run.googleapis.com/ingress: internal}\n"
            "spec:\n  template:\n    metadata:\n      annotations:\n"
@@ -409,7 +410,7 @@ static void put_cloud_run(struct render *r)
             r->name, google, r->gcp);
     put_quoted(r, r->image);
     PUT(r, "\n");
-    put_arguments(r, infer);
+    put_arguments(r, infer, true);
     PUT(r, "          ports: [{name: http1, containerPort: %d}]\n          env: [{name: "
            "GOOGLE_CLOUD_PROJECT, value: ",
             PORT);

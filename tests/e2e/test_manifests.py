@@ -128,6 +128,7 @@ def test_cloud_run_serves_infer(validator):
     assert [d["kind"] for d in documents] == ["Service"]
     spec = documents[0]["spec"]["template"]["spec"]
     assert spec["containers"][0]["args"][:4] == ["up", "/project", "--role", "infer"]
+    assert spec["containers"][0]["args"][-1] == "--push"
     assert spec["containers"][0]["resources"] == {"limits": {"cpu": "4", "memory": "2048Mi"}}
 
 
