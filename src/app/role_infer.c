@@ -99,7 +99,7 @@ static void bucket_remove(struct role_infer *r, struct task *task)
         if (t->message.owner != task->message.owner)
             continue;
         t->stale = true;
-        if (t->state == TASK_TURN && is_turn(r, t))
+        if (!r->stop && t->state == TASK_TURN && is_turn(r, t)) /* else nobody works any more */
             work(r, t, TASK_FINISH);
     }
 }
@@ -228,6 +228,7 @@ static void end_locked(struct role_infer *r, struct task *task)
 static void end(struct task *task, bool done)
 {
     struct role_infer *r = task->role;
+    struct kz_role_env *env = r->env; /* outlives the role, which may go with its last task */
     bool pushed = task->push != NULL; /* then it is the loop's to answer and free */
     struct kz_bus_delivery *delivery;
 
@@ -236,11 +237,8 @@ static void end(struct task *task, bool done)
     delivery = kz_take(&task->delivery);
     r->counts.given_back_total += !done;
     pthread_mutex_unlock(&r->lock);
-    if (delivery) {
-        struct kz_bus *bus = r->env->bus;
-
-        (done ? bus->ops->ack : bus->ops->nack)(task->puller->source, &delivery, 1);
-    }
+    if (delivery)
+        (done ? env->bus->ops->ack : env->bus->ops->nack)(task->puller->source, &delivery, 1);
     pthread_mutex_lock(&r->lock);
     end_locked(r, task);
     if (pushed) {
@@ -249,7 +247,7 @@ static void end(struct task *task, bool done)
     }
     pthread_mutex_unlock(&r->lock);
     if (pushed)
-        r->env->wake(r->env->wake_arg);
+        env->wake(env->wake_arg);
     else
         kz_task_free(task);
 }
@@ -292,6 +290,9 @@ void kz_task_poison(struct task *task, const char *code, const struct kz_err *er
     };
     struct kz_err ignored;
 
+    pthread_mutex_lock(&task->role->lock);
+    task->state = TASK_PUBLISH;
+    pthread_mutex_unlock(&task->role->lock);
     task->role->counts.poison_total++;
     kz_diag_warn("a message on requests is none, it goes to the dead topic", "code=%s error=\"%s\"",
             code, err->message);
@@ -948,7 +949,17 @@ static bool stopped(struct kz_role *role)
     return is_stopped;
 }
 
-/* All threads have ended; only the bus may still be about to say that something is published. */
+/* What waits for a worker does so in vain. Under the lock. */
+static void leave_queues(struct role_infer *r)
+{
+    struct task *task;
+
+    while ((task = kz_tasks_pop(&r->work)) || (task = kz_tasks_pop(&r->delayed)))
+        task->state = TASK_BEGIN;
+}
+
+/* All threads have ended; only the bus may still be about to say that something is published: a task in
+ * TASK_PUBLISH and in no queue is the bus's, until it is out of `all` or in a queue again. */
 static bool give_back_rest(struct role_infer *r)
 {
     int64_t until_ms = kz_mono_ms() + CLOSE_WAIT_MS;
@@ -959,9 +970,10 @@ static bool give_back_rest(struct role_infer *r)
 
         publishing = 0;
         pthread_mutex_lock(&r->lock);
+        leave_queues(r);
         for (struct task *t = r->all; t; t = next) {
             next = t->all_next;
-            if (t->state == TASK_PUBLISH && atomic_load(&t->publishing)) {
+            if (t->state == TASK_PUBLISH) {
                 publishing++;
                 continue;
             }
@@ -1003,7 +1015,7 @@ static void close_role(struct kz_role *role)
     join(r);
     all_back = give_back_rest(r);
     kz_infer_answer(role);
-    for (unsigned m = 0; m < r->project.model_count; m++)
+    for (unsigned m = 0; m < r->project.model_count && all_back; m++)
         if (r->pullers[m].source)
             r->env->bus->ops->close_source(r->pullers[m].source);
     kz_infer_close(r->infer);
@@ -1013,7 +1025,8 @@ static void close_role(struct kz_role *role)
     kz_push_auth_close(r->push_auth);
     if (!all_back) {
         kz_diag_warn("the bus has not said what became of the last messages", "they come again=true");
-        return; /* it may still do so: its answers need the role */
+        r->env->abandoned = true; /* it may still do so: its answers need the role and its sources */
+        return;
     }
     pthread_cond_destroy(&r->work_there);
     pthread_cond_destroy(&r->idle);
