@@ -153,6 +153,7 @@ static void landed(void *arg, enum kz_code code, const struct kz_err *err)
 {
     struct flight *f = arg;
     struct role_collect *r = f->role;
+    struct kz_role_env *env = r->env; /* outlives the role, which may go with its last flight */
 
     f->code = code;
     if (err)
@@ -162,7 +163,7 @@ static void landed(void *arg, enum kz_code code, const struct kz_err *err)
     *r->landed_last = f;
     r->landed_last = &f->next;
     pthread_mutex_unlock(&r->lock);
-    r->env->wake(r->env->wake_arg);
+    env->wake(env->wake_arg);
 }
 
 static void answer(struct role_collect *r, struct flight *f)
@@ -407,6 +408,7 @@ static void close_role(struct kz_role *role)
     if (r->flights || r->waiting || r->holding) {
         kz_diag_warn("the bus has not answered in time: its answers are not waited for", "flights=%zu",
                 r->flights);
+        r->env->abandoned = true;
         return; /* they come to what is left in memory: the process ends */
     }
     kz_waits_stop(r->waits);

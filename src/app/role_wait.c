@@ -281,6 +281,8 @@ void kz_waits_forget(struct kz_waits *waits, struct kz_submission *submission)
     if (!waiter)
         return;
     remove_waiter(waits, waiter);
+    free(kz_take(&submission->pending)); /* news may have been faster than the failure */
+    submission->pending_count = 0;
     waiter_free(waits, waiter);
 }
 
