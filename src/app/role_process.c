@@ -316,10 +316,13 @@ static void close_worker(struct worker *w)
 static void give_back_queued(struct role_process *r)
 {
     for (unsigned i = 0; i < r->worker_count; i++) {
+        struct held_list *queue = &r->workers[i].queue;
         struct held *queued;
 
         pthread_mutex_lock(&r->lock);
-        queued = kz_take(&r->workers[i].queue.first);
+        queued = kz_take(&queue->first);
+        queue->last = &queue->first; /* the puller may be one of those that come back yet */
+        queue->count = 0;
         pthread_mutex_unlock(&r->lock);
         kz_role_process_release(r, queued, false);
     }
