@@ -215,16 +215,21 @@ class Deployment:
         try:
             with concurrent.futures.ThreadPoolExecutor() as pool:  # models take a second to load
                 list(pool.map(lambda server: server.start(), self.servers.values()))
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failure=None, *_):
         self.news.stop()
-        for server in self.servers.values():
-            with contextlib.suppress(AssertionError if server.process is None else ()):
-                server.kill()
+        try:
+            for role, server in self.servers.items():
+                if not failure:  # sanitizers look for leaks at a regular end
+                    assert server.stop() == 0, f"{role} did not end well; {self.logs()}"
+        finally:
+            for server in self.servers.values():
+                with contextlib.suppress(AssertionError if server.process is None else ()):
+                    server.kill()
 
     def __getitem__(self, role):
         return self.servers[role]

@@ -18,7 +18,7 @@ def project(tmp_path):
 def server(project, tmp_path):
     running = harness.Server(project, tmp_path / "data").start()
     yield running
-    running.kill()
+    running.end()
 
 
 @pytest.fixture
@@ -35,4 +35,4 @@ def start(tmp_path):
 
     yield make
     for one in running:
-        one.kill()
+        one.end()
