@@ -385,15 +385,15 @@ static enum kz_code trouble_commit(
         struct kz_store_txn *txn, const struct kz_store_commit *commit, struct kz_err *err)
 {
     struct trouble *t = the_trouble;
-    enum kz_code rc;
+    enum kz_code fail = __atomic_load_n(&t->fail, __ATOMIC_ACQUIRE), rc;
 
     if (trouble_roll(t, t->conflicts)) {
         t->inner->ops->rollback(txn);
         return kz_fail(err, KZ_CONFLICT, "so it was told");
     }
-    if (__atomic_load_n(&t->fail, __ATOMIC_ACQUIRE) != KZ_OK) {
+    if (fail != KZ_OK) {
         t->inner->ops->rollback(txn);
-        return kz_fail(err, t->fail, "so it was told");
+        return kz_fail(err, fail, "so it was told");
     }
     rc = t->inner->ops->commit(txn, commit, err);
     if (rc == KZ_OK && trouble_roll(t, t->lost_answers))
