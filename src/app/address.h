@@ -3,18 +3,19 @@
  *     63       21       16                0
  *     | ms      | count  | hash of the owner |
  *
- * An address follows from the owner's own records alone: from the time of what caused the record, and
- * from the address before. So whoever takes the same events of a user in the same order, once or again
- * after a crash, comes to the same addresses; and addresses of different users compare nearly as time
- * does. Unique within an owner (it only grows); of two owners they are mostly different, but whoever
- * needs a name that is unique for all mixes in the owner.
+ * An address follows from the owner's own records alone: from the time of what caused the record,
+ * and from the address before. So whoever takes the same events of a user in the same order, once
+ * or again after a crash, comes to the same addresses; and addresses of different users compare
+ * nearly as time does. Unique within an owner (it only grows); of two owners they are mostly
+ * different, but whoever needs a name that is unique for all mixes in the owner.
  */
 #pragma once
 
 #include "contract/store.h"
 
 enum { KZ_ADDRESS_COUNT_SHIFT = 16 };
-_Static_assert((int)KZ_STORE_LSN_SHIFT == KZ_ADDRESS_COUNT_SHIFT + 5, "32 records of a user in a ms");
+_Static_assert(
+        (int)KZ_STORE_LSN_SHIFT == KZ_ADDRESS_COUNT_SHIFT + 5, "32 records of a user in a ms");
 
 /* The least address of that time; of events before 1970 and after 2109 there are none. */
 static inline kz_lsn kz_address_of_ms(int64_t ms)

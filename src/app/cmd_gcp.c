@@ -82,11 +82,15 @@ const struct kz_command kz_command_gcp_init = {
         .arguments = "DIR",
         .argument_min = 1,
         .argument_max = 1,
-        .summary = "Makes what a project needs on Google Cloud: topics, subscriptions, database, table.",
-        .details = "Says each thing it makes; what is there stays, so it can be run again. Instances of\n"
-                   "Spanner and Bigtable cost money from the moment they are there: they are not made\n"
-                   "here. Emulators are used where PUBSUB_EMULATOR_HOST, SPANNER_EMULATOR_HOST and\n"
-                   "BIGTABLE_EMULATOR_HOST say so.",
+        .summary = "Makes what a project needs on Google Cloud: topics, subscriptions, database, "
+                   "table.",
+        .details =
+                "Says each thing it makes; what is there stays, so it can be run again. Instances "
+                "of\n"
+                "Spanner and Bigtable cost money from the moment they are there: they are not "
+                "made\n"
+                "here. Emulators are used where PUBSUB_EMULATOR_HOST, SPANNER_EMULATOR_HOST and\n"
+                "BIGTABLE_EMULATOR_HOST say so.",
         .example = "kizashi gcp init shop --env production",
         .options = OPTIONS,
         .run = init,
@@ -97,8 +101,10 @@ const struct kz_command kz_command_gcp_migrate = {
         .arguments = "DIR",
         .argument_min = 1,
         .argument_max = 1,
-        .summary = "Brings database and table to this version's schema and the project's retention.",
-        .details = "To be run before the first process of a new version starts: one that finds an older\n"
+        .summary =
+                "Brings database and table to this version's schema and the project's retention.",
+        .details = "To be run before the first process of a new version starts: one that finds an "
+                   "older\n"
                    "schema says so and ends. Can be run again, and beside running processes.",
         .example = "kizashi gcp migrate shop --env production",
         .options = OPTIONS,

@@ -15,7 +15,7 @@ struct work {
     size_t count;
 };
 
-/* ---- ids ------------------------------------------------------------------------------------------- */
+/* ---- ids ------------------------------------------------------------------------------------ */
 
 /* Kind and id of the user as sent, NUL, event_id: no owner collides in it. */
 static struct kz_str id_text(struct kz_arena *arena, struct kz_user_key key, struct kz_str event_id)
@@ -85,14 +85,15 @@ static enum kz_code read_ids(struct kz_process *p, struct kz_store_txn *txn, str
     return KZ_OK;
 }
 
-/* ---- timers ------------------------------------------------------------------------------------------ */
+/* ---- timers --------------------------------------------------------------------------------- */
 
 static bool is_after(const struct kz_store_timer *timer, int64_t due_ms, uint64_t rule)
 {
     return timer->due_ms > due_ms || (timer->due_ms == due_ms && timer->rule > rule);
 }
 
-/* The earliest of the user's timers due by `until_ms` behind (due_ms, rule), as struct timers orders them. */
+/* The earliest of the user's timers due by `until_ms` behind (due_ms, rule), as struct timers
+ * orders them. */
 static bool next_due(struct kz_process *p, uint32_t user, int64_t until_ms, int64_t due_ms,
         uint64_t rule, struct kz_store_timer *ret)
 {
@@ -149,9 +150,10 @@ static enum kz_code fire_due(
     return KZ_OK;
 }
 
-/* ---- deciding ---------------------------------------------------------------------------------------- */
+/* ---- deciding ------------------------------------------------------------------------------- */
 
-static enum kz_code reject_item(struct kz_process *p, struct kz_intake_item *item, struct kz_err *err)
+static enum kz_code reject_item(
+        struct kz_process *p, struct kz_intake_item *item, struct kz_err *err)
 {
     struct kz_user_key key = kz_event_key(&item->event);
     uint64_t owner = key.id.size ? kz_views_resolve(p->parts->views, key).owner : 0;
@@ -163,17 +165,18 @@ static enum kz_code reject_item(struct kz_process *p, struct kz_intake_item *ite
 }
 
 /* Of everybody whose state the event is about: its user, and whom it links to them. */
-static enum kz_code fire_due_of(struct kz_process *p, const struct kz_event *event, struct kz_err *err)
+static enum kz_code fire_due_of(
+        struct kz_process *p, const struct kz_event *event, struct kz_err *err)
 {
     const struct kz_user_key keys[] = {
             kz_event_key(event), {'a', event->anonymous_id}, {'u', event->anonymous_id}};
-    size_t count = event->identity == KZ_IDENTITY_NONE      ? 1
+    size_t count = event->identity == KZ_IDENTITY_NONE       ? 1
                    : event->identity == KZ_IDENTITY_IDENTIFY ? 2
                                                              : 3;
 
     for (size_t i = 0; i < count; i++)
-        KZ_TRY(fire_due(p, kz_views_resolve(p->parts->views, keys[i]).index,
-                event->received_at_ms, err));
+        KZ_TRY(fire_due(
+                p, kz_views_resolve(p->parts->views, keys[i]).index, event->received_at_ms, err));
     return KZ_OK;
 }
 
@@ -219,7 +222,7 @@ static enum kz_code decide(struct kz_process *p, const struct work *w, struct kz
     return KZ_OK;
 }
 
-/* ---- a transaction ------------------------------------------------------------------------------------ */
+/* ---- a transaction -------------------------------------------------------------------------- */
 
 static void want_users(struct kz_process *p, const struct work *w)
 {
@@ -243,8 +246,8 @@ static void want_users(struct kz_process *p, const struct work *w)
     }
 }
 
-static enum kz_code read_all(struct kz_process *p, const struct work *w, struct kz_store_txn *txn,
-        struct kz_err *err)
+static enum kz_code read_all(
+        struct kz_process *p, const struct work *w, struct kz_store_txn *txn, struct kz_err *err)
 {
     struct kz_views *views = kz_views_new_small();
 
@@ -314,10 +317,10 @@ enum kz_code kz_process_timers(struct kz_process *process, const struct kz_store
     return run(process, &w, ret_outcome, err);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
-void kz_process_counters(const struct kz_process *process, struct kz_pipeline_counters *ret_counters,
-        uint64_t *ret_retries)
+void kz_process_counters(const struct kz_process *process,
+        struct kz_pipeline_counters *ret_counters, uint64_t *ret_retries)
 {
     *ret_counters = process->parts->counters;
     *ret_retries = process->retries;
@@ -336,7 +339,8 @@ enum kz_code kz_process_open(const struct kz_process_options *options,
     kz_staging_init(&p->staging, p->store, &p->users);
     if (options->project->events.max_ahead_ms > KZ_STORE_AHEAD_MS)
         return kz_fail(err, KZ_CONFIG,
-                "events.clock.max_ahead is more than a day: histories in a shared store cannot hold it");
+                "events.clock.max_ahead is more than a day: histories in a shared store cannot "
+                "hold it");
     KZ_TRY(kz_pl_parts_open(&parts, &p->staging.journal, &p->staging.reader, &p->parts, err));
     p->staging.parts = p->parts;
     *ret_process = kz_take(&p);

@@ -6,7 +6,7 @@
 
 enum { UNKNOWN_RULE_MS = 60 * 60000 }; /* a newer version may know it; then its timers go */
 
-/* ---- timers ------------------------------------------------------------------------------------------ */
+/* ---- timers --------------------------------------------------------------------------------- */
 
 void kz_process_armed(const struct kz_views *views, uint32_t user, struct kz_buf *out)
 {
@@ -35,8 +35,7 @@ void kz_process_note_armed(struct kz_process *p)
         if (loaded->restored)
             kz_process_armed(p->parts->views, kz_views_find_owner(p->parts->views, loaded->owner),
                     &p->before);
-        loaded->timer_count =
-                p->before.size / sizeof(struct kz_store_timer) - loaded->timer_first;
+        loaded->timer_count = p->before.size / sizeof(struct kz_store_timer) - loaded->timer_first;
     }
 }
 
@@ -70,7 +69,8 @@ static void put_timers(struct kz_process *p, const struct loaded *loaded, uint32
             kz_buf_put(&p->put.timers, &after[i], sizeof(after[i]));
 }
 
-/* A row that no state is armed with (it should not be), or whose rule has been gone for long, goes. */
+/* A row that no state is armed with (it should not be), or whose rule has been gone for long,
+ * goes. */
 static void put_leftover(struct kz_process *p, const struct kz_store_timer *timer)
 {
     uint32_t user = kz_views_find_owner(p->parts->views, timer->owner);
@@ -80,8 +80,8 @@ static void put_leftover(struct kz_process *p, const struct kz_store_timer *time
     kz_buf_clear(&p->after);
     if (user) {
         kz_process_armed(p->parts->views, user, &p->after);
-        is_armed = holds((const void *)p->after.data,
-                p->after.size / sizeof(struct kz_store_timer), timer);
+        is_armed = holds(
+                (const void *)p->after.data, p->after.size / sizeof(struct kz_store_timer), timer);
     }
     if (is_armed && (kz_triggers_by_name(p->parts->triggers, timer->rule) ||
                             timer->due_ms + UNKNOWN_RULE_MS > kz_clock_ms()))
@@ -90,10 +90,10 @@ static void put_leftover(struct kz_process *p, const struct kz_store_timer *time
         kz_buf_put(&p->put.fired, timer, sizeof(*timer));
 }
 
-/* ---- users ------------------------------------------------------------------------------------------- */
+/* ---- users ---------------------------------------------------------------------------------- */
 
-/* Requests end in infer: none is pending here. Where an id's events once went is of no use: what was
- * taken is known by who sent it. */
+/* Requests end in infer: none is pending here. Where an id's events once went is of no use: what
+ * was taken is known by who sent it. */
 static void put_user(struct kz_process *p, const struct loaded *loaded, uint32_t user)
 {
     struct kz_store_user put = {.owner = loaded->owner};
@@ -104,7 +104,8 @@ static void put_user(struct kz_process *p, const struct loaded *loaded, uint32_t
     };
 
     kz_buf_clear(&p->state);
-    kz_user_state_encode(p->parts->views, user, &extra, 1u << KZ_SLOT_REQUEST | 1u << KZ_SLOT_TARGET, &p->state);
+    kz_user_state_encode(
+            p->parts->views, user, &extra, 1u << KZ_SLOT_REQUEST | 1u << KZ_SLOT_TARGET, &p->state);
     if (kz_str_eq(kz_buf_view(&p->state), loaded->bytes))
         return;
     put.state = kz_arena_str(&p->staging.arena, kz_buf_view(&p->state));
@@ -116,7 +117,8 @@ static enum kz_code put_users(struct kz_process *p, struct kz_err *err)
 {
     struct kz_views *views = p->parts->views;
 
-    for (uint32_t user = kz_views_next_user(views, 0); user; user = kz_views_next_user(views, user)) {
+    for (uint32_t user = kz_views_next_user(views, 0); user;
+            user = kz_views_next_user(views, user)) {
         uint64_t owner = kz_views_user(views, user)->owner;
         const struct loaded *loaded = kz_users_find(&p->users, owner);
 
@@ -125,12 +127,13 @@ static enum kz_code put_users(struct kz_process *p, struct kz_err *err)
         else
             kz_buf_u64(&p->extra, owner);
     }
-    return p->extra.size && !kz_users_find(&p->users, kz_load_u64(p->extra.data + p->extra.size - 8))
+    return p->extra.size &&
+                           !kz_users_find(&p->users, kz_load_u64(p->extra.data + p->extra.size - 8))
                    ? kz_fail(err, KZ_CONFLICT, "a user came up who was not read")
                    : KZ_OK;
 }
 
-/* ---- records ------------------------------------------------------------------------------------------- */
+/* ---- records -------------------------------------------------------------------------------- */
 
 /* What a rule noted of a user is in their state; nobody reads it record by record. */
 static void put_records(struct kz_process *p)

@@ -7,7 +7,7 @@
 
 enum { PROCESS_MAGIC = 0x6b7a7063, HOPS_MAX = 64 };
 
-/* ---- process_journal.c: a transaction's records, and history with them on top --------------------- */
+/* ---- process_journal.c: a transaction's records, and history with them on top --------------- */
 
 struct users;
 
@@ -43,7 +43,7 @@ void kz_staging_reset(struct staging *staging);
 /* What the next record of an owner gets; `owner` need not be known yet. */
 kz_lsn kz_staging_next(struct staging *staging, uint64_t owner);
 
-/* ---- process_users.c: the users of a transaction ---------------------------------------------------- */
+/* ---- process_users.c: the users of a transaction -------------------------------------------- */
 
 struct loaded {
     uint64_t owner;
@@ -53,8 +53,8 @@ struct loaded {
     int64_t erased_at_ms;
     struct kz_buf linked; /* owners; grows by links made here */
     uint64_t to_owner, merged;
-    struct kz_user_key key;  /* of the state; empty: nobody */
-    struct kz_user_key want; /* who was looked for, borrowed; empty: just this owner */
+    struct kz_user_key key;          /* of the state; empty: nobody */
+    struct kz_user_key want;         /* who was looked for, borrowed; empty: just this owner */
     size_t timer_first, timer_count; /* in `before` of struct kz_process */
 };
 
@@ -73,19 +73,19 @@ void kz_users_done(struct users *users);
 void kz_users_reset(struct users *users);
 struct loaded *kz_users_find(const struct users *users, uint64_t owner);
 struct loaded *kz_users_add(struct users *users, uint64_t owner);
-/* Whose state events under this key are about: added, to be read. `to_link`: it may be linked to somebody,
- * and those linked to it with it. */
+/* Whose state events under this key are about: added, to be read. `to_link`: it may be linked to
+ * somebody, and those linked to it with it. */
 void kz_users_want_key(struct users *users, struct kz_user_key key, bool to_link);
 /* Reads all that were added and those they are linked to, and puts them into `views`. */
 KZ_MUST_USE enum kz_code kz_users_load(struct users *users, struct kz_store *store,
         struct kz_store_txn *txn, struct kz_views *views, struct kz_err *err);
 /* The tombstones of those that were wanted by key, into the views of `parts`. */
-KZ_MUST_USE enum kz_code kz_users_stones(struct users *users, struct kz_pipeline *parts,
-        struct kz_store *store, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_users_stones(
+        struct users *users, struct kz_pipeline *parts, struct kz_store *store, struct kz_err *err);
 /* A LINK of `from`, and of whoever was linked to it, to `to`. */
 void kz_users_linked(struct users *users, uint64_t from_owner, uint64_t to_owner);
 
-/* ---- process.c --------------------------------------------------------------------------------------- */
+/* ---- process.c ------------------------------------------------------------------------------ */
 
 struct input { /* an item of a call */
     struct kz_intake_item *item;
@@ -127,14 +127,16 @@ struct kz_process {
     } put;
 };
 
-/* ---- process_commit.c: what has changed, into the store ------------------------------------------------ */
+/* ---- process_commit.c: what has changed, into the store ------------------------------------- */
 
 /* Appends the user's armed timers (struct kz_store_timer). */
 void kz_process_armed(const struct kz_views *views, uint32_t user, struct kz_buf *out);
 /* After the users were read: their timers as the store has them. */
 void kz_process_note_armed(struct kz_process *p);
 /* Commits what differs from what was read and what was staged; `timers` were to be fired. Ends the
- * transaction. KZ_CONFLICT also where it turned out that somebody else had to be read (p->extra). */
-KZ_MUST_USE enum kz_code kz_process_commit(struct kz_process *p, const struct kz_store_timer *timers,
-        size_t timer_count, struct kz_store_txn *txn, struct kz_err *err);
+ * transaction. KZ_CONFLICT also where it turned out that somebody else had to be read (p->extra).
+ * */
+KZ_MUST_USE enum kz_code kz_process_commit(struct kz_process *p,
+        const struct kz_store_timer *timers, size_t timer_count, struct kz_store_txn *txn,
+        struct kz_err *err);
 void kz_process_put_done(struct kz_process *p);

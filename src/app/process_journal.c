@@ -1,5 +1,5 @@
-/* app/process_journal.c -- a transaction's records: kept in memory, seen by who decides, not there before
- * the commit. */
+/* app/process_journal.c -- a transaction's records: kept in memory, seen by who decides, not there
+ * before the commit. */
 
 #include <stdlib.h>
 
@@ -18,7 +18,7 @@ static struct staging *of_reader(struct kz_history_reader *reader)
     return KZ_CONTAINER_OF(reader, struct staging, reader);
 }
 
-/* ---- addresses ----------------------------------------------------------------------------------- */
+/* ---- addresses ------------------------------------------------------------------------------ */
 
 static kz_lsn last_of(const struct staging *staging, uint64_t owner)
 {
@@ -33,22 +33,22 @@ kz_lsn kz_staging_next(struct staging *staging, uint64_t owner)
     return kz_address_next(staging->now_ms, owner, last_of(staging, owner));
 }
 
-/* A LINK comes after all there is of both, so that whoever reads as of a later record of the one sees
- * the other's. A dead letter is nobody's record: its address is of its own. */
+/* A LINK comes after all there is of both, so that whoever reads as of a later record of the one
+ * sees the other's. A dead letter is nobody's record: its address is of its own. */
 static kz_lsn address_of(struct staging *staging, const struct kz_log_entry *entry)
 {
     const struct kz_link_body *link = (const void *)entry->body.ptr;
     kz_lsn last = last_of(staging, entry->owner);
 
     if (entry->type == KZ_RECORD_DEADLETTER)
-        return kz_address_next(staging->now_ms,
-                kz_hash_mix(entry->owner, kz_hash_str(entry->body)), 0);
+        return kz_address_next(
+                staging->now_ms, kz_hash_mix(entry->owner, kz_hash_str(entry->body)), 0);
     if (entry->type == KZ_RECORD_LINK)
         last = KZ_MAX(last, last_of(staging, link->from_owner));
     return kz_address_next(staging->now_ms, entry->owner, last);
 }
 
-/* ---- the journal --------------------------------------------------------------------------------- */
+/* ---- the journal ---------------------------------------------------------------------------- */
 
 static struct staged *add(struct staging *staging)
 {
@@ -113,7 +113,8 @@ static enum kz_code append(struct kz_journal *journal, const struct kz_log_entry
         *staging->seen = true;
     else if (entry->type == KZ_RECORD_LINK)
         kz_users_linked(staging->users,
-                ((const struct kz_link_body *)(const void *)entry->body.ptr)->from_owner, entry->owner);
+                ((const struct kz_link_body *)(const void *)entry->body.ptr)->from_owner,
+                entry->owner);
     *ret_lsn = lsn;
     *ret_record = record;
     return KZ_OK;
@@ -158,10 +159,11 @@ static uint64_t room(struct kz_journal *journal)
     return UINT64_MAX;
 }
 
-/* ---- reading: the store, staged records on top ---------------------------------------------------- */
+/* ---- reading: the store, staged records on top ---------------------------------------------- */
 
 struct overlay {
     struct kz_history_rows below;
+    bool was_read;
     const struct kz_record **records;
     kz_lsn *lsns;
 };
@@ -194,7 +196,8 @@ static bool wanted(const struct kz_history_query *query, const struct staged *st
 
 static int by_lsn(const void *a, const void *b)
 {
-    const struct staged *x = *(const struct staged *const *)a, *y = *(const struct staged *const *)b;
+    const struct staged *x = *(const struct staged *const *)a,
+                        *y = *(const struct staged *const *)b;
 
     return x->lsn < y->lsn ? -1 : x->lsn > y->lsn;
 }
@@ -209,8 +212,7 @@ static void merge(const struct kz_history_query *query, const struct kz_history_
     o->records = kz_malloc((all + 1) * sizeof(struct kz_record *));
     o->lsns = kz_malloc((all + 1) * sizeof(kz_lsn));
     for (size_t i = 0; i < all; i++) {
-        bool from_below =
-                t == top_count || (b < below->count && below->lsns[b] <= top[t]->lsn);
+        bool from_below = t == top_count || (b < below->count && below->lsns[b] <= top[t]->lsn);
 
         o->records[i] = from_below ? below->records[b] : top[t]->record;
         o->lsns[i] = from_below ? below->lsns[b] : top[t]->lsn;
@@ -226,6 +228,18 @@ static void merge(const struct kz_history_query *query, const struct kz_history_
     };
 }
 
+/* Of whom the store knew nothing when they were read, it has no records either. */
+static bool are_new(const struct staging *staging, const struct kz_history_query *query)
+{
+    for (size_t s = 0; s < query->source_count; s++) {
+        const struct loaded *loaded = kz_users_find(staging->users, query->sources[s].owner);
+
+        if (!loaded || loaded->bytes.size)
+            return false;
+    }
+    return true;
+}
+
 static enum kz_code scan(struct kz_history_reader *reader, const struct kz_history_query *query,
         struct kz_history_rows *ret_rows, struct kz_err *err)
 {
@@ -235,8 +249,11 @@ static enum kz_code scan(struct kz_history_reader *reader, const struct kz_histo
     const struct staged **top = kz_malloc((staging->count + 1) * sizeof(struct staged *));
     size_t top_count = 0;
     struct kz_err why;
-    enum kz_code rc = store->ops->scan(store, query, &o->below, &why);
+    enum kz_code rc = KZ_OK;
 
+    o->was_read = !are_new(staging, query);
+    if (o->was_read)
+        rc = store->ops->scan(store, query, &o->below, &why);
     if (rc != KZ_OK) {
         free(top);
         free(o);
@@ -262,7 +279,8 @@ static void release(struct kz_history_reader *reader, struct kz_history_rows *ro
     *rows = (struct kz_history_rows){0};
     if (!o)
         return;
-    below->ops->release(below, &o->below);
+    if (o->was_read)
+        below->ops->release(below, &o->below);
     free(o->records);
     free(o->lsns);
     free(o);
@@ -288,17 +306,19 @@ static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t o
     return rc == KZ_OK ? KZ_OK : failed(staging, rc, &why);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 void kz_staging_init(struct staging *staging, struct kz_store *store, struct users *users)
 {
-    static const struct kz_journal_ops journal_ops = {
-            .append = append, .staged = staged_at, .find = find, .prefetch = prefetch, .room = room};
+    static const struct kz_journal_ops journal_ops = {.append = append,
+            .staged = staged_at,
+            .find = find,
+            .prefetch = prefetch,
+            .room = room};
     static const struct kz_history_reader_ops reader_ops = {
             .scan = scan, .release = release, .get = get};
 
-    *staging = (struct staging){
-            .journal = {.ops = &journal_ops},
+    *staging = (struct staging){.journal = {.ops = &journal_ops},
             .reader = {&reader_ops},
             .users = users,
             .store = store};

@@ -1,14 +1,16 @@
-/* app/process_users.c -- the users that a transaction is about: read, put into views, and whom they lead
- * to with them. */
+/* app/process_users.c -- the users that a transaction is about: read, put into views, and whom
+ * they lead to with them. */
 
 #include <stdlib.h>
 
 #include "app/process_int.h"
 #include "app/userstate.h"
 
-enum { LINKED_MAX = 4096 }; /* ids a user's state names; those past that stay where they were linked to */
+enum {
+    LINKED_MAX = 4096
+}; /* ids a user's state names; those past that stay where they were linked to */
 
-/* ---- the set of them ------------------------------------------------------------------------------- */
+/* ---- the set of them ------------------------------------------------------------------------ */
 
 static size_t slot_of(const struct users *users, uint64_t owner)
 {
@@ -90,7 +92,7 @@ void kz_users_want_key(struct users *users, struct kz_user_key key, bool to_link
         loaded->want = key;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 static bool same_key(struct kz_user_key a, struct kz_user_key b)
 {
@@ -155,9 +157,8 @@ static enum kz_code restore_unlinked(
 }
 
 /* Whom they lead to first. */
-static enum kz_code restore(
-        struct users *users, struct loaded *loaded, struct kz_views *views, unsigned hops,
-        struct kz_err *err)
+static enum kz_code restore(struct users *users, struct loaded *loaded, struct kz_views *views,
+        unsigned hops, struct kz_err *err)
 {
     struct loaded *to = loaded->to_owner ? kz_users_find(users, loaded->to_owner) : NULL;
     struct kz_user_state state;
@@ -199,9 +200,10 @@ enum kz_code kz_users_load(struct users *users, struct kz_store *store, struct k
     return KZ_OK;
 }
 
-/* ---- tombstones -------------------------------------------------------------------------------------- */
+/* ---- tombstones ----------------------------------------------------------------------------- */
 
-static enum kz_code put_stone(struct kz_views *views, uint64_t hash, int64_t at_ms, struct kz_err *err)
+static enum kz_code put_stone(
+        struct kz_views *views, uint64_t hash, int64_t at_ms, struct kz_err *err)
 {
     struct {
         struct kz_record head;
@@ -222,8 +224,8 @@ static enum kz_code read_stones(
 }
 
 /* Of whom something is known it stands in their state. */
-enum kz_code kz_users_stones(struct users *users, struct kz_pipeline *parts, struct kz_store *store,
-        struct kz_err *err)
+enum kz_code kz_users_stones(
+        struct users *users, struct kz_pipeline *parts, struct kz_store *store, struct kz_err *err)
 {
     struct kz_stone stone;
     size_t count = 0;
@@ -261,7 +263,7 @@ enum kz_code kz_users_stones(struct users *users, struct kz_pipeline *parts, str
     return KZ_OK;
 }
 
-/* ---- links made here ---------------------------------------------------------------------------------- */
+/* ---- links made here ------------------------------------------------------------------------ */
 
 static void add_linked(struct loaded *to, uint64_t owner)
 {

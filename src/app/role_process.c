@@ -1,5 +1,5 @@
-/* app/role_process.c -- the process role: its threads, and what is known of it. role_process_int.h has the
- * picture and the invariants. */
+/* app/role_process.c -- the process role: its threads, and what is known of it. role_process_int.h
+ * has the picture and the invariants. */
 
 #include "app/role_process_int.h"
 
@@ -14,8 +14,14 @@
 #include "contract/message.h"
 #include "sys/clock.h"
 
-enum { PULL_MAX = 256, PULL_WAIT_MS = 200, WORKERS_FAR = 8, CLOSE_WAIT_MS = 2500, GIVE_BACK_MS = 500,
-    LEASE_MS = 20000 /* of a process that died, its messages come again so soon */ };
+enum {
+    PULL_MAX = 256,
+    PULL_WAIT_MS = 200,
+    WORKERS_FAR = 8,
+    CLOSE_WAIT_MS = 2500,
+    GIVE_BACK_MS = 500,
+    LEASE_MS = 20000 /* of a process that died, its messages come again so soon */
+};
 
 static struct role_process *role_of(struct kz_role *role)
 {
@@ -25,7 +31,7 @@ static struct role_process *role_of(struct kz_role *role)
     return r;
 }
 
-/* ---- what the threads share ---------------------------------------------------------------------------- */
+/* ---- what the threads share ----------------------------------------------------------------- */
 
 bool kz_role_process_giving_up(struct role_process *r)
 {
@@ -89,7 +95,7 @@ void kz_role_process_release(struct role_process *r, struct held *messages, bool
     }
 }
 
-/* ---- pulling ----------------------------------------------------------------------------------------- */
+/* ---- pulling -------------------------------------------------------------------------------- */
 
 /* One that came before is overtaken by a later one. */
 static void keep_watermark(struct role_process *r, struct held *held, struct kz_str value)
@@ -194,9 +200,10 @@ static void pull(void *role)
     kz_role_process_ended(r);
 }
 
-/* ---- opening and closing ------------------------------------------------------------------------------- */
+/* ---- opening and closing -------------------------------------------------------------------- */
 
-/* A store far away is waited for most of the time; the emulator of Spanner has one transaction at a time. */
+/* A store far away is waited for most of the time; the emulator of Spanner has one transaction at
+ * a time. */
 static unsigned worker_count(const struct kz_role_env *env)
 {
     if (strcmp(env->store->ops->name, "memory") == 0)
@@ -252,7 +259,8 @@ static enum kz_code start(struct role_process *r, struct kz_err *err)
     return start_thread(r, &r->puller, "kz-pull", pull, r, err);
 }
 
-static enum kz_code open_role(struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
+static enum kz_code open_role(
+        struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
 {
     struct role_process *r = kz_calloc(1, sizeof(*r));
     enum kz_code rc;
@@ -383,7 +391,7 @@ static bool stopped(struct kz_role *role)
     return done || late;
 }
 
-/* ---- what is known ------------------------------------------------------------------------------------- */
+/* ---- what is known -------------------------------------------------------------------------- */
 
 static void add(struct kz_pipeline_counters *to, const struct kz_pipeline_counters *from)
 {
@@ -460,14 +468,16 @@ static void problems(struct kz_role *role, kz_serve_say *say, void *to)
         say(to, KZ_SEVERE_ERROR, "events wait", problem,
                 "they are held and tried again; see what the backend says below");
     if (slow)
-        say(to, KZ_SEVERE_WARNING, "pulling is slowed down", "the store answered RESOURCE_EXHAUSTED",
+        say(to, KZ_SEVERE_WARNING, "pulling is slowed down",
+                "the store answered RESOURCE_EXHAUSTED",
                 "give it more nodes or raise its quota; the backlog drains by itself");
     if (dead) {
         char why[100];
 
         snprintf(why, sizeof(why), "%" PRIu64 " messages or events since the start", dead);
         say(to, KZ_SEVERE_WARNING, "dead messages", why,
-                "read the subscription \"kept\" of the dead topic: each has its reason as an attribute");
+                "read the subscription \"kept\" of the dead topic: each has its reason as an "
+                "attribute");
     }
 }
 

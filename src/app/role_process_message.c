@@ -1,4 +1,5 @@
-/* app/role_process_message.c -- a message of EVENTS as items; what cannot be one, and where that goes. */
+/* app/role_process_message.c -- a message of EVENTS as items; what cannot be one, and where that
+ * goes. */
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 enum { INFLATED_MAX_BYTES = 32 << 20, MADE_ID_BYTES = 160, BURY_WAIT_MS = 5000 };
 
-/* ---- reading --------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 static bool is_printable(struct kz_str text)
 {
@@ -41,15 +42,16 @@ static void complete(struct worker *w, const struct kz_bus_delivery *delivery,
     if (delivery->id.size <= MADE_ID_BYTES / 2 && is_printable(delivery->id))
         snprintf(made, MADE_ID_BYTES, "pubsub-" KZ_STR_FMT "-%zu", KZ_STR_ARG(delivery->id), index);
     else
-        snprintf(made, MADE_ID_BYTES, "pubsub-%016" PRIx64 "-%zu", kz_hash_str(delivery->id), index);
+        snprintf(
+                made, MADE_ID_BYTES, "pubsub-%016" PRIx64 "-%zu", kz_hash_str(delivery->id), index);
     event->event_id = kz_str(made);
 }
 
 static enum kz_code shape(struct worker *w, const struct kz_bus_delivery *delivery,
         struct kz_shaped *ret, bool *ret_collected, struct kz_err *err)
 {
-    struct kz_str format = kz_attribute_get(
-            delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_FORMAT);
+    struct kz_str format =
+            kz_attribute_get(delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_FORMAT);
     struct kz_shape_input input = {.text = delivery->data, .arena = &w->arena};
     struct kz_buf plain = {0};
     enum kz_code rc;
@@ -92,7 +94,7 @@ enum kz_code kz_process_read_message(
     return KZ_OK;
 }
 
-/* ---- burying ----------------------------------------------------------------------------------------- */
+/* ---- burying -------------------------------------------------------------------------------- */
 
 struct burial { /* somebody waits for it; whoever is last frees */
     pthread_mutex_t lock;
@@ -140,7 +142,8 @@ static enum kz_code wait_for(struct burial *b, struct kz_err *err)
         ;
     done = b->done;
     b->left = !done;
-    rc = done ? b->code : kz_fail(err, KZ_TIMEOUT, "the bus has not said that it has a dead message");
+    rc = done ? b->code
+              : kz_fail(err, KZ_TIMEOUT, "the bus has not said that it has a dead message");
     if (done && rc != KZ_OK)
         *err = b->err;
     pthread_mutex_unlock(&b->lock);
@@ -149,8 +152,8 @@ static enum kz_code wait_for(struct burial *b, struct kz_err *err)
     return rc;
 }
 
-static enum kz_code bury_once(struct role_process *r, const struct kz_bus_message *message,
-        struct kz_err *err)
+static enum kz_code bury_once(
+        struct role_process *r, const struct kz_bus_message *message, struct kz_err *err)
 {
     struct kz_bus *bus = r->env->bus;
     struct burial *b = kz_calloc(1, sizeof(*b));

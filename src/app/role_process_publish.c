@@ -1,4 +1,5 @@
-/* app/role_process_publish.c -- requests onto the bus, out of the outbox; acknowledgements behind them. */
+/* app/role_process_publish.c -- requests onto the bus, out of the outbox; acknowledgements behind
+ * them. */
 
 #include <stdlib.h>
 
@@ -9,7 +10,7 @@
 
 enum {
     PUBLISH_MAX = 500,
-    SWEEP_AFTER_MS = 5000, /* whoever committed a request publishes it at once; then somebody else may */
+    SWEEP_AFTER_MS = 5000, /* whoever committed a request publishes it at once; then others may */
     SWEEP_MAX = 500,
 };
 
@@ -21,8 +22,8 @@ struct outgoing {
     struct kz_arena arena;
 };
 
-/* Key and attribute follow from the bytes. What is no request is left out: it would stay in the outbox and
- * be seen there. */
+/* Key and attribute follow from the bytes. What is no request is left out: it would stay in the
+ * outbox and be seen there. */
 static void make_messages(
         struct outgoing *out, const struct kz_store_request *requests, size_t count)
 {
@@ -56,7 +57,7 @@ static void make_messages(
     kz_buf_done(&hold);
 }
 
-/* ---- finishing --------------------------------------------------------------------------------------- */
+/* ---- finishing ------------------------------------------------------------------------------ */
 
 static void on_published(void *arg, enum kz_code code, const struct kz_err *err)
 {
@@ -91,8 +92,8 @@ static struct finish *new_finish(struct role_process *r, const struct kz_store_r
 }
 
 /* One call's worth; `done` comes in any case. */
-static void publish_some(struct role_process *r, const struct kz_store_request *requests, size_t count,
-        struct held *messages)
+static void publish_some(struct role_process *r, const struct kz_store_request *requests,
+        size_t count, struct held *messages)
 {
     struct finish *f = new_finish(r, requests, count, messages);
     struct kz_bus *bus = r->env->bus;
@@ -110,8 +111,8 @@ static void publish_some(struct role_process *r, const struct kz_store_request *
     kz_arena_done(&out.arena);
 }
 
-void kz_process_publish(struct role_process *r, const struct kz_process_outcome *outcome,
-        struct held *messages)
+void kz_process_publish(
+        struct role_process *r, const struct kz_process_outcome *outcome, struct held *messages)
 {
     if (!outcome->request_count) {
         kz_role_process_release(r, messages, true);
@@ -121,7 +122,8 @@ void kz_process_publish(struct role_process *r, const struct kz_process_outcome 
         size_t count = KZ_MIN((size_t)PUBLISH_MAX, outcome->request_count - at);
         bool last = at + count == outcome->request_count;
 
-        /* Messages go with the last; what is published before it comes before it, or lies in the outbox. */
+        /* Messages go with the last; what is published before it comes before it, or lies in the
+         * outbox. */
         publish_some(r, outcome->requests + at, count, last ? messages : NULL);
     }
     r->env->bus->ops->flush(r->env->bus);
@@ -153,7 +155,8 @@ static void finish_list(struct role_process *r, struct finish *list)
             r->counts.wrong_published++;
             pthread_mutex_unlock(&r->lock);
         }
-        /* What was not published is committed, and lies in the outbox: nothing is lost with the message. */
+        /* What was not published is committed, and lies in the outbox: nothing is lost with the
+         * message. */
         kz_role_process_release(r, f->messages, true);
         pthread_mutex_lock(&r->lock);
         r->finishing--;
@@ -186,7 +189,7 @@ void kz_process_finisher(void *role)
     kz_role_process_ended(r);
 }
 
-/* ---- the outbox -------------------------------------------------------------------------------------- */
+/* ---- the outbox ----------------------------------------------------------------------------- */
 
 void kz_process_sweep_outbox(struct role_process *r)
 {
@@ -196,8 +199,8 @@ void kz_process_sweep_outbox(struct role_process *r)
     size_t count = 0;
     struct kz_err err;
 
-    if (store->ops->outbox(store, kz_clock_ms() - SWEEP_AFTER_MS, SWEEP_MAX, requests, &count, &bytes,
-                &err) != KZ_OK) {
+    if (store->ops->outbox(store, kz_clock_ms() - SWEEP_AFTER_MS, SWEEP_MAX, requests, &count,
+                &bytes, &err) != KZ_OK) {
         kz_role_process_problem(r, "the outbox could not be read", &err);
     } else if (count) {
         publish_some(r, requests, count, NULL);

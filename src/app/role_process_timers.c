@@ -1,5 +1,5 @@
-/* app/role_process_timers.c -- due timers and forgotten requests. Every replica looks for both; a timer is
- * fired by the transaction that removes it, so two who try do it once. */
+/* app/role_process_timers.c -- due timers and forgotten requests. Every replica looks for both; a
+ * timer is fired by the transaction that removes it, so two who try do it once. */
 
 #include <stdlib.h>
 
@@ -9,16 +9,16 @@
 #include "sys/random.h"
 
 enum {
-    TICK_MS = 200,          /* and as much again by chance, so that replicas do not march in step */
-    CHUNK = 64,             /* timers of a transaction */
+    TICK_MS = 200, /* and as much again by chance, so that replicas do not march in step */
+    CHUNK = 64,    /* timers of a transaction */
     DUE_MAX = 512,
     SWEEP_EVERY_MS = 2000,
-    BEHIND_MS = 1000,       /* from so much lag on, timers wait for the events that are behind */
-    QUIET_MS = 1000,        /* before a watermark is believed */
+    BEHIND_MS = 1000, /* from so much lag on, timers wait for the events that are behind */
+    QUIET_MS = 1000,  /* before a watermark is believed */
 };
 
-/* Timers fire as of a time by which all events of it are stored, as far as this process knows: what is on
- * its way may cancel one. */
+/* Timers fire as of a time by which all events of it are stored, as far as this process knows:
+ * what is on its way may cancel one. */
 static int64_t horizon(struct role_process *r)
 {
     int64_t now_ms = kz_clock_ms(), horizon_ms = now_ms;
@@ -34,8 +34,7 @@ static int64_t horizon(struct role_process *r)
     return horizon_ms;
 }
 
-static bool fire_chunk(
-        struct role_process *r, const struct kz_store_timer *timers, size_t count)
+static bool fire_chunk(struct role_process *r, const struct kz_store_timer *timers, size_t count)
 {
     struct worker *w = &r->timer_worker;
     struct kz_process_outcome outcome;
@@ -58,8 +57,8 @@ static bool fire_chunk(
     return false;
 }
 
-/* Fires what is due; true where there may be more. In chunks from a place by chance: replicas begin at
- * different ones. */
+/* Fires what is due; true where there may be more. In chunks from a place by chance: replicas
+ * begin at different ones. */
 static bool fire_due(struct role_process *r, int64_t until_ms, struct kz_prng *dice)
 {
     struct kz_store_timer *timers = kz_malloc(DUE_MAX * sizeof(*timers));
@@ -84,10 +83,10 @@ static bool fire_due(struct role_process *r, int64_t until_ms, struct kz_prng *d
     return count == DUE_MAX && fired;
 }
 
-/* ---- virtual time -------------------------------------------------------------------------------------- */
+/* ---- virtual time --------------------------------------------------------------------------- */
 
-/* A watermark is at the end of what was sent: it is heeded when nothing else is held, and nothing came for
- * a while. */
+/* A watermark is at the end of what was sent: it is heeded when nothing else is held, and nothing
+ * came for a while. */
 static struct held *take_watermark(struct role_process *r, int64_t *ret_ms)
 {
     struct held *message = NULL;

@@ -21,7 +21,7 @@ void kz_process_worker_count(struct worker *w)
     pthread_mutex_unlock(&w->role->lock);
 }
 
-/* ---- items ------------------------------------------------------------------------------------------- */
+/* ---- items ---------------------------------------------------------------------------------- */
 
 /* Waits as the store asks; pulling waits too where it asks for less. false: the role gives up. */
 static bool wait_again(struct role_process *r, enum kz_code rc, const struct kz_err *err)
@@ -54,10 +54,10 @@ static bool bury_item(
     return done;
 }
 
-/* In one transaction; where it fails for good, in two, until it is known which event it is. false: the
- * role gives up, and `messages` are the caller's still. */
-static bool take_items(struct worker *w, struct kz_intake_item **items, size_t count,
-        struct held *messages)
+/* In one transaction; where it fails for good, in two, until it is known which event it is. false:
+ * the role gives up, and `messages` are the caller's still. */
+static bool take_items(
+        struct worker *w, struct kz_intake_item **items, size_t count, struct held *messages)
 {
     struct role_process *r = w->role;
     struct kz_process_outcome outcome = {0};
@@ -82,7 +82,7 @@ static bool take_items(struct worker *w, struct kz_intake_item **items, size_t c
     return true;
 }
 
-/* ---- messages ---------------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------- */
 
 static struct held *next_message(struct worker *w, bool wait)
 {

@@ -1,4 +1,5 @@
-/* app/role_query.c -- what a process without the role serve answers: how it is, and nothing about users. */
+/* app/role_query.c -- what a process without the role serve answers: how it is, and nothing about
+ * users. */
 
 #include <stdlib.h>
 
@@ -22,7 +23,7 @@ static enum kz_code not_here(struct kz_err *err)
     return kz_hint(err, "ask one that has: kizashi up DIR --role serve");
 }
 
-/* ---- users: nobody is known ---------------------------------------------------------------------------- */
+/* ---- users: nobody is known ----------------------------------------------------------------- */
 
 static bool find(struct kz_query *q, struct kz_user_key as_sent, uint32_t *ret_user)
 {
@@ -61,10 +62,10 @@ static bool timing(struct kz_query *q, uint64_t event_seq, struct kz_event_timin
     return false;
 }
 
-/* ---- an operator's verbs ------------------------------------------------------------------------------- */
+/* ---- an operator's verbs -------------------------------------------------------------------- */
 
-static enum kz_code control(struct kz_query *q, const char *verb, struct kz_str object, const char *who,
-        uint64_t *ret_count, struct kz_err *err)
+static enum kz_code control(struct kz_query *q, const char *verb, struct kz_str object,
+        const char *who, uint64_t *ret_count, struct kz_err *err)
 {
     (void)q, (void)verb, (void)object, (void)who, (void)ret_count;
     return not_here(err);
@@ -105,7 +106,7 @@ static enum kz_code checkpoint(struct kz_query *q, struct kz_err *err)
     return backup(q, NULL, NULL, NULL, err);
 }
 
-/* ---- how it is ------------------------------------------------------------------------------------------- */
+/* ---- how it is ------------------------------------------------------------------------------ */
 
 void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *ret_counters)
 {

@@ -1,4 +1,5 @@
-/* app/role_up.c -- `kizashi up --role`: some roles in one process, under one loop and one HTTP server. */
+/* app/role_up.c -- `kizashi up --role`: some roles in one process, under one loop and one HTTP
+ * server. */
 
 #include <inttypes.h>
 #include <limits.h>
@@ -20,7 +21,7 @@
 enum {
     TURN_MS = 1000,
     KEYS_EVERY_MS = 900,
-    DRAIN_MS = 5000,   /* for requests and messages that were taken */
+    DRAIN_MS = 5000, /* for requests and messages that were taken */
     STOP_MAX_MS = 7000,
     EXIT_MS = 9000,    /* for all of it; then calls that hang are left to hang */
     ONE_WORD_MS = 1000,
@@ -48,7 +49,9 @@ static struct kz_role *role_at(struct up *up, unsigned kind)
     return up->env ? up->env->roles[kind] : NULL;
 }
 
-/* ---- turns ----------------------------------------------------------------------------------------------- */
+/* ---- turns
+ * -----------------------------------------------------------------------------------------------
+ * */
 
 static bool all_stopped(struct up *up)
 {
@@ -81,8 +84,8 @@ static void turn(struct up *up)
         if (role && role->ops->next_ms)
             wait_ms = KZ_MIN(wait_ms, (int64_t)role->ops->next_ms(role));
     }
-    if (up->stopping && ((all_stopped(up) && up->drained) ||
-                                kz_mono_ms() - up->stopping_ms > STOP_MAX_MS)) {
+    if (up->stopping &&
+            ((all_stopped(up) && up->drained) || kz_mono_ms() - up->stopping_ms > STOP_MAX_MS)) {
         uv_stop(&up->loop);
         return;
     }
@@ -112,7 +115,9 @@ static void wake_up(void *arg)
     uv_async_send(&((struct up *)arg)->wake);
 }
 
-/* ---- HTTP ------------------------------------------------------------------------------------------------ */
+/* ---- HTTP
+ * ------------------------------------------------------------------------------------------------
+ * */
 
 /* A process of infer or process has no callers: whoever keeps it asks how it is. */
 static bool is_for_keepers(struct kz_str path)
@@ -141,8 +146,8 @@ static void handle(void *arg, struct kz_http_request *req)
     kz_serve_unknown(up->serve, req);
 }
 
-static enum kz_code admit(void *arg, const struct kz_http_request *req, size_t *body_max_bytes,
-        struct kz_err *err)
+static enum kz_code admit(
+        void *arg, const struct kz_http_request *req, size_t *body_max_bytes, struct kz_err *err)
 {
     struct up *up = arg;
 
@@ -178,7 +183,7 @@ static void problems(void *arg, kz_serve_say *say, void *to)
     kz_role_env_problems(up->env, say, to);
 }
 
-/* ---- stopping ---------------------------------------------------------------------------------------------- */
+/* ---- stopping ------------------------------------------------------------------------------- */
 
 static void on_drained(void *arg, size_t unanswered)
 {
@@ -252,8 +257,8 @@ static void close_all(struct up *up)
         kz_http_server_free(up->server);
     kz_auth_close(up->auth);
     if (up->env && up->env->abandoned) {
-        kz_diag_warn("stopped with calls under way: what was held comes again elsewhere", "ms=%" PRId64,
-                kz_mono_ms() - up->stopping_ms);
+        kz_diag_warn("stopped with calls under way: what was held comes again elsewhere",
+                "ms=%" PRId64, kz_mono_ms() - up->stopping_ms);
         _exit(KZ_EXIT_DONE);
     }
     kz_role_env_close(up->env);
@@ -266,7 +271,7 @@ static void close_all(struct up *up)
     kz_config_free(up->config);
 }
 
-/* ---- starting ---------------------------------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------------------- */
 
 static enum kz_code open_env(struct up *up, const struct kz_args *args, struct kz_err *err)
 {

@@ -65,7 +65,8 @@ enum kz_code kz_user_state_decode(
             .request = head.request,
             .erased_at_ms = head.erased_at_ms,
             .linked = kz_str_n(bytes.ptr + sizeof(head), linked),
-            .carry = kz_str_n(bytes.ptr + sizeof(head) + linked, bytes.size - sizeof(head) - linked),
+            .carry =
+                    kz_str_n(bytes.ptr + sizeof(head) + linked, bytes.size - sizeof(head) - linked),
     };
     if (state.carry.size < sizeof(body))
         return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx is cut off",
@@ -75,7 +76,8 @@ enum kz_code kz_user_state_decode(
     state.to_owner = body.to_owner;
     state.merged = body.merged;
     if (!is_key(state.key) || body.to_owner == head.owner || body.merged == head.owner)
-        return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx has no key, or is linked to itself",
+        return kz_fail(err, KZ_CORRUPT,
+                "the state of owner %016llx has no key, or is linked to itself",
                 (unsigned long long)head.owner);
     *ret_state = state;
     return KZ_OK;
@@ -110,7 +112,8 @@ void kz_user_state_encode(const struct kz_views *views, uint32_t user,
     memcpy(out->data + start, &head, sizeof(head));
 }
 
-/* ---- tombstones -------------------------------------------------------------------------------- */
+/* ---- tombstones --------------------------------------------------------------------------------
+ * */
 
 enum { STONE_VERSION = 1 };
 

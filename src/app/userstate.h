@@ -1,8 +1,8 @@
 /* app/userstate.h -- a user's state as bytes, for roles that keep it in a shared store.
  *
  * What the views know of one user: heads, clock, session, links, rules' windows and counts (and, in
- * infer, predictions, caps, holdout, deliveries), as a CARRY body (history/carry.h), with a checksum
- * and what views do not hold by themselves.
+ * infer, predictions, caps, holdout, deliveries), as a CARRY body (history/carry.h), with a
+ * checksum and what views do not hold by themselves.
  *
  *     state of the store -> kz_user_state_decode() -> kz_user_state_restore() -> views that decide
  *                                     kz_user_state_encode() <-
@@ -19,8 +19,9 @@ struct kz_user_state {
     uint64_t owner;
     kz_lsn request;       /* the REQUEST made last; 0 none */
     int64_t erased_at_ms; /* an erasure of this id: what was sent before it stays away; 0 none */
-    struct kz_str linked; /* owners (uint64_t each) of ids that were linked to the user, some of them
-                           * elsewhere since: they move when the user is linked, and go with it */
+    /* Owners (uint64_t each) of ids that were linked to the user, some of them elsewhere since: they
+     * move when the user is linked, and go with it. */
+    struct kz_str linked;
     struct kz_str carry;
     struct kz_user_key key;
     uint64_t to_owner; /* whom events sent under the key belong to; 0: the user itself */

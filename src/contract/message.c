@@ -5,7 +5,7 @@
 #include "codec/crc32c.h"
 #include "codec/json_out.h"
 
-/* ---- lanes ----------------------------------------------------------------------------------- */
+/* ---- lanes ---------------------------------------------------------------------------------- */
 
 void kz_lane_name(uint64_t hash, char out[KZ_LANE_BYTES])
 {
@@ -21,7 +21,7 @@ struct kz_str kz_attribute_get(
     return KZ_STR_NULL;
 }
 
-/* ---- EVENTS ---------------------------------------------------------------------------------- */
+/* ---- EVENTS --------------------------------------------------------------------------------- */
 
 static void put_text(struct kz_json_out *out, const char *name, struct kz_str text)
 {
@@ -49,8 +49,8 @@ static void put_event(const struct kz_event *event, struct kz_json_out *out)
     if (event->props.size)
         kz_json_out_kv_raw(out, "props", event->props);
     if (event->identity != KZ_IDENTITY_NONE)
-        kz_json_out_kv_cstr(out, "identity",
-                event->identity == KZ_IDENTITY_ALIAS ? "alias" : "identify");
+        kz_json_out_kv_cstr(
+                out, "identity", event->identity == KZ_IDENTITY_ALIAS ? "alias" : "identify");
     if (event->flags & KZ_EVENT_ID_MADE)
         kz_json_out_kv_bool(out, "made", true);
     if (event->flags & KZ_EVENT_ACTION)
@@ -71,7 +71,7 @@ void kz_message_put_item(const struct kz_intake_item *item, struct kz_buf *buf)
     kz_buf_char(buf, '\n');
 }
 
-/* ---- REQUESTS -------------------------------------------------------------------------------- */
+/* ---- REQUESTS ------------------------------------------------------------------------------- */
 
 enum { REQUEST_MAGIC = 0x71727a6b /* "kzrq" */, REQUEST_VERSION = 1 };
 
@@ -120,8 +120,9 @@ static enum kz_code check_head(struct kz_str bytes, struct request_head *ret, st
     if (head.magic != REQUEST_MAGIC)
         return kz_fail(err, KZ_CORRUPT, "a message of %zu bytes is no request", bytes.size);
     if (head.version != REQUEST_VERSION)
-        return kz_fail(err, KZ_UNSUPPORTED, "a request's message has version %u, this build reads %d",
-                head.version, REQUEST_VERSION);
+        return kz_fail(err, KZ_UNSUPPORTED,
+                "a request's message has version %u, this build reads %d", head.version,
+                REQUEST_VERSION);
     if (head.size != bytes.size)
         return kz_fail(err, KZ_CORRUPT, "a request's message has %zu bytes and says %u", bytes.size,
                 head.size);
@@ -132,15 +133,15 @@ static enum kz_code check_head(struct kz_str bytes, struct request_head *ret, st
         return kz_fail(err, KZ_CORRUPT, "a request's message fails its checksum");
     if (!head.owner || !head.lsn || !head.source_count || head.source_count > KZ_SOURCES_MAX ||
             bytes.size < sizeof(head) + head.source_count * sizeof(struct kz_source) +
-                            sizeof(struct kz_record))
+                                 sizeof(struct kz_record))
         return kz_fail(err, KZ_CORRUPT, "a request's message of %zu bytes has %u sources",
                 bytes.size, head.source_count);
     *ret = head;
     return KZ_OK;
 }
 
-static enum kz_code check_record(const struct kz_record *record, size_t size, uint64_t owner,
-        struct kz_err *err)
+static enum kz_code check_record(
+        const struct kz_record *record, size_t size, uint64_t owner, struct kz_err *err)
 {
     struct kz_str bytes;
     const struct kz_request_body *body;
@@ -169,8 +170,7 @@ enum kz_code kz_request_message_decode(struct kz_str bytes, struct kz_buf *hold,
 
     KZ_TRY(check_head(bytes, &head, err));
     sources = head.source_count * sizeof(struct kz_source);
-    message = (struct kz_request_message){
-            .owner = head.owner,
+    message = (struct kz_request_message){.owner = head.owner,
             .lsn = head.lsn,
             .previous = head.previous,
             .source_count = head.source_count};

@@ -1,5 +1,5 @@
-/* What `collect` made of events, on its way over a bus (contract/message.h): read as strictly as anything
- * that comes in, but a fault is the whole message's: nobody but collect writes these. */
+/* What `collect` made of events, on its way over a bus (contract/message.h): read as strictly as
+ * anything that comes in, but a fault is the whole message's: nobody but collect writes these. */
 #include "shape/shape_int.h"
 
 enum {
@@ -43,8 +43,8 @@ static enum kz_code wrong(int field, struct kz_json_value value, struct kz_err *
 }
 
 /* Leaves the output alone where the field is absent. */
-static enum kz_code take_text(struct shaping *s, const struct kz_json_value values[F_COUNT], int field,
-        size_t size_max, struct kz_str *ret, struct kz_err *err)
+static enum kz_code take_text(struct shaping *s, const struct kz_json_value values[F_COUNT],
+        int field, size_t size_max, struct kz_str *ret, struct kz_err *err)
 {
     struct kz_str text;
 
@@ -59,14 +59,15 @@ static enum kz_code take_text(struct shaping *s, const struct kz_json_value valu
     return KZ_OK;
 }
 
-static enum kz_code take_ms(const struct kz_json_value values[F_COUNT], int field, int64_t *ret_ms,
-        struct kz_err *err)
+static enum kz_code take_ms(
+        const struct kz_json_value values[F_COUNT], int field, int64_t *ret_ms, struct kz_err *err)
 {
     int64_t ms;
 
     if (values[field].kind == KZ_JSON_NONE)
         return KZ_OK;
-    if (values[field].kind != KZ_JSON_INT || kz_json_i64(values[field], &ms, NULL) != KZ_OK || ms < 1)
+    if (values[field].kind != KZ_JSON_INT || kz_json_i64(values[field], &ms, NULL) != KZ_OK ||
+            ms < 1)
         return wrong(field, values[field], err);
     *ret_ms = ms;
     return KZ_OK;
@@ -82,8 +83,8 @@ static enum kz_code take_flag(const struct kz_json_value values[F_COUNT], int fi
     return KZ_OK;
 }
 
-static enum kz_code take_identity(const struct kz_json_value values[F_COUNT],
-        struct kz_event *event, struct kz_err *err)
+static enum kz_code take_identity(
+        const struct kz_json_value values[F_COUNT], struct kz_event *event, struct kz_err *err)
 {
     struct kz_json_value value = values[F_IDENTITY];
 

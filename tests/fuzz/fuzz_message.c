@@ -74,7 +74,8 @@ static void read_request(struct kz_str bytes)
 
     if (kz_request_message_decode(bytes, &hold, &message, NULL) == KZ_OK) {
         kz_request_message_encode(&message, &again);
-        if (!kz_str_eq(kz_buf_view(&again), bytes) || kz_request_message_model(&message).size > bytes.size)
+        if (!kz_str_eq(kz_buf_view(&again), bytes) ||
+                kz_request_message_model(&message).size > bytes.size)
             abort();
     }
     kz_buf_done(&hold);

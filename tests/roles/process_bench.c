@@ -16,7 +16,7 @@
 #include "base/diag.h"
 #include "sys/clock.h"
 
-/* ---- a store whose CPU is counted ---------------------------------------------------------------------- */
+/* ---- a store whose CPU is counted ----------------------------------------------------------- */
 
 struct meter {
     struct kz_store store; /* first */
@@ -50,8 +50,8 @@ static enum kz_code m_read_users(
 {
     METERED(read_users(txn, users, count, err));
 }
-static enum kz_code m_read_ids(struct kz_store_txn *txn, const struct kz_store_id *ids, size_t count,
-        bool *there, struct kz_err *err)
+static enum kz_code m_read_ids(struct kz_store_txn *txn, const struct kz_store_id *ids,
+        size_t count, bool *there, struct kz_err *err)
 {
     METERED(read_ids(txn, ids, count, there, err));
 }
@@ -66,8 +66,9 @@ static enum kz_code m_stones(struct kz_store *s, const uint64_t *hashes, size_t 
     (void)s;
     METERED(stones(meter.inner, hashes, count, bodies, out, err));
 }
-static enum kz_code m_due(struct kz_store *s, int64_t now_ms, unsigned part, unsigned parts, size_t max,
-        struct kz_store_timer *timers, size_t *count, int64_t *next_ms, struct kz_err *err)
+static enum kz_code m_due(struct kz_store *s, int64_t now_ms, unsigned part, unsigned parts,
+        size_t max, struct kz_store_timer *timers, size_t *count, int64_t *next_ms,
+        struct kz_err *err)
 {
     (void)s;
     METERED(due(meter.inner, now_ms, part, parts, max, timers, count, next_ms, err));
@@ -78,8 +79,8 @@ static enum kz_code m_outbox(struct kz_store *s, int64_t before_ms, size_t max,
     (void)s;
     METERED(outbox(meter.inner, before_ms, max, requests, count, out, err));
 }
-static enum kz_code m_published(
-        struct kz_store *s, const struct kz_store_request *requests, size_t count, struct kz_err *err)
+static enum kz_code m_published(struct kz_store *s, const struct kz_store_request *requests,
+        size_t count, struct kz_err *err)
 {
     (void)s;
     METERED(published(meter.inner, requests, count, err));
@@ -113,10 +114,10 @@ static struct kz_store *metered(struct kz_store *inner)
     return &meter.store;
 }
 
-/* ---- events ---------------------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------- */
 
-static void make_event(struct kz_prng *dice, size_t i, size_t users, int64_t now_ms, struct kz_buf *out,
-        uint64_t *ret_hash)
+static void make_event(struct kz_prng *dice, size_t i, size_t users, int64_t now_ms,
+        struct kz_buf *out, uint64_t *ret_hash)
 {
     static const char *const names[] = {"view", "view", "view", "view", "cart", "purchase"};
     double skew = kz_prng_unit(dice);
@@ -130,7 +131,8 @@ static void make_event(struct kz_prng *dice, size_t i, size_t users, int64_t now
     snprintf(props, sizeof(props),
             "{\"price\": %llu.5, \"item\": \"sku-%06llu\", \"category\": \"electronics.phone\", "
             "\"url\": \"https://shop.example/p/%06llu?ref=home\", \"brand\": \"acme\"}",
-            (unsigned long long)kz_prng_below(dice, 90), (unsigned long long)kz_prng_below(dice, 5000),
+            (unsigned long long)kz_prng_below(dice, 90),
+            (unsigned long long)kz_prng_below(dice, 5000),
             (unsigned long long)kz_prng_below(dice, 5000));
     item.event = (struct kz_event){
             .event_id = kz_str(event_id),
@@ -232,8 +234,8 @@ int main(int argc, char **argv)
     project.backends.gcp.prefix = "";
     project.backends.gcp.spanner_instance = "kizashi";
     project.backends.gcp.spanner_database = name;
-    if (kz_backends_open(&project, argc > 3 ? argv[3] : "memory", KZ_NEEDS_BUS | KZ_NEEDS_STORE, &backends,
-                &err) != KZ_OK ||
+    if (kz_backends_open(&project, argc > 3 ? argv[3] : "memory", KZ_NEEDS_BUS | KZ_NEEDS_STORE,
+                &backends, &err) != KZ_OK ||
             backends.bus->ops->create(backends.bus, nothing, NULL, &err) != KZ_OK ||
             backends.store->ops->create(backends.store, nothing, NULL, &err) != KZ_OK) {
         fprintf(stderr, "%s\n", err.message);
@@ -261,11 +263,14 @@ int main(int argc, char **argv)
     printf("%zu events of %zu bytes in %llu messages, %zu users, %s\n", events, bytes / events,
             (unsigned long long)messages, users, backends.store->ops->name);
     printf("%.2f s, %.0f events/s; %llu requests, %llu timers fired\n", wall, (double)events / wall,
-            (unsigned long long)counters.requests_total, (unsigned long long)counters.timers_fired_total);
-    printf("CPU an event: %.1f us, of it in calls of the store %.1f us, the rest %.1f us (publishing "
+            (unsigned long long)counters.requests_total,
+            (unsigned long long)counters.timers_fired_total);
+    printf("CPU an event: %.1f us, of it in calls of the store %.1f us, the rest %.1f us "
+           "(publishing "
            "beforehand %.1f us)\n",
             cpu * 1e6 / (double)events, (double)meter.ns * 1e-3 / (double)events,
-            (cpu * 1e6 - (double)meter.ns * 1e-3) / (double)events, publishing * 1e6 / (double)events);
+            (cpu * 1e6 - (double)meter.ns * 1e-3) / (double)events,
+            publishing * 1e6 / (double)events);
     kz_role_process.close(role);
     kz_backends_close(&backends);
     return 0;

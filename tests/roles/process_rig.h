@@ -24,13 +24,16 @@
 #define MINUTE ((int64_t)60000)
 #define T0 ((int64_t)1760000000000)
 
-/* ---- a project that uses all there is of rules ---------------------------------------------------- */
+/* ---- a project that uses all there is of rules ---------------------------------------------- */
 
 static struct kz_column_def rig_columns[] = {
         {.name = "price", .path = "$.price", .type = KZ_TYPE_FLOAT},
         {.name = "item", .path = "$.item", .type = KZ_TYPE_TEXT},
 };
-#define RIG_HISTORY {7 * 24 * 60 * MINUTE, 50, false}
+#define RIG_HISTORY                                                                                \
+    {                                                                                              \
+        7 * 24 * 60 * MINUTE, 50, false                                                            \
+    }
 static struct kz_trigger_def rig_triggers[] = {
         {.name = "browsing",
                 .when = "name IN ('view', 'cart') AND price > 20",
@@ -44,7 +47,10 @@ static struct kz_trigger_def rig_triggers[] = {
                 .having = "(SELECT count(*) FROM events WHERE name = 'view') >= 2",
                 .history = RIG_HISTORY},
         {.name = "third_view",
-                .count = {.of = "name = 'view'", .within_ms = 5 * MINUTE, .reaches = 3, .rearm_ms = 5 * MINUTE},
+                .count = {.of = "name = 'view'",
+                        .within_ms = 5 * MINUTE,
+                        .reaches = 3,
+                        .rearm_ms = 5 * MINUTE},
                 .history = RIG_HISTORY},
         {.name = "spending",
                 .when = "name = 'purchase'",
@@ -53,12 +59,13 @@ static struct kz_trigger_def rig_triggers[] = {
 };
 static const char *rig_of_purchase[] = {"browsing", "abandoning"};
 static const char *rig_of_leave[] = {"third_view", "abandoning", "spending"};
-static char rig_sql[] = "SELECT count(*) AS n, sum(price) AS total, count(DISTINCT session) AS sessions, "
-                        "@now - min(ts) AS age, @now - @first_seen AS since, @truncated AS cut, "
-                        "group_concat(item) AS items FROM events";
+static char rig_sql[] =
+        "SELECT count(*) AS n, sum(price) AS total, count(DISTINCT session) AS sessions, "
+        "@now - min(ts) AS age, @now - @first_seen AS since, @truncated AS cut, "
+        "group_concat(item) AS items FROM events";
 #define RIG_MODEL(n, rules)                                                                        \
     {                                                                                              \
-        .name = n, .triggers = rules, .trigger_count = KZ_ARRAY_COUNT(rules), .runtime = "native",  \
+        .name = n, .triggers = rules, .trigger_count = KZ_ARRAY_COUNT(rules), .runtime = "native", \
         .path = "/dev/null", .features_path = "f.sql", .features_sql = rig_sql,                    \
         .horizon_ms = 600000, .valid_for_ms = 600000, .history = RIG_HISTORY, .batch = {64, 1000}, \
         .replicas = {1, 1}, .timeout_ms = 1000, .queue_max = 1000, .config_json = "{}"             \
@@ -86,7 +93,7 @@ static const struct kz_project rig_project = {
                 .dead_letters_max = 1000},
 };
 
-/* ---- a stream --------------------------------------------------------------------------------------- */
+/* ---- a stream ------------------------------------------------------------------------------- */
 
 struct rig_event {
     char user_id[16], anonymous_id[16], event_id[24], props[64];
@@ -106,7 +113,8 @@ struct rig_stream {
 static void rig_one(
         struct kz_prng *random, struct rig_event *e, size_t i, unsigned users, bool links)
 {
-    static const char *const names[] = {"view", "view", "view", "cart", "cart", "purchase", "noise"};
+    static const char *const names[] = {
+            "view", "view", "view", "cart", "cart", "purchase", "noise"};
     unsigned person = (unsigned)kz_prng_below(random, users);
 
     e->name = names[kz_prng_below(random, KZ_ARRAY_COUNT(names))];
@@ -117,7 +125,8 @@ static void rig_one(
     if (kz_prng_below(random, 2))
         snprintf(e->user_id, sizeof(e->user_id), "u%u", person);
     else /* a device; some are shared */
-        snprintf(e->anonymous_id, sizeof(e->anonymous_id), "a%u", person + (unsigned)kz_prng_below(random, 2));
+        snprintf(e->anonymous_id, sizeof(e->anonymous_id), "a%u",
+                person + (unsigned)kz_prng_below(random, 2));
     if (links && kz_prng_below(random, 12) == 0) {
         e->identity = kz_prng_below(random, 4) ? KZ_IDENTITY_IDENTIFY : KZ_IDENTITY_ALIAS;
         e->name = e->identity == KZ_IDENTITY_ALIAS ? "alias" : "identify";
@@ -179,7 +188,7 @@ static struct kz_intake_item *rig_item(const struct rig_event *e)
     return item;
 }
 
-/* ---- requests, in a form that does not know who made them --------------------------------------------- */
+/* ---- requests, in a form that does not know who made them ----------------------------------- */
 
 struct rig_lines {
     char **items;
@@ -243,9 +252,11 @@ static void rig_request(struct rig_lines *lines, struct kz_sql_expr *sql,
     if (kz_sql_features(sql, &rows, &params, 0, &row, &err) != KZ_OK)
         fail_msg("features: %s", err.message);
     kz_row_encode(row.values, row.count, &encoded);
-    kz_buf_printf(&text, "%c" KZ_STR_FMT " " KZ_STR_FMT " " KZ_STR_FMT " of " KZ_STR_FMT " now=%lld ts=%lld "
-                         "seen=%lld expires=%lld features=%016llx:",
-            body->user_kind, KZ_STR_ARG(params.user_id), KZ_STR_ARG(kz_span_str(bytes, body->model)),
+    kz_buf_printf(&text,
+            "%c" KZ_STR_FMT " " KZ_STR_FMT " " KZ_STR_FMT " of " KZ_STR_FMT " now=%lld ts=%lld "
+            "seen=%lld expires=%lld features=%016llx:",
+            body->user_kind, KZ_STR_ARG(params.user_id),
+            KZ_STR_ARG(kz_span_str(bytes, body->model)),
             KZ_STR_ARG(kz_span_str(bytes, body->trigger)), KZ_STR_ARG(params.event_id),
             (long long)body->now_ms, (long long)body->trigger_ts_ms, (long long)body->first_seen_ms,
             (long long)body->expires_ms, (unsigned long long)kz_hash_str(kz_buf_view(&encoded)));
@@ -253,7 +264,8 @@ static void rig_request(struct rig_lines *lines, struct kz_sql_expr *sql,
         struct kz_event event;
 
         assert_int_equal(kz_event_decode(rows.records[i], &event, NULL), KZ_OK);
-        kz_buf_printf(&text, " " KZ_STR_FMT "@%lld", KZ_STR_ARG(event.event_id), (long long)event.ts_ms);
+        kz_buf_printf(
+                &text, " " KZ_STR_FMT "@%lld", KZ_STR_ARG(event.event_id), (long long)event.ts_ms);
     }
     rig_line(lines, &text);
     reader->ops->release(reader, &rows);
@@ -272,20 +284,21 @@ static struct rig_sql rig_sql_open(void)
     struct kz_err err;
 
     assert_int_equal(kz_sql_open(&rig_project, &s.sql, &err), KZ_OK);
-    if (kz_sql_compile(s.sql, KZ_SQL_FEATURES, rig_sql, (struct kz_place){"f.sql", 1, 1}, &s.features,
-                &err) != KZ_OK)
+    if (kz_sql_compile(s.sql, KZ_SQL_FEATURES, rig_sql, (struct kz_place){"f.sql", 1, 1},
+                &s.features, &err) != KZ_OK)
         fail_msg("%s", err.message);
     return s;
 }
 
-/* ---- through the embedded pipeline, on virtual time -------------------------------------------------- */
+/* ---- through the embedded pipeline, on virtual time ----------------------------------------- */
 
 static void rig_nobody(void *arg)
 {
     (void)arg;
 }
 
-static void rig_submitted(struct kz_submission *submission, enum kz_code code, const struct kz_err *err)
+static void rig_submitted(
+        struct kz_submission *submission, enum kz_code code, const struct kz_err *err)
 {
     (void)submission, (void)err;
     assert_int_equal(code, KZ_OK);
@@ -312,8 +325,8 @@ static enum kz_code rig_see(void *arg, kz_lsn lsn, const struct kz_record *recor
 }
 
 /* What was asked, with all that is due by `end_ms`. */
-static void rig_run_embedded(const struct rig_stream *stream, int64_t end_ms, struct rig_lines *lines,
-        struct kz_pipeline_counters *ret_counters)
+static void rig_run_embedded(const struct rig_stream *stream, int64_t end_ms,
+        struct rig_lines *lines, struct kz_pipeline_counters *ret_counters)
 {
     struct kz_pipeline_options options = {
             .project = &rig_project,
@@ -342,7 +355,8 @@ static void rig_run_embedded(const struct rig_stream *stream, int64_t end_ms, st
         free(item);
     }
     assert_int_equal(kz_pipeline_set_clock(e.p, end_ms, &err), KZ_OK);
-    assert_int_equal(e.p->reader->ops->scan_all(e.p->reader, 0, UINT64_MAX, rig_see, &e, &err), KZ_OK);
+    assert_int_equal(
+            e.p->reader->ops->scan_all(e.p->reader, 0, UINT64_MAX, rig_see, &e, &err), KZ_OK);
     *ret_counters = e.p->counters;
     kz_pipeline_close(e.p);
     kz_fs_sim_free(options.fs);
@@ -350,7 +364,7 @@ static void rig_run_embedded(const struct rig_stream *stream, int64_t end_ms, st
     qsort(lines->items, lines->count, sizeof(char *), rig_by_text);
 }
 
-/* ---- a store that fails when told to ------------------------------------------------------------------ */
+/* ---- a store that fails when told to -------------------------------------------------------- */
 
 struct trouble {
     struct kz_store store; /* first */
@@ -364,7 +378,8 @@ struct trouble {
 };
 static struct trouble *the_trouble; /* a transaction does not lead to its store */
 
-static enum kz_code trouble_begin(struct kz_store *store, struct kz_store_txn **ret, struct kz_err *err)
+static enum kz_code trouble_begin(
+        struct kz_store *store, struct kz_store_txn **ret, struct kz_err *err)
 {
     struct kz_store *inner = ((struct trouble *)store)->inner;
 
@@ -428,8 +443,8 @@ static enum kz_code trouble_outbox(struct kz_store *store, int64_t before_ms, si
 {
     return INNER(store)->ops->outbox(INNER(store), before_ms, max, ret, ret_count, out, err);
 }
-static enum kz_code trouble_published(struct kz_store *store, const struct kz_store_request *requests,
-        size_t count, struct kz_err *err)
+static enum kz_code trouble_published(struct kz_store *store,
+        const struct kz_store_request *requests, size_t count, struct kz_err *err)
 {
     return INNER(store)->ops->published(INNER(store), requests, count, err);
 }

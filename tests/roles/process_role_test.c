@@ -106,14 +106,16 @@ static void publish(struct deployment *d, struct kz_str data, const char *key,
             .attributes = attributes,
             .attribute_count = attribute_count};
 
-    assert_int_equal(d->bus->ops->publish(d->bus, KZ_TOPIC_EVENTS, &message, 1, NULL, NULL, NULL), KZ_OK);
+    assert_int_equal(
+            d->bus->ops->publish(d->bus, KZ_TOPIC_EVENTS, &message, 1, NULL, NULL, NULL), KZ_OK);
 }
 
 static const struct kz_attribute collected = {
         {KZ_ATTRIBUTE_FORMAT, sizeof(KZ_ATTRIBUTE_FORMAT) - 1}, {"1", 1}};
 
 /* As collect would, up to 20 events of a lane a message, each message `times` times. Gives how many. */
-static uint64_t publish_stream(struct deployment *d, const struct rig_stream *stream, unsigned times)
+static uint64_t publish_stream(
+        struct deployment *d, const struct rig_stream *stream, unsigned times)
 {
     static struct {
         struct kz_buf data;
@@ -170,15 +172,17 @@ static void pull_requests(struct deployment *d, struct rig_lines *lines, size_t 
         size_t count = 1;
 
         while (count) {
-            assert_int_equal(d->bus->ops->pull(d->sources[m], deliveries, 500, 50, &count, NULL), KZ_OK);
+            assert_int_equal(
+                    d->bus->ops->pull(d->sources[m], deliveries, 500, 50, &count, NULL), KZ_OK);
             for (size_t i = 0; i < count; i++) {
                 struct kz_request_message message;
 
                 assert_int_equal(
-                        kz_request_message_decode(deliveries[i]->data, &hold, &message, NULL), KZ_OK);
+                        kz_request_message_decode(deliveries[i]->data, &hold, &message, NULL),
+                        KZ_OK);
                 assert_true(kz_str_is(kz_request_message_model(&message), rig_models[m].name));
-                rig_request(lines, sql.features, reader, message.record, message.lsn, message.sources,
-                        message.source_count);
+                rig_request(lines, sql.features, reader, message.record, message.lsn,
+                        message.sources, message.source_count);
                 (*ret_messages)++;
             }
             d->bus->ops->ack(d->sources[m], deliveries, count);
@@ -203,13 +207,15 @@ static size_t outbox_count(struct deployment *d)
     size_t count;
 
     assert_int_equal(
-            d->memory->ops->outbox(d->memory, INT64_MAX, 10000, requests, &count, &bytes, NULL), KZ_OK);
+            d->memory->ops->outbox(d->memory, INT64_MAX, 10000, requests, &count, &bytes, NULL),
+            KZ_OK);
     kz_buf_done(&bytes);
     free(requests);
     return count;
 }
 
-static void assert_as_embedded(const struct rig_stream *stream, int64_t end_ms, const struct rig_lines *lines)
+static void assert_as_embedded(
+        const struct rig_stream *stream, int64_t end_ms, const struct rig_lines *lines)
 {
     struct rig_lines embedded = {0};
     struct kz_pipeline_counters counters;
@@ -223,7 +229,7 @@ static void assert_as_embedded(const struct rig_stream *stream, int64_t end_ms, 
     rig_lines_done(&embedded);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------------------- */
+/* ---- tests ---------------------------------------------------------------------------------- */
 
 static void every_message_twice_asks_what_the_embedded_pipeline_asks(void **state)
 {
@@ -313,8 +319,9 @@ static void assert_dead(struct deployment *d, const char *data, const char *reas
     assert_true(kz_str_is(dead->data, data));
     if (!why.size || !memmem(why.ptr, why.size, reason, strlen(reason)))
         fail_msg("\"" KZ_STR_FMT "\" does not say \"%s\"", KZ_STR_ARG(why), reason);
-    assert_true(kz_str_is(kz_attribute_get(dead->attributes, dead->attribute_count, KZ_ATTRIBUTE_TOPIC),
-            "events"));
+    assert_true(
+            kz_str_is(kz_attribute_get(dead->attributes, dead->attribute_count, KZ_ATTRIBUTE_TOPIC),
+                    "events"));
     d->bus->ops->ack(d->dead, &dead, 1);
 }
 
@@ -337,9 +344,11 @@ static void what_is_no_message_of_events_goes_to_the_dead_topic_with_its_reason(
     withdraw(&d);
 }
 
-static void a_foreign_publisher_is_understood_and_what_is_wrong_with_one_event_is_its_own(void **state)
+static void a_foreign_publisher_is_understood_and_what_is_wrong_with_one_event_is_its_own(
+        void **state)
 {
-    struct kz_store_user user = {.owner = kz_owner_hash((struct kz_user_key){'u', KZ_STR("ada")}, 0)};
+    struct kz_store_user user = {
+            .owner = kz_owner_hash((struct kz_user_key){'u', KZ_STR("ada")}, 0)};
     struct kz_pipeline_counters counters = {0};
     struct kz_buf letters = {0}, bytes = {0};
     struct deployment d;
@@ -349,8 +358,10 @@ static void a_foreign_publisher_is_understood_and_what_is_wrong_with_one_event_i
     deploy(&d, false);
     open_role(&d);
     for (int twice = 0; twice < 2; twice++)
-        publish(&d, KZ_STR("[{\"event_id\":\"f1\",\"user_id\":\"ada\",\"name\":\"view\",\"props\":{\"price\":5}},"
-                           "{\"user_id\":\"ada\",\"name\":5},{\"user_id\":\"bob\",\"name\":\"cart\"}]"),
+        publish(&d,
+                KZ_STR("[{\"event_id\":\"f1\",\"user_id\":\"ada\",\"name\":\"view\",\"props\":{"
+                       "\"price\":5}},"
+                       "{\"user_id\":\"ada\",\"name\":5},{\"user_id\":\"bob\",\"name\":\"cart\"}]"),
                 "", NULL, 0);
     await_acknowledged(&d, 2);
     kz_role_process.counters(d.role, &counters);
@@ -408,7 +419,8 @@ struct said {
     char text[2000];
 };
 
-static void say(void *to, enum kz_severity severity, const char *what, const char *why, const char *remedy)
+static void say(
+        void *to, enum kz_severity severity, const char *what, const char *why, const char *remedy)
 {
     struct said *said = to;
     size_t used = strlen(said->text);
@@ -462,10 +474,18 @@ static void events_wait_for_a_store_that_asks_for_less_or_forbids(void **state)
 /* On our clock: a delay that is over is asked about without another event. */
 static void a_timer_that_is_due_fires_once_beside_another_replica(void **state)
 {
-    struct rig_event e[3] = {
-            {.user_id = "ada", .event_id = "t1", .name = "view", .props = "{\"price\": 1, \"item\": \"x\"}"},
-            {.user_id = "ada", .event_id = "t2", .name = "view", .props = "{\"price\": 1, \"item\": \"x\"}"},
-            {.user_id = "ada", .event_id = "t3", .name = "cart", .props = "{\"price\": 1, \"item\": \"x\"}"}};
+    struct rig_event e[3] = {{.user_id = "ada",
+                                     .event_id = "t1",
+                                     .name = "view",
+                                     .props = "{\"price\": 1, \"item\": \"x\"}"},
+            {.user_id = "ada",
+                    .event_id = "t2",
+                    .name = "view",
+                    .props = "{\"price\": 1, \"item\": \"x\"}"},
+            {.user_id = "ada",
+                    .event_id = "t3",
+                    .name = "cart",
+                    .props = "{\"price\": 1, \"item\": \"x\"}"}};
     struct rig_stream stream = {e, 3};
     struct kz_role *second;
     struct rig_lines lines = {0};

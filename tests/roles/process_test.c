@@ -1,5 +1,6 @@
-/* Events into a shared store, each with what follows from it: the same as in the embedded pipeline, and the
- * same again after redelivery, shuffling, conflicts, lost answers and beside another process. */
+/* Events into a shared store, each with what follows from it: the same as in the embedded
+ * pipeline, and the same again after redelivery, shuffling, conflicts, lost answers and beside
+ * another process. */
 #include "process_rig.h"
 
 #include "app/userstate.h"
@@ -7,7 +8,7 @@
 
 enum { USERS = 14, EVENTS = 1500 };
 
-/* ---- taking a stream ------------------------------------------------------------------------------------ */
+/* ---- taking a stream ------------------------------------------------------------------------ */
 
 static struct kz_process *open_process(struct kz_store *store)
 {
@@ -21,7 +22,8 @@ static struct kz_process *open_process(struct kz_store *store)
 }
 
 /* In transactions of up to `batch`; an answer that was lost leads to the same call again. */
-static void take(struct kz_process *process, struct rig_event *const *events, size_t count, size_t batch)
+static void take(
+        struct kz_process *process, struct rig_event *const *events, size_t count, size_t batch)
 {
     for (size_t at = 0; at < count; at += batch) {
         size_t n = KZ_MIN(batch, count - at);
@@ -66,7 +68,7 @@ static void fire(struct kz_process *process, struct kz_store *store, int64_t unt
     }
 }
 
-/* ---- what is in a store, all of it ---------------------------------------------------------------------- */
+/* ---- what is in a store, all of it ---------------------------------------------------------- */
 
 static enum kz_code dump_record(void *arg, kz_lsn lsn, const struct kz_record *record)
 {
@@ -120,7 +122,7 @@ static void dump(struct kz_store *store, struct kz_buf *out)
     kz_buf_char(out, '\0');
 }
 
-/* ---- the same as embedded --------------------------------------------------------------------------------- */
+/* ---- the same as embedded ------------------------------------------------------------------- */
 
 static void read_requests(struct kz_store *store, struct rig_lines *lines)
 {
@@ -146,13 +148,14 @@ static void read_requests(struct kz_store *store, struct rig_lines *lines)
     free(requests);
 }
 
-static void assert_same_lines(const struct rig_lines *a, const struct rig_lines *b, const char *what)
+static void assert_same_lines(
+        const struct rig_lines *a, const struct rig_lines *b, const char *what)
 {
     for (size_t i = 0; i < KZ_MAX(a->count, b->count); i++) {
-        const char *x = i < a->count ? a->items[i] : "(none)", *y = i < b->count ? b->items[i] : "(none)";
+        const char *x = i < a->count ? a->items[i] : "(none)",
+                   *y = i < b->count ? b->items[i] : "(none)";
 
-        if (strcmp(x, y) != 0)
-        {
+        if (strcmp(x, y) != 0) {
             fprintf(stderr, "%s\n%s\n", x, y);
             fail_msg("%s: request %zu of %zu and %zu differs", what, i, a->count, b->count);
         }
@@ -201,7 +204,7 @@ static void requests_and_their_features_are_those_of_the_embedded_pipeline(void 
     }
 }
 
-/* ---- the same however it comes ---------------------------------------------------------------------------- */
+/* ---- the same however it comes -------------------------------------------------------------- */
 
 /* Everything, once, in order. */
 static void run_once(const struct rig_stream *stream, int64_t end_ms, struct kz_buf *out)
@@ -231,7 +234,8 @@ static void assert_same_store(const struct kz_buf *a, const struct kz_buf *b)
     fail_msg("the stores differ: %.80s | %.80s", x, y);
 }
 
-/* Ids that are linked to each other are one group, whose order counts; others may come in any order. */
+/* Ids that are linked to each other are one group, whose order counts; others may come in any
+ * order. */
 static unsigned group_of(const unsigned *groups, const char *id)
 {
     unsigned at = 0;
@@ -258,8 +262,7 @@ static struct rig_event **shuffled(const struct rig_stream *stream, uint64_t see
         const struct rig_event *e = &stream->events[i];
 
         if (e->user_id[0] && e->anonymous_id[0])
-            groups[group_of(groups, e->anonymous_id)] =
-                    group_of(groups, e->user_id);
+            groups[group_of(groups, e->anonymous_id)] = group_of(groups, e->user_id);
     }
     for (size_t round = 0; round < stream->count * 20; round++) {
         size_t i = kz_prng_below(&dice, stream->count - 1);
@@ -385,7 +388,9 @@ static void two_replicas_that_do_the_same_work_do_it_once(void **state)
     free(stream.events);
 }
 
-/* ---- erasure ------------------------------------------------------------------------------------------------ */
+/* ---- erasure
+ * ------------------------------------------------------------------------------------------------
+ * */
 
 static enum kz_intake_state send_one(struct kz_process *process, const char *user, const char *id,
         int64_t at_ms, int64_t client_ts_ms)
@@ -423,7 +428,8 @@ static void what_comes_again_of_who_was_erased_stays_away(void **state)
                              &owner, 1, NULL),
             KZ_OK);
     assert_int_equal(send_one(process, "ada", "e1", T0 + 2000, T0), KZ_INTAKE_REJECTED);
-    assert_int_equal(send_one(process, "ada", "e2", T0 + 3000, T0 + 2500), KZ_INTAKE_ACCEPTED); /* came back */
+    assert_int_equal(send_one(process, "ada", "e2", T0 + 3000, T0 + 2500),
+            KZ_INTAKE_ACCEPTED); /* came back */
     assert_int_equal(send_one(process, "ada", "e1", T0 + 4000, T0), KZ_INTAKE_REJECTED);
     assert_int_equal(send_one(process, "bob", "e1", T0 + 4000, T0), KZ_INTAKE_ACCEPTED);
     kz_pipeline_close(parts);
@@ -435,11 +441,16 @@ static void what_comes_again_of_who_was_erased_stays_away(void **state)
 /* Their devices' ids are named in their state, so that they can go with them. */
 static void a_state_names_the_ids_that_were_merged_into_it(void **state)
 {
-    struct rig_event login = {.user_id = "ada", .anonymous_id = "phone", .event_id = "l1", .name = "identify",
-            .identity = KZ_IDENTITY_IDENTIFY, .ts_ms = T0};
+    struct rig_event login = {.user_id = "ada",
+            .anonymous_id = "phone",
+            .event_id = "l1",
+            .name = "identify",
+            .identity = KZ_IDENTITY_IDENTIFY,
+            .ts_ms = T0};
     struct kz_store *store = kz_memory_store_new();
     struct kz_process *process = open_process(store);
-    struct kz_store_user user = {.owner = kz_owner_hash((struct kz_user_key){'u', KZ_STR("ada")}, 0)};
+    struct kz_store_user user = {
+            .owner = kz_owner_hash((struct kz_user_key){'u', KZ_STR("ada")}, 0)};
     struct kz_intake_item *item = rig_item(&login);
     struct kz_process_outcome outcome;
     struct kz_user_state decoded;
