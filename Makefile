@@ -3,7 +3,7 @@ BUILD ?= build
 JOBS  ?= $(shell nproc)
 CMAKE  = cmake -G Ninja -S .
 
-.PHONY: all run test crash check check-asan check-tsan fuzz-smoke bench format layers deps deps-test \
+.PHONY: all run test crash check check-asan check-tsan fuzz-smoke deployment bench format layers deps deps-test \
         install clean docs image
 
 all: $(BUILD)/build.ninja
@@ -39,6 +39,12 @@ check-tsan:
 fuzz-smoke:
 	@tools/install-deps fuzz
 	@tools/run-tests fuzz
+
+# A whole deployment beside Google's emulators, with all of the REES46 log (`make test` plays a part).
+deployment:
+	@tools/install-deps test
+	@$(MAKE) --no-print-directory all
+	@KZ_DEPLOYMENT_ROWS=0 tools/with-emulators python3 -m pytest -q -s -p no:cacheprovider --durations=0 tests/e2e/test_deployment.py
 
 bench: all
 	@$(BUILD)/kizashi bench $(BENCH_FLAGS)

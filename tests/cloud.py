@@ -16,6 +16,7 @@ import random
 import secrets
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -83,8 +84,8 @@ class Embedded:
 class PubSub:
     """The emulator's REST interface."""
 
-    def __init__(self, gcp_project):
-        self.base = f"http://{os.environ['PUBSUB_EMULATOR_HOST']}/v1/"
+    def __init__(self, gcp_project, host=None):
+        self.base = f"http://{host or os.environ['PUBSUB_EMULATOR_HOST']}/v1/"
         self.gcp_project = gcp_project
 
     def call(self, method, path, body=None, timeout=30):
@@ -101,18 +102,58 @@ class PubSub:
         self.call("PUT", f"subscriptions/{name}", {"topic": self.topic(topic), "ackDeadlineSeconds": 60})
 
     def publish(self, topic, messages):
-        """`messages`: (data, key, attributes)."""
+        """`messages`: (data, key, attributes), all of one key."""
         self.call("POST", f"topics/{topic}:publish", {"messages": [
             {"data": base64.b64encode(data).decode(), "orderingKey": key, "attributes": attributes}
             for data, key, attributes in messages]})
 
     def pull(self, subscription, count=500):
-        """(data, attributes) of messages that are acknowledged at once."""
+        """(data, attributes, key) of messages that are acknowledged at once."""
         got = self.call("POST", f"subscriptions/{subscription}:pull",
                         {"maxMessages": count, "returnImmediately": True}).get("receivedMessages", [])
         if got:
             self.call("POST", f"subscriptions/{subscription}:acknowledge", {"ackIds": [m["ackId"] for m in got]})
-        return [(base64.b64decode(m["message"].get("data", "")), m["message"].get("attributes", {})) for m in got]
+        return [(base64.b64decode(m["message"].get("data", "")), m["message"].get("attributes", {}),
+                 m["message"].get("orderingKey", "")) for m in got]
+
+
+class Tape:
+    """Every message of a topic, kept: to publish again what a bus that keeps its word would bring again."""
+
+    def __init__(self, pubsub, topic, echo=False):
+        """`echo`: each is published once more at once, so that whoever takes it gets all of them twice."""
+        self.pubsub, self.topic, self.name, self.echo = pubsub, topic, f"tape-{secrets.token_hex(4)}", echo
+        self.messages = []
+        self.subscribe()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def subscribe(self):
+        self.pubsub.subscribe(self.name, self.topic)
+
+    def _run(self):
+        while not self.stopping.is_set():
+            messages = []
+            with contextlib.suppress(OSError):  # the emulator is away
+                messages = self.pubsub.pull(self.name)
+            mine = [m for m in messages if "again" not in m[1]]
+            if self.echo:
+                self._publish(mine)
+            self.messages += mine
+            if not messages:
+                time.sleep(0.05)
+
+    def _publish(self, messages):
+        for data, attributes, key in messages:
+            self.pubsub.publish(self.topic, [(data, key, {**attributes, "again": "1"})])
+
+    def play(self):
+        self._publish(list(self.messages))
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
 
 
 class News:
@@ -140,7 +181,7 @@ class News:
             except (OSError, urllib.error.URLError):  # the emulator is away, or does not know us yet
                 messages = []
             try:
-                for data, _ in messages:
+                for data, _, _ in messages:
                     self._take(data)
             except Exception as error:  # pylint: disable=broad-except  # said where somebody waits
                 self.failure = error
@@ -187,6 +228,52 @@ class News:
         return found
 
 
+# ---- emulators of one's own ----------------------------------------------------------------------------------------
+
+class Emulator:
+    """One that may be killed and suspended: its pid is ours, its port stays the same. tools/with-emulators says by what
+    command it is started."""
+
+    def __init__(self, name, tmp):
+        need_emulators()
+        self.name, self.variable = name, f"{name.upper()}_EMULATOR_HOST"
+        self.port = harness.free_port()
+        self.host = f"127.0.0.1:{self.port}"
+        theirs = os.environ[self.variable].rsplit(":", 1)[1]
+        self.command = [part.replace(theirs, str(self.port)) for part in json.loads(os.environ["KZ_EMULATOR_COMMANDS"])[name]]
+        self.log = open(tmp / f"{name}.log", "ab")
+        self.process = None
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        start_new_session=True, env={**os.environ, "JAVA_OPTS": "-Xmx512m -XX:+UseSerialGC"})
+        deadline = time.monotonic() + 60 * harness.SLOW
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
+                probe.settimeout(2)
+                probe.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+                if len(probe.recv(9)) == 9:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"the emulator of {self.name} did not come up")
+
+    def signal(self, number):
+        os.killpg(self.process.pid, number)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.kill()
+        self.log.close()
+
+
 # ---- the roles ------------------------------------------------------------------------------------------------------
 
 class Deployment:
@@ -194,12 +281,13 @@ class Deployment:
 
     ROLES = ("collect", "process", "infer-1", "infer-2", "serve")
 
-    def __init__(self, project, tmp, roles=ROLES, clock="event"):
+    def __init__(self, project, tmp, roles=ROLES, clock="event", emulators=()):
+        """`emulators`: some of this deployment's own (class Emulator); else those of the environment."""
         need_emulators()
         self.project, self.tmp = project, tmp
         self.gcp_project = "t" + secrets.token_hex(8)
-        self.env = {"GOOGLE_CLOUD_PROJECT": self.gcp_project}
-        self.pubsub = PubSub(self.gcp_project)
+        self.env = {"GOOGLE_CLOUD_PROJECT": self.gcp_project, **{e.variable: e.host for e in emulators}}
+        self.pubsub = PubSub(self.gcp_project, self.env.get("PUBSUB_EMULATOR_HOST"))
         self.name = next(line.split(":")[1].strip() for line in (project / "kizashi.yaml").read_text().splitlines()
                          if line.startswith("project:"))
         self.init()
@@ -238,6 +326,27 @@ class Deployment:
         """kill -9, and the same role again."""
         self.servers[role].kill()
         self.servers[role].start()
+
+    def renew_subscriptions(self):
+        """The emulator goes on giving messages to the stream of a process that was killed, and a lane of them for ever.
+        So the subscriptions are made anew; what the dead held is for a Tape to bring."""
+        for name in self.pubsub.call("GET", "subscriptions?pageSize=1000").get("subscriptions", []):
+            short = name["name"].rsplit("/", 1)[1]
+            if short.startswith((f"kizashi-{self.name}-events-", f"kizashi-{self.name}-requests-")):
+                self.pubsub.call("DELETE", f"subscriptions/{short}")
+        self.init()
+
+    def quiet(self, timeout, for_s=3):
+        """Until nothing more comes of itself."""
+        last, since = -1, time.monotonic()
+
+        def still():
+            nonlocal last, since
+            if len(self.news.results) != last:
+                last, since = len(self.news.results), time.monotonic()
+            return time.monotonic() - since > for_s
+
+        self.wait(still, timeout, "an end of results")
 
     def logs(self):
         return "\n".join(f"-- {role}\n{server.read_log()[-1500:]}" for role, server in self.servers.items())

@@ -5,10 +5,14 @@ scores, the same decisions.
 As part of the suite each test plays the first rows of the log; `make deployment` (KZ_DEPLOYMENT_ROWS=0) plays all of its
 17,434."""
 
+import collections
 import concurrent.futures
 import os
 import random
+import signal
+import threading
 import time
+import zlib
 
 import pytest
 
@@ -51,18 +55,20 @@ def settle(deployment, embedded, timeout):
                     30, "an empty backlog")
 
 
-def compare(deployment, embedded):
+def compare(deployment, embedded, decided=lambda user: True):
+    """`decided`: whose decisions are compared."""
     cloud.compare_results(embedded.results, deployment.news.by_request())
-    delivered = {key: count for key, count in embedded.decisions.items() if key[3] == "deliver"}
+    delivered = {key: count for key, count in embedded.decisions.items() if key[3] == "deliver" and decided(key[0])}
     found = {}
     for user, event, action, decision, _ in deployment.news.decisions.values():
         key = (user, event, action, decision)
-        found[key] = found.get(key, 0) + 1
+        if decided(user):
+            found[key] = found.get(key, 0) + 1
     assert found == delivered, (len(found), len(delivered))
     # What is stored: every event once, as one machine has it, and what actions did, once each.
     exported = deployment.exported()
     assert cloud.own_events(exported) == cloud.own_events(embedded.events)
-    assert actions_of(exported) == actions_of(embedded.events)
+    assert [a for a in actions_of(exported) if decided(a[0])] == [a for a in actions_of(embedded.events) if decided(a[0])]
 
 
 def actions_of(events):
@@ -80,3 +86,105 @@ def test_a_deployment_gives_what_one_machine_gives(embedded, tmp_path):
         compare(deployment, embedded)
         for role in ("infer-1", "infer-2"):
             assert deployment.metric(role, "requests_done_total") > 0, f"{role} did nothing"
+
+
+def messages_of(embedded, seed, twice):
+    """What a collect would publish, by lane: a few events each, in order; some time later each once more."""
+    dice = random.Random(seed)
+    lanes = collections.defaultdict(list)
+    for line in sent(embedded):
+        user = line.split(b'"user_id":"', 1)[1].split(b'"', 1)[0]
+        lanes[f"lane-{zlib.crc32(user) % 32:03}"].append(line)
+    for lane, lines in lanes.items():
+        messages = []
+        while lines:
+            count = dice.randint(1, 8)
+            messages.append(b"\n".join(lines[:count]))
+            lines = lines[count:]
+        for message in reversed(messages) if twice else ():
+            messages.insert(dice.randint(messages.index(message) + 1, len(messages)), message)
+        lanes[lane] = messages
+    order = list(lanes)
+    dice.shuffle(order)
+    return [(lane, lanes[lane]) for lane in order]
+
+
+def test_every_message_twice_and_users_in_another_order_changes_nothing(embedded, tmp_path):
+    with cloud.Deployment(cloud.shop(tmp_path / "shop"), tmp_path) as deployment:
+        echo = cloud.Tape(deployment.pubsub, "kizashi-shop-requests", echo=True)
+
+        def publish(lane):
+            for message in lane[1]:
+                deployment.pubsub.publish("kizashi-shop-events", [(message, lane[0], {"kizashi-format": "1"})])
+
+        lanes = messages_of(embedded, 4711, twice=True)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:  # lanes beside and behind each other, each in its order
+            list(pool.map(publish, lanes))
+        settle(deployment, embedded, 60 + len(embedded.results) / 10)
+        deployment.wait(lambda: len(echo.messages) >= len(embedded.results), 30, "an echo of each request")
+        settle(deployment, embedded, 30)
+        compare(deployment, embedded)
+        assert deployment.metric("process", "events_duplicate_total") >= len(sent(embedded))
+        echo.stop()
+
+
+def test_roles_killed_at_random_lose_nothing_and_double_nothing(embedded, tmp_path):
+    """What they held and had not acknowledged comes again: Pub/Sub would bring it, here the tapes do."""
+    dice = random.Random(4712)
+    with cloud.Deployment(cloud.shop(tmp_path / "shop"), tmp_path) as deployment:
+        tapes = [cloud.Tape(deployment.pubsub, f"kizashi-shop-{topic}") for topic in ("events", "requests")]
+        lines = sent(embedded)
+        stop = threading.Event()
+        killed = []
+
+        order = dice.sample(deployment.ROLES, len(deployment.ROLES))
+
+        def kill_some():
+            while not stop.wait(dice.uniform(0.2, 1.0)):
+                role = order[len(killed) % len(order)]
+                deployment.kill(role)
+                killed.append(role)
+
+        killer = threading.Thread(target=kill_some)
+        killer.start()
+        try:
+            for at in range(0, len(lines), 50):
+                deployment.post(lines[at:at + 50])
+                time.sleep(0.3)  # so that they are killed at work
+        finally:
+            stop.set()
+            killer.join()
+        assert len(killed) >= 3
+        deployment.quiet(120)
+        deployment.renew_subscriptions()
+        before = deployment.metric("process", "bus_acknowledged_total")
+        tapes[0].play()
+        deployment.wait(lambda: deployment.metric("process", "bus_acknowledged_total") >= before + len(tapes[0].messages), 60,
+                        "all events taken once more")
+        tapes[1].play()
+        settle(deployment, embedded, 60 + len(embedded.results) / 10)
+        print("killed", killed)
+        compare(deployment, embedded)
+        for tape in tapes:
+            tape.stop()
+
+
+def test_spanner_stands_still_under_load_and_the_backlog_drains(embedded, tmp_path):
+    still_s = 30 if not ROWS else 4
+    with cloud.Emulator("spanner", tmp_path) as spanner, \
+            cloud.Deployment(cloud.shop(tmp_path / "shop"), tmp_path, emulators=[spanner]) as deployment:
+        lines = sent(embedded)
+        half = len(lines) // 2
+        send_all(deployment, lines[:half], each=50)
+        spanner.signal(signal.SIGSTOP)
+        try:
+            since = time.monotonic()
+            send_all(deployment, lines[half:], each=50)  # collect needs no Spanner
+            time.sleep(max(0, still_s - (time.monotonic() - since)))
+            lag = deployment.metric("process", "lag_seconds")
+        finally:
+            spanner.signal(signal.SIGCONT)
+        assert lag > still_s / 2, "nothing waited"
+        settle(deployment, embedded, 120 + len(embedded.results) / 10)
+        compare(deployment, embedded)
+        deployment.wait(lambda: deployment.metric("process", "lag_seconds") < 1, 30, "lag back to normal")
