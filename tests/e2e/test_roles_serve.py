@@ -208,3 +208,37 @@ def test_numbers_are_there(start, path):
         for name in ("kizashi_role_infer_requests_total 1", 'kizashi_backlog_messages{role="infer"} 0',
                      "kizashi_predictions_writes_total 1", "kizashi_requests_done_total 1"):
             assert name in text, name
+
+
+LOADING = """
+import os
+
+import kizashi
+
+
+class Counter(kizashi.Model):
+    def load(self, ctx):
+        if not os.path.exists(ctx.path + "/mended"):
+            raise ValueError("the weights are not there")
+
+    def predict(self, batch):
+        return [float(row[0]) for row in batch.features]
+"""
+
+
+def test_a_fenced_model_s_requests_wait_on_the_bus(start):
+    server = start(model=LOADING, args=ROLES)
+    model = lambda: server.get("/v1/admin/status").json()["models"][0]  # noqa: E731
+    server.wait(lambda: model()["state"] == "fenced", 60, "the fence")
+    server.send(view(1), view(2))
+    (harness.pathlib.Path(server.project) / "models/counter/mended").write_text("")
+    harness.run("models", "unfence", "counter", "--url", f"http://127.0.0.1:{server.port}", check=0)
+    server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 2.0, 30, "it")
+    assert server.get("/v1/admin/deadletters").json()["dead_letters"] == []
+
+
+def test_a_push_is_answered_when_all_is_done(start):
+    server = start(args=["--role", "collect,process,infer,serve", "--backend", "memory", "--push"])
+    # With collect in the process a push is of events; infer's is asked for by its role alone. See docs/http.md.
+    answer = server.post("/v1/pubsub/push", {"message": {"data": "bm90IGpzb24=", "messageId": "1"}})
+    assert answer.status == 204
