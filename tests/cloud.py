@@ -157,7 +157,7 @@ class Tape:
 
 
 class News:
-    """The bus's own news, taken down as they go by: RESULT and DECISION records (app/news.h, contract/record.h)."""
+    """The bus's own news, taken down as they go by: RESULT and DECISION records (app/roles/news.h, contract/record.h)."""
 
     RESULT, DECISION, DONE = 5, 6, 1
     DECISIONS = {1: "deliver", 2: "shadow", 3: "holdout", 4: "capped", 5: "schedule", 6: "paused"}

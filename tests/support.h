@@ -5,7 +5,7 @@
 
 #include <uv.h>
 
-#include "app/pipeline.h"
+#include "app/pipeline/pipeline.h"
 #include "base/buf.h"
 
 /* ---- a runtime in this process: the score is the first numeric feature --------------------------- */

@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 
-#include "app/command.h"
+#include "app/commands/command.h"
 
 int main(int argc, char **argv)
 {

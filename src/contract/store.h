@@ -16,7 +16,7 @@
 #include "contract/history.h"
 
 enum {
-    KZ_STORE_LSN_SHIFT = 21, /* what is below it, app/address.h says */
+    KZ_STORE_LSN_SHIFT = 21, /* what is below it, app/roles/address.h says */
     KZ_STORE_AHEAD_MS = 86400000,
     KZ_STORE_ROWS_MAX = 6000, /* users, ids, records and all the rest of one commit */
 };

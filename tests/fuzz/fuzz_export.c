@@ -1,7 +1,7 @@
 /* Any bytes as lines of an export: each is refused, or is written again as what it said. */
 #include <stdlib.h>
 
-#include "app/exportfile.h"
+#include "app/commands/exportfile.h"
 #include "codec/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

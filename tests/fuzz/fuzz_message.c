@@ -2,7 +2,7 @@
  * collected events, requests, users' states, tombstones. The first byte says which. */
 #include <stdlib.h>
 
-#include "app/userstate.h"
+#include "app/roles/userstate.h"
 #include "codec/crc32c.h"
 #include "contract/message.h"
 #include "contract/shape.h"

@@ -2,8 +2,8 @@
  * are made to fit, or nothing behind them would ever be looked at. The first byte says which it is. */
 #include <stdlib.h>
 
-#include "app/news.h"
-#include "app/rowstate.h"
+#include "app/roles/news.h"
+#include "app/roles/rowstate.h"
 #include "codec/crc32c.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "app/pipeline_int.h"
+#include "app/pipeline/pipeline_int.h"
 #include "base/diag.h"
 #include "sys/file_sim.h"
 #include "sys/random.h"

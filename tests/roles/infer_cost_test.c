@@ -5,7 +5,7 @@
 
 #include <sys/resource.h>
 
-#include "app/process.h"
+#include "app/roles/process.h"
 
 enum { USERS = 500, EVENTS_EACH = 50 };
 

@@ -1,7 +1,7 @@
 /* The infer role over the backends in memory against the embedded pipeline on the same input. */
 #include "faults.h"
 
-#include "app/news.h"
+#include "app/roles/news.h"
 #include "base/hash.h"
 
 enum { USERS = 24, EVENTS = 600 };

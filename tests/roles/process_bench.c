@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "app/role.h"
+#include "app/roles/role.h"
 #include "base/diag.h"
 #include "sys/clock.h"
 

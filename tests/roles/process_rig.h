@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "app/pipeline_int.h"
-#include "app/process.h"
+#include "app/pipeline/pipeline_int.h"
+#include "app/roles/process.h"
 #include "backends/memory/store.h"
 #include "base/hash.h"
 #include "contract/message.h"

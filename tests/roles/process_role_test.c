@@ -4,7 +4,7 @@
 
 #include <unistd.h>
 
-#include "app/role.h"
+#include "app/roles/role.h"
 #include "backends/memory/bus.h"
 #include "base/diag.h"
 #include "sys/clock.h"

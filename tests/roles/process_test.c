@@ -3,7 +3,7 @@
  * another process. */
 #include "process_rig.h"
 
-#include "app/userstate.h"
+#include "app/roles/userstate.h"
 #include "base/diag.h"
 
 enum { USERS = 14, EVENTS = 1500 };

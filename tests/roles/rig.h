@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "../support.h"
-#include "app/role.h"
-#include "app/rowstate.h"
+#include "app/roles/role.h"
+#include "app/roles/rowstate.h"
 #include "backends/memory/bus.h"
 #include "backends/memory/predictions.h"
 #include "backends/memory/store.h"

@@ -7,10 +7,10 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
-#include "app/news.h"
-#include "app/process.h"
-#include "app/role_serve_int.h"
-#include "app/userstate.h"
+#include "app/roles/news.h"
+#include "app/roles/process.h"
+#include "app/roles/role_serve_int.h"
+#include "app/roles/userstate.h"
 
 enum { WAIT_MS = 20000 };
 

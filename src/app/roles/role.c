@@ -1,0 +1,352 @@
+#include "app/roles/role.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "sys/clock.h"
+
+enum { FAILING_MS = 5000 }; /* so long may a backend say that something is wrong before /readyz does */
+
+static const struct {
+    const char *name;
+    unsigned needs;
+    const struct kz_role_ops *ops;
+} roles[KZ_ROLE_COUNT] = {
+        [KZ_ROLE_COLLECT] = {"collect", KZ_NEEDS_BUS, &kz_role_collect},
+        [KZ_ROLE_PROCESS] = {"process", KZ_NEEDS_BUS | KZ_NEEDS_STORE, &kz_role_process},
+        [KZ_ROLE_INFER] = {"infer", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS,
+                &kz_role_infer},
+        [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, 
+                &kz_role_serve},
+};
+
+const char *kz_role_name(enum kz_role_kind kind)
+{
+    KZ_BUG_ON((size_t)kind >= KZ_ROLE_COUNT);
+    return roles[kind].name;
+}
+
+const struct kz_role_ops *kz_role_ops_of(enum kz_role_kind kind)
+{
+    KZ_BUG_ON((size_t)kind >= KZ_ROLE_COUNT);
+    return roles[kind].ops;
+}
+
+enum kz_code kz_roles_parse(const char *list, unsigned *ret_kinds, struct kz_err *err)
+{
+    unsigned kinds = 0;
+
+    for (const char *at = list; *at;) {
+        struct kz_str name = kz_str_n(at, strcspn(at, ","));
+        unsigned kind = 0;
+
+        while (kind < KZ_ROLE_COUNT && !kz_str_is(name, roles[kind].name))
+            kind++;
+        if (kind == KZ_ROLE_COUNT)
+            return kz_fail(err, KZ_CONFIG,
+                    "\"" KZ_STR_FMT "\" is no role: there are collect, process, infer and serve",
+                    KZ_STR_ARG(name));
+        kinds |= 1u << kind;
+        at += name.size + (at[name.size] == ',');
+    }
+    if (!kinds)
+        return kz_fail(err, KZ_CONFIG, "no role was named: collect, process, infer or serve");
+    *ret_kinds = kinds;
+    return KZ_OK;
+}
+
+/* ---- the environment --------------------------------------------------------------------------------- */
+
+struct failing { /* since when a backend has had something to say */
+    int64_t since_ms;
+    char problem[200];
+    bool throttled;
+};
+
+struct env {
+    struct kz_role_env env;
+    struct kz_backends backends;
+    struct failing bus, store, predictions;
+};
+
+static enum kz_code check(const struct kz_role_env *env, struct kz_err *err)
+{
+    if (env->bus)
+        KZ_TRY(env->bus->ops->check(env->bus, err));
+    if (env->store)
+        KZ_TRY(env->store->ops->check(env->store, err));
+    if (env->predictions)
+        KZ_TRY(env->predictions->ops->check(env->predictions, err));
+    return KZ_OK;
+}
+
+static unsigned needs_of(unsigned kinds)
+{
+    unsigned needs = 0;
+
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++)
+        if (kinds & 1u << kind)
+            needs |= roles[kind].needs;
+    return needs;
+}
+
+/* What is in memory nobody else sees: a collect on its own would acknowledge events that no process
+ * ever gets. */
+static enum kz_code shared_by_all(const struct kz_role_env *env, struct kz_err *err)
+{
+    bool memory = (env->bus && strcmp(env->bus->ops->name, "memory") == 0) ||
+            (env->store && strcmp(env->store->ops->name, "memory") == 0) ||
+            (env->predictions && strcmp(env->predictions->ops->name, "memory") == 0);
+
+    if (!memory || env->kinds == (1u << KZ_ROLE_COUNT) - 1)
+        return KZ_OK;
+    (void)kz_fail(err, KZ_CONFIG, "a backend in memory is this process's own, and some roles are not in it");
+    return kz_hint(err, "--role collect,process,infer,serve, or a backend that processes share: --backend gcp");
+}
+
+enum kz_code kz_role_env_open(const struct kz_role_env_options *options,
+        struct kz_role_env **ret_env, struct kz_err *err)
+{
+    struct env *e = kz_calloc(1, sizeof(*e));
+    struct kz_role_env *env = &e->env;
+    enum kz_code rc;
+
+    env->project = options->project;
+    env->kinds = options->kinds;
+    env->models = options->models;
+    env->push_only = options->push_only;
+    env->event_clock = options->event_clock;
+    env->started_ms = kz_mono_ms();
+    rc = kz_backends_open(
+            options->project, options->backend, needs_of(options->kinds), &e->backends, err);
+    if (rc == KZ_OK) {
+        env->rpc = e->backends.rpc;
+        env->bus = e->backends.bus;
+        env->store = e->backends.store;
+        env->predictions = e->backends.predictions;
+        rc = shared_by_all(env, err);
+    }
+    if (rc == KZ_OK)
+        rc = check(env, err);
+    if (rc == KZ_OK && env->predictions)
+        rc = kz_words_open(env->predictions, &env->words, err);
+    if (rc != KZ_OK) {
+        kz_role_env_close(env);
+        return rc;
+    }
+    *ret_env = env;
+    return KZ_OK;
+}
+
+void kz_role_env_close(struct kz_role_env *env)
+{
+    struct env *e;
+
+    if (!env)
+        return;
+    e = KZ_CONTAINER_OF(env, struct env, env);
+    kz_words_close(env->words);
+    kz_backends_close(&e->backends);
+    free(e);
+}
+
+/* ---- what is wrong ------------------------------------------------------------------------------------ */
+
+static void notice(struct failing *failing, const char *problem, bool throttled)
+{
+    failing->throttled = throttled;
+    if (!*problem)
+        failing->since_ms = 0;
+    else if (!failing->since_ms)
+        failing->since_ms = kz_mono_ms();
+    memcpy(failing->problem, problem, sizeof(failing->problem));
+    failing->problem[sizeof(failing->problem) - 1] = '\0';
+}
+
+static void look(struct env *e)
+{
+    struct kz_bus_stats bus = {0};
+    struct kz_store_stats store = {0};
+    struct kz_predictions_stats predictions = {0};
+
+    if (e->env.bus)
+        e->env.bus->ops->stats(e->env.bus, &bus);
+    if (e->env.store)
+        e->env.store->ops->stats(e->env.store, &store);
+    if (e->env.predictions)
+        e->env.predictions->ops->stats(e->env.predictions, &predictions);
+    notice(&e->bus, bus.problem, bus.throttled);
+    notice(&e->store, store.problem, store.throttled);
+    notice(&e->predictions, predictions.problem, predictions.throttled);
+}
+
+void kz_role_env_tick(struct kz_role_env *env)
+{
+    look(KZ_CONTAINER_OF(env, struct env, env));
+}
+
+static void say_of(const struct failing *failing, const char *name, kz_serve_say *say, void *to)
+{
+    char what[80];
+
+    if (failing->since_ms) {
+        snprintf(what, sizeof(what), "%s cannot be used", name);
+        say(to, KZ_SEVERE_ERROR, what, failing->problem,
+                "look whether the service is up and this process may use it; what is held is tried "
+                "again by itself");
+    }
+    if (failing->throttled) {
+        snprintf(what, sizeof(what), "%s asks for less", name);
+        say(to, KZ_SEVERE_WARNING, what, "it answered RESOURCE_EXHAUSTED: calls are slowed down",
+                "raise its quota or give it more nodes; the backlog drains by itself");
+    }
+}
+
+void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to)
+{
+    struct env *e = KZ_CONTAINER_OF(env, struct env, env);
+
+    look(e);
+    say_of(&e->bus, "the bus", say, to);
+    say_of(&e->store, "the store", say, to);
+    say_of(&e->predictions, "the predictions' backend", say, to);
+}
+
+static enum kz_code ready(const struct failing *failing, const char *name, struct kz_err *err)
+{
+    if (!failing->since_ms || kz_mono_ms() - failing->since_ms < FAILING_MS)
+        return KZ_OK;
+    return kz_fail(err, KZ_UNAVAILABLE, "%s cannot be used: %s", name, failing->problem);
+}
+
+enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err)
+{
+    struct env *e = KZ_CONTAINER_OF(env, struct env, env);
+
+    look(e);
+    KZ_TRY(ready(&e->bus, "the bus", err));
+    KZ_TRY(ready(&e->store, "the store", err));
+    KZ_TRY(ready(&e->predictions, "the predictions' backend", err));
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
+        struct kz_role *role = env->roles[kind];
+
+        if (role && role->ops->ready)
+            KZ_TRY(role->ops->ready(role, err));
+    }
+    return KZ_OK;
+}
+
+/* ---- metrics ------------------------------------------------------------------------------------------- */
+
+static void put(struct kz_buf *out, const char *name, const char *type, const char *help, double value)
+{
+    kz_buf_printf(out, "# HELP kizashi_%s %s\n# TYPE kizashi_%s %s\nkizashi_%s %.17g\n", name, help,
+            name, type, name, value);
+}
+#define COUNTER(prefix, stats, member, help)                                                       \
+    put(out, prefix #member "_total", "counter", help, (double)(stats).member)
+#define GAUGE(prefix, stats, member, help)                                                         \
+    put(out, prefix #member, "gauge", help, (double)(stats).member)
+
+static void bus_metrics(struct kz_bus *bus, struct kz_buf *out)
+{
+    struct kz_bus_stats s;
+
+    bus->ops->stats(bus, &s);
+    COUNTER("bus_", s, published, "messages published");
+    COUNTER("bus_", s, publish_failures, "messages that could not be published");
+    COUNTER("bus_", s, publish_retries, "publish calls tried again");
+    COUNTER("bus_", s, bytes_published, "bytes published");
+    COUNTER("bus_", s, received, "messages received");
+    COUNTER("bus_", s, acknowledged, "messages acknowledged");
+    COUNTER("bus_", s, rejected, "messages given back, to come again");
+    COUNTER("bus_", s, redelivered, "messages that came again");
+    COUNTER("bus_", s, leases_extended, "leases of messages extended");
+    COUNTER("bus_", s, reconnects, "streams opened again");
+    GAUGE("bus_", s, publishing, "messages being published");
+    GAUGE("bus_", s, held, "messages received and not acknowledged");
+    GAUGE("bus_", s, throttled, "1: the bus asks for less");
+}
+
+static void store_metrics(struct kz_store *store, struct kz_buf *out)
+{
+    struct kz_store_stats s;
+
+    store->ops->stats(store, &s);
+    COUNTER("store_", s, commits, "transactions committed");
+    COUNTER("store_", s, conflicts, "transactions that somebody else's change undid");
+    COUNTER("store_", s, retries, "calls tried again");
+    COUNTER("store_", s, reads, "reads");
+    COUNTER("store_", s, rows_read, "rows read");
+    COUNTER("store_", s, rows_written, "rows written");
+    COUNTER("store_", s, bytes_written, "bytes written");
+    put(out, "store_commit_seconds_total", "counter", "time spent waiting for commits",
+            (double)s.commit_us_total * 1e-6);
+    put(out, "store_read_seconds_total", "counter", "time spent waiting for reads",
+            (double)s.read_us_total * 1e-6);
+    GAUGE("store_", s, sessions, "sessions open");
+    GAUGE("store_", s, throttled, "1: the store asks for less");
+}
+
+static void predictions_metrics(struct kz_predictions *predictions, struct kz_buf *out)
+{
+    struct kz_predictions_stats s;
+
+    predictions->ops->stats(predictions, &s);
+    COUNTER("predictions_", s, reads, "rows of users read");
+    COUNTER("predictions_", s, writes, "rows of users written");
+    COUNTER("predictions_", s, conflicts, "writes that somebody else's change undid");
+    COUNTER("predictions_", s, retries, "calls tried again");
+    COUNTER("predictions_", s, bytes_written, "bytes written");
+    put(out, "predictions_read_seconds_total", "counter", "time spent waiting for reads",
+            (double)s.read_us_total * 1e-6);
+    put(out, "predictions_write_seconds_total", "counter", "time spent waiting for writes",
+            (double)s.write_us_total * 1e-6);
+    GAUGE("predictions_", s, throttled, "1: the predictions' backend asks for less");
+}
+
+/* One series a role, so that an autoscaler can pick its own. */
+static void backlog_metrics(struct kz_role_env *env, struct kz_buf *out)
+{
+    struct kz_role_backlog backlogs[KZ_ROLE_COUNT] = {0};
+    int64_t now_ms = kz_clock_ms();
+
+    kz_buf_cstr(out, "# HELP kizashi_backlog_messages messages taken and not done\n"
+                     "# TYPE kizashi_backlog_messages gauge\n");
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
+        struct kz_role *role = env->roles[kind];
+
+        if (!role || !role->ops->backlog)
+            continue;
+        role->ops->backlog(role, &backlogs[kind]);
+        kz_buf_printf(out, "kizashi_backlog_messages{role=\"%s\"} %" PRIu64 "\n", roles[kind].name,
+                backlogs[kind].messages);
+    }
+    kz_buf_cstr(out, "# HELP kizashi_lag_seconds age of the oldest message taken and not done\n"
+                     "# TYPE kizashi_lag_seconds gauge\n");
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
+        int64_t oldest_ms = backlogs[kind].oldest_ms;
+
+        if (env->roles[kind] && env->roles[kind]->ops->backlog)
+            kz_buf_printf(out, "kizashi_lag_seconds{role=\"%s\"} %.3f\n", roles[kind].name,
+                    oldest_ms ? (double)KZ_MAX(now_ms - oldest_ms, (int64_t)0) * 1e-3 : 0.0);
+    }
+}
+
+void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out)
+{
+    if (env->bus)
+        bus_metrics(env->bus, out);
+    if (env->store)
+        store_metrics(env->store, out);
+    if (env->predictions)
+        predictions_metrics(env->predictions, out);
+    backlog_metrics(env, out);
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
+        struct kz_role *role = env->roles[kind];
+
+        if (role && role->ops->metrics)
+            role->ops->metrics(role, out);
+    }
+}

@@ -1,0 +1,392 @@
+#include "app/roles/role_wait.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "app/roles/news.h"
+#include "base/diag.h"
+#include "base/hash.h"
+#include "contract/query.h"
+#include "sys/clock.h"
+#include "sys/thread.h"
+
+enum { BUCKETS = 4096, PULL_MAX = 500, PULL_WAIT_MS = 200, HELD_MAX = 5000, OPEN_AGAIN_US = 100000 };
+
+struct piece { /* of news that somebody waits for */
+    struct kz_buf record;
+    struct piece *next;
+};
+
+struct waiter {
+    struct kz_submission *submission;
+    bool landed;
+    bool *ended; /* [model_count] */
+    struct kz_buf *results;
+    struct waiter *next;
+};
+
+struct kz_waits {
+    struct kz_role_env *env;
+    struct kz_query query;
+    struct kz_history_reader reader;
+    struct waiter *waiters;
+    size_t count;
+    const struct waiter *answering;
+
+    pthread_mutex_t lock;
+    uint32_t watched[BUCKETS]; /* how many wait for an event id of that hash */
+    struct piece *heard, **heard_last;
+    bool stop, hears;
+    struct kz_thread puller;
+};
+
+/* ---- the puller --------------------------------------------------------------------------------------- */
+
+static uint32_t *watched_of(struct kz_waits *waits, struct kz_str event_id)
+{
+    return &waits->watched[kz_hash_str(event_id) % BUCKETS];
+}
+
+static void take(struct kz_waits *waits, const struct kz_bus_delivery *delivery)
+{
+    const struct kz_record *record;
+    struct piece *piece = kz_calloc(1, sizeof(*piece));
+    const struct kz_result_body *body;
+    bool wanted = false;
+
+    if (kz_news_decode(delivery->data, &piece->record, &record, NULL) == KZ_OK &&
+            record->type == KZ_RECORD_RESULT) {
+        body = (const void *)(record + 1);
+        pthread_mutex_lock(&waits->lock);
+        wanted = *watched_of(waits, kz_span_str(kz_record_body(record), body->event_id)) > 0;
+        if (wanted) {
+            *waits->heard_last = piece;
+            waits->heard_last = &piece->next;
+        }
+        pthread_mutex_unlock(&waits->lock);
+    }
+    if (wanted) {
+        waits->env->wake(waits->env->wake_arg);
+        return;
+    }
+    kz_buf_done(&piece->record);
+    free(piece);
+}
+
+static bool is_over(struct kz_waits *waits, bool hears)
+{
+    bool over, new_hears;
+
+    pthread_mutex_lock(&waits->lock);
+    over = waits->stop;
+    new_hears = hears && !waits->hears;
+    waits->hears = hears;
+    pthread_mutex_unlock(&waits->lock);
+    if (new_hears)
+        waits->env->wake(waits->env->wake_arg);
+    return over;
+}
+
+static void run_puller(void *arg)
+{
+    struct kz_waits *waits = arg;
+    struct kz_bus *bus = waits->env->bus;
+    struct kz_bus_pull_options options = {.topic = KZ_TOPIC_NEWS, .messages_max = HELD_MAX};
+    struct kz_bus_delivery *deliveries[PULL_MAX];
+    struct kz_bus_source *source = NULL;
+    bool warned = false;
+
+    while (!is_over(waits, source != NULL)) {
+        size_t count = 0;
+        struct kz_err err;
+        enum kz_code rc = KZ_OK;
+
+        if (!source)
+            rc = bus->ops->open_source(bus, &options, &source, &err);
+        else
+            rc = bus->ops->pull(source, deliveries, PULL_MAX, PULL_WAIT_MS, &count, &err);
+        for (size_t i = 0; rc == KZ_OK && i < count; i++)
+            take(waits, deliveries[i]);
+        if (rc == KZ_OK && count)
+            bus->ops->ack(source, deliveries, count);
+        if (rc != KZ_OK && !warned)
+            kz_diag_warn("news cannot be pulled: ?wait= waits in vain", "error=\"%s\"",
+                    err.message);
+        warned = rc != KZ_OK;
+        if (rc != KZ_OK && !source)
+            usleep(OPEN_AGAIN_US);
+    }
+    if (source)
+        bus->ops->close_source(source);
+}
+
+/* ---- waiters -------------------------------------------------------------------------------------------- */
+
+static void watch_ids(struct kz_waits *waits, const struct kz_submission *s, int by)
+{
+    pthread_mutex_lock(&waits->lock);
+    for (size_t i = 0; i < s->item_count; i++)
+        if (s->items[i]->state != KZ_INTAKE_REJECTED)
+            *watched_of(waits, s->items[i]->event.event_id) += (uint32_t)by;
+    pthread_mutex_unlock(&waits->lock);
+}
+
+static void add_pending(struct kz_submission *s, unsigned model, const char *reason)
+{
+    s->pending = kz_realloc(s->pending, (s->pending_count + 1) * sizeof(*s->pending));
+    s->pending[s->pending_count++] = (struct kz_wait_pending){model, reason};
+}
+
+static void remove_waiter(struct kz_waits *waits, struct waiter *waiter)
+{
+    struct waiter **at = &waits->waiters;
+
+    while (*at != waiter)
+        at = &(*at)->next;
+    *at = waiter->next;
+    waits->count--;
+    watch_ids(waits, waiter->submission, -1);
+}
+
+static void waiter_free(struct kz_waits *waits, struct waiter *waiter)
+{
+    for (size_t m = 0; m < waits->env->project->model_count; m++)
+        kz_buf_done(&waiter->results[m]);
+    free(waiter->results);
+    free(waiter->ended);
+    free(waiter);
+}
+
+/* Answers; `reason` is what is said of the models nothing was heard of. */
+static void finish(struct kz_waits *waits, struct waiter *waiter, const char *reason)
+{
+    struct kz_submission *s = waiter->submission;
+    size_t models = waits->env->project->model_count;
+    kz_lsn *results = s->results = kz_calloc(models + 1, sizeof(*s->results));
+    unsigned *of = s->result_models = kz_calloc(models + 1, sizeof(*s->result_models));
+    struct kz_wait_pending *pending;
+
+    remove_waiter(waits, waiter);
+    for (unsigned m = 0; m < models; m++) {
+        if (waiter->results[m].size) {
+            s->result_models[s->result_count] = m;
+            s->results[s->result_count++] = m + 1;
+        } else if (s->wait_models[m] && !waiter->ended[m]) {
+            add_pending(s, m, reason);
+        }
+    }
+    pending = s->pending;
+    waits->answering = waiter;
+    s->done(s, KZ_OK, NULL);
+    waits->answering = NULL;
+    free(results);
+    free(of);
+    free(pending);
+    waiter_free(waits, waiter);
+}
+
+static bool has_all(const struct kz_waits *waits, const struct waiter *waiter)
+{
+    for (size_t m = 0; m < waits->env->project->model_count; m++)
+        if (waiter->submission->wait_models[m] && !waiter->ended[m])
+            return false;
+    return waiter->landed;
+}
+
+static bool is_about(const struct kz_submission *s, struct kz_str event_id, struct kz_str user_id)
+{
+    for (size_t i = 0; i < s->item_count; i++) {
+        const struct kz_event *event = &s->items[i]->event;
+
+        if (s->items[i]->state != KZ_INTAKE_REJECTED && kz_str_eq(event->event_id, event_id) &&
+                (kz_str_eq(event->user_id, user_id) || kz_str_eq(event->anonymous_id, user_id)))
+            return true;
+    }
+    return false;
+}
+
+static void tell(struct kz_waits *waits, struct waiter *waiter, const struct kz_record *record)
+{
+    struct kz_str bytes = kz_record_body(record);
+    const struct kz_result_body *body = (const void *)bytes.ptr;
+    const struct kz_project *project = waits->env->project;
+    const struct kz_model_def *def = kz_project_model(project, kz_span_str(bytes, body->model));
+    unsigned model = def ? (unsigned)(def - project->models) : 0;
+
+    if (!def || !waiter->submission->wait_models[model] || waiter->ended[model] ||
+            !is_about(waiter->submission, kz_span_str(bytes, body->event_id),
+                    kz_span_str(bytes, body->user_id)))
+        return;
+    waiter->ended[model] = true;
+    if (body->end == KZ_END_DONE)
+        kz_buf_put(&waiter->results[model], record, record->size);
+    else
+        add_pending(waiter->submission, model,
+                body->end == KZ_END_DEAD ? "dead_letter"
+                                         : kz_request_end_name((enum kz_request_end)body->end));
+}
+
+/* ---- the loop's side --------------------------------------------------------------------------------------- */
+
+bool kz_waits_hears(struct kz_waits *waits)
+{
+    struct kz_err err;
+    bool hears;
+
+    pthread_mutex_lock(&waits->lock);
+    hears = waits->hears;
+    pthread_mutex_unlock(&waits->lock);
+    if (!hears && !waits->puller.started &&
+            kz_thread_start(&waits->puller, "kz-wait", run_puller, waits, &err) != KZ_OK)
+        kz_diag_warn("?wait= waits in vain", "error=\"%s\"", err.message);
+    return hears;
+}
+
+void kz_waits_watch(struct kz_waits *waits, struct kz_submission *submission)
+{
+    size_t models = waits->env->project->model_count;
+    struct waiter *waiter = kz_calloc(1, sizeof(*waiter));
+
+    waiter->submission = submission;
+    waiter->ended = kz_calloc(models + 1, sizeof(*waiter->ended));
+    waiter->results = kz_calloc(models + 1, sizeof(*waiter->results));
+    waiter->next = waits->waiters;
+    waits->waiters = waiter;
+    waits->count++;
+    watch_ids(waits, submission, 1);
+}
+
+static struct waiter *waiter_of(struct kz_waits *waits, const struct kz_submission *submission)
+{
+    struct waiter *waiter = waits->waiters;
+
+    while (waiter && waiter->submission != submission)
+        waiter = waiter->next;
+    return waiter;
+}
+
+void kz_waits_landed(struct kz_waits *waits, struct kz_submission *submission)
+{
+    struct waiter *waiter = waiter_of(waits, submission);
+
+    waiter->landed = true;
+    if (has_all(waits, waiter))
+        finish(waits, waiter, "");
+}
+
+void kz_waits_forget(struct kz_waits *waits, struct kz_submission *submission)
+{
+    struct waiter *waiter = waiter_of(waits, submission);
+
+    if (!waiter)
+        return;
+    remove_waiter(waits, waiter);
+    free(kz_take(&submission->pending)); /* news may have been faster than the failure */
+    submission->pending_count = 0;
+    waiter_free(waits, waiter);
+}
+
+void kz_waits_turn(struct kz_waits *waits)
+{
+    struct piece *heard;
+    int64_t now_us = kz_mono_us();
+
+    pthread_mutex_lock(&waits->lock);
+    heard = waits->heard;
+    waits->heard = NULL;
+    waits->heard_last = &waits->heard;
+    pthread_mutex_unlock(&waits->lock);
+    while (heard) {
+        struct piece *next = heard->next;
+
+        for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
+            tell(waits, waiter, (const void *)heard->record.data);
+        kz_buf_done(&heard->record);
+        free(heard);
+        heard = next;
+    }
+    for (struct waiter *waiter = waits->waiters, *next; waiter; waiter = next) {
+        next = waiter->next;
+        if (has_all(waits, waiter))
+            finish(waits, waiter, "");
+        else if (waiter->landed && now_us >= waiter->submission->wait_until_us)
+            finish(waits, waiter, "timeout");
+    }
+}
+
+int kz_waits_next_ms(struct kz_waits *waits)
+{
+    int64_t now_us = kz_mono_us(), next_us = 1000000;
+
+    for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
+        if (waiter->landed)
+            next_us = KZ_MIN(next_us, waiter->submission->wait_until_us - now_us);
+    return (int)(KZ_MAX(next_us, (int64_t)0) / 1000 + (next_us > 0 && next_us < 1000000));
+}
+
+void kz_waits_stop(struct kz_waits *waits)
+{
+    for (struct waiter *waiter = waits->waiters, *next; waiter; waiter = next) {
+        next = waiter->next;
+        if (waiter->landed)
+            finish(waits, waiter, "stopping");
+    }
+}
+
+size_t kz_waits_count(const struct kz_waits *waits)
+{
+    return waits->count;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------ */
+
+static enum kz_code reader_get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
+        struct kz_buf *out, struct kz_err *err)
+{
+    struct kz_waits *waits = KZ_CONTAINER_OF(reader, struct kz_waits, reader);
+
+    (void)owner;
+    if (!waits->answering || !lsn || lsn > waits->env->project->model_count)
+        return kz_fail(err, KZ_NOT_FOUND, "nobody is being answered");
+    kz_buf_clear(out);
+    kz_buf_str(out, kz_buf_view(&waits->answering->results[lsn - 1]));
+    return KZ_OK;
+}
+
+struct kz_query *kz_waits_query(struct kz_waits *waits)
+{
+    return &waits->query;
+}
+
+struct kz_waits *kz_waits_new(struct kz_role_env *env)
+{
+    static const struct kz_history_reader_ops reader_ops = {.get = reader_get};
+    struct kz_waits *waits = kz_calloc(1, sizeof(*waits));
+
+    waits->env = env;
+    waits->reader.ops = &reader_ops;
+    waits->query = (struct kz_query){.project = env->project, .reader = &waits->reader};
+    waits->heard_last = &waits->heard;
+    pthread_mutex_init(&waits->lock, NULL);
+    return waits;
+}
+
+void kz_waits_free(struct kz_waits *waits)
+{
+    if (!waits)
+        return;
+    pthread_mutex_lock(&waits->lock);
+    waits->stop = true;
+    pthread_mutex_unlock(&waits->lock);
+    kz_thread_join(&waits->puller);
+    KZ_BUG_ON(waits->waiters);
+    while (waits->heard) {
+        struct piece *piece = waits->heard;
+
+        waits->heard = piece->next;
+        kz_buf_done(&piece->record);
+        free(piece);
+    }
+    pthread_mutex_destroy(&waits->lock);
+    free(waits);
+}
