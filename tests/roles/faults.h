@@ -20,6 +20,9 @@ struct faults {
     atomic_bool no_news; /* nothing of it can be published */
     atomic_bool rivals;  /* who delivers `few` finds that somebody else has, to the same user */
     atomic_uint rival_writes;
+    atomic_bool late; /* of the dead topic it is said by faults_answer_late() what became of a message */
+    void (*late_done)(void *arg, enum kz_code code, const struct kz_err *err);
+    _Atomic(void *) late_arg;
 };
 
 static struct faults *faults_of(struct kz_predictions *p)
@@ -138,7 +141,21 @@ static enum kz_code faults_publish(struct kz_bus *bus, enum kz_topic topic,
 
     if (faults_strike(f) || (topic == KZ_TOPIC_NEWS && atomic_load(&f->no_news)))
         return kz_fail(err, KZ_OVERLOADED, "injected");
+    if (topic == KZ_TOPIC_DEAD && atomic_load(&f->late)) {
+        f->late_done = done;
+        atomic_store(&f->late_arg, arg);
+        return KZ_OK;
+    }
     return f->messages->ops->publish(f->messages, topic, messages, count, done, arg, err);
+}
+
+/* A thread's. */
+static inline void faults_answer_late(void *faults)
+{
+    struct faults *f = faults;
+
+    usleep(300000);
+    f->late_done(atomic_load(&f->late_arg), KZ_OK, NULL);
 }
 
 static enum kz_code faults_open_source(struct kz_bus *bus, const struct kz_bus_pull_options *options,

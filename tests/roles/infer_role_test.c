@@ -3,6 +3,7 @@
 
 #include "app/roles/news.h"
 #include "base/hash.h"
+#include "sys/thread.h"
 
 enum { USERS = 24, EVENTS = 600 };
 static const int64_t START_MS = 1795478400000;
@@ -418,6 +419,34 @@ static void what_is_no_request_goes_to_the_dead_topic(void **state)
     rig_free(rig);
 }
 
+/* The role is told to end while its message is on the way to the dead topic. */
+static void what_the_bus_says_at_the_end_finds_its_request(void **state)
+{
+    struct rig *rig = rig_new();
+    struct faults *faults = kz_calloc(1, sizeof(*faults));
+    struct rig_request broken = {.owner = 1, .model = "mean"};
+    struct kz_thread thread = {0};
+    int64_t until_ms = kz_mono_ms() + 100000;
+    struct kz_err err;
+
+    (void)state;
+    kz_buf_cstr(&broken.message, "no request at all");
+    faults_init(faults, rig);
+    atomic_store(&faults->late, true);
+    open_faulty(rig, faults);
+    rig_publish_request(rig, &broken);
+    while (!atomic_load(&faults->late_arg) && kz_mono_ms() < until_ms)
+        usleep(1000);
+    assert_non_null(atomic_load(&faults->late_arg));
+    assert_int_equal(kz_thread_start(&thread, "late", faults_answer_late, faults, &err), KZ_OK);
+    rig_close_roles(rig);
+    rig_await_acknowledged(rig, 1);
+    kz_thread_join(&thread);
+    kz_buf_done(&broken.message);
+    rig_free(rig);
+    free(faults);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -428,6 +457,7 @@ int main(void)
             cmocka_unit_test(a_crash_between_write_and_publish_tells_what_is_written),
             cmocka_unit_test(late_and_old_requests_end_once_and_say_so),
             cmocka_unit_test(what_is_no_request_goes_to_the_dead_topic),
+            cmocka_unit_test(what_the_bus_says_at_the_end_finds_its_request),
     };
 
     kz_diag_set(KZ_DIAG_ERROR, false);
