@@ -414,6 +414,21 @@ struct adder {
     char problem[300];
 };
 
+/* An attempt's answer was lost, and somebody else has written since: the entry says what came of it. */
+static enum kz_code was_put(struct adder *a, uint64_t seq, bool *ret_put, struct kz_err *err)
+{
+    static const struct kz_predictions_read all = {.request = 1, .entries_max = 100000};
+    struct kz_user_row row = {0};
+    enum kz_code rc = a->p->ops->read(a->p, 5, &all, &row, err);
+
+    *ret_put = false;
+    for (size_t i = 0; rc == KZ_OK && i < row.entry_count; i++)
+        *ret_put |= row.entries[i].seq == seq &&
+                memcmp(row.entries[i].record.ptr, &a->number, sizeof(a->number)) == 0;
+    kz_buf_done(&row.bytes);
+    return rc;
+}
+
 /* Puts entry after entry, each with the next number in the state, until it is told to stop. */
 static void *add(void *arg)
 {
@@ -424,6 +439,7 @@ static void *add(void *arg)
     enum kz_code rc = KZ_OK;
 
     while (!atomic_load(a->stop) && rc == KZ_OK) {
+        bool put = false;
         char text[64] = "0";
         struct kz_entry entry = {.request = 1, .record = kz_str_n(&a->number, sizeof(a->number))};
 
@@ -435,7 +451,11 @@ static void *add(void *arg)
         entry.seq = strtoull(text, NULL, 10) + 2;
         snprintf(text, sizeof(text), "%" PRIu64 " of %u", entry.seq - 1, a->number);
         rc = a->p->ops->write(a->p, 5, row.state, kz_str(text), &entry, 1, &err);
-        a->added += rc == KZ_OK;
+        if (rc == KZ_UNAVAILABLE)
+            rc = was_put(a, entry.seq, &put, &err);
+        else
+            put = rc == KZ_OK;
+        a->added += put;
         if (rc == KZ_CONFLICT)
             rc = KZ_OK;
     }

@@ -8,7 +8,8 @@
  * what is read is what was written last, also when a clock went back. C2  CheckAndMutateRow is not
  * idempotent, and an answer may be lost. It is sent again all the same: where the first came
  * through, the second finds another value than it expects, and the cell says whose value that is.
- * What comes through late, after somebody else has moved on, changes nothing, since states do not
+ * Where it is a third one's, nobody knows what the first came to: that is no KZ_CONFLICT, which
+ * promises that nothing was changed. What comes through late, after somebody else has moved on, changes nothing, since states do not
  * come back (they hold addresses of records that only grow).
  */
 #include "backends/bigtable/bigtable_int.h"
@@ -66,8 +67,8 @@ static enum kz_code there(void *arg, const struct kz_bt_row *row, struct kz_err 
 }
 
 /* The value is not what was expected. It may be ours, put by an attempt whose answer was lost. */
-static enum kz_code find_own(
-        struct kz_bt *bt, const struct kz_bt_place *place, struct kz_str value, struct kz_err *err)
+static enum kz_code find_own(struct kz_bt *bt, const struct kz_bt_place *place, struct kz_str value,
+        bool lost, struct kz_err *err)
 {
     struct prefix prefix;
     const struct kz_bt_scan scan = {.key = place->key, .filter = holds(&prefix, place, value)};
@@ -76,6 +77,11 @@ static enum kz_code find_own(
     KZ_TRY(kz_bt_read_rows(bt, &scan, there, &found, err));
     if (found == (value.size > 0))
         return KZ_OK;
+    if (lost)
+        return kz_fail(err, KZ_UNAVAILABLE,
+                "row \"" KZ_STR_FMT "\" of table \"%s\" was changed behind an attempt whose answer "
+                "was lost: it may have come through",
+                KZ_STR_ARG(place->key), bt->table);
     atomic_fetch_add(&bt->conflicts, 1);
     return kz_fail(err, KZ_CONFLICT, "row \"" KZ_STR_FMT "\" of table \"%s\" was changed meanwhile",
             KZ_STR_ARG(place->key), bt->table);
@@ -89,7 +95,7 @@ static enum kz_code swap(struct kz_bt *bt, const struct kz_bt_place *place, stru
     KZ_BT_FILTER *filter = holds(&prefix, place, expected);
     struct kz_err local;
     enum kz_code rc;
-    bool done = false;
+    bool done = false, lost = false;
 
     err = err ? err : &local;
     for (;;) {
@@ -100,12 +106,13 @@ static enum kz_code swap(struct kz_bt *bt, const struct kz_bt_place *place, stru
                 err);
         if (rc == KZ_OK || !kz_rpc_may_pass(rc) || !kz_rpc_wait(&patience, 0))
             break;
+        lost = true;
         atomic_fetch_add(&bt->retries, 1);
     }
     if (rc != KZ_OK)
         return kz_bt_failed(bt, rc, err);
     kz_rpc_health_worked(&bt->health);
-    return done ? KZ_OK : find_own(bt, place, value, err);
+    return done ? KZ_OK : find_own(bt, place, value, lost, err);
 }
 
 enum kz_code kz_bt_swap(struct kz_bt *bt, const struct kz_bt_place *place, struct kz_str expected,
