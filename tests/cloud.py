@@ -281,8 +281,9 @@ class Deployment:
 
     ROLES = ("collect", "process", "infer-1", "infer-2", "serve")
 
-    def __init__(self, project, tmp, roles=ROLES, clock="event", emulators=()):
-        """`emulators`: some of this deployment's own (class Emulator); else those of the environment."""
+    def __init__(self, project, tmp, roles=ROLES, clock="event", emulators=(), server=harness.Server):
+        """`emulators`: some of this deployment's own (class Emulator); else those of the environment. `server` runs a
+        role: harness.Server as a process."""
         need_emulators()
         self.project, self.tmp = project, tmp
         self.gcp_project = "t" + secrets.token_hex(8)
@@ -292,7 +293,7 @@ class Deployment:
                          if line.startswith("project:"))
         self.init()
         self.news = News(self.pubsub, f"kizashi-{self.name}-news")
-        self.servers = {role: harness.Server(project, tmp / role, env=self.env, args=[
+        self.servers = {role: server(project, tmp / role, env=self.env, args=[
             "--role", role.split("-")[0], "--backend", "gcp", "--clock", clock]) for role in roles}
 
     def init(self):

@@ -16,6 +16,7 @@ import urllib.request
 
 import pytest
 
+import cloud
 import harness
 
 IMAGE = "localhost/kizashi-test"
@@ -124,3 +125,49 @@ def test_what_is_in_the_image_is_what_the_binary_needs(image):
     run("check", "/usr/share/kizashi/examples/shop")  # loads its models
     # No compiler, no header of ours, no source.
     assert run("-c", "ls /usr/include/*.h /src 2>/dev/null; command -v gcc cmake || true", entry="sh") == ""
+
+
+class ContainerServer(harness.Server):
+    """A role in a container: the project is in its image, the emulators are reached by the host's loopback."""
+
+    IMAGE = IMAGE + "-project"
+    container = None
+
+    def start(self, timeout=60):
+        self.port = harness.free_port()
+        variables = {**{name: value for name, value in os.environ.items() if name.endswith("_EMULATOR_HOST")}, **self.env}
+        self.container = Container(self.IMAGE, "up", "/project", "--data", "/data", "--listen", f"127.0.0.1:{self.port}",
+                                   *self.args, options=["--network=host", *(f"--env={n}={v}" for n, v in variables.items())])
+        self.container.wait_log(r"(is up: http://\S+)")
+        return self
+
+    def read_log(self):
+        return self.container.log() if self.container else ""
+
+    def stop(self, timeout=15):
+        code = self.container.stop()
+        self.kill()
+        return code
+
+    def kill(self):
+        if self.container:
+            self.container.__exit__()
+        self.container = None
+
+
+def test_roles_as_containers_give_what_one_machine_gives(image, tmp_path):
+    cloud.need_emulators()
+    cloud.need_rees46()
+    project = cloud.shop(tmp_path / "shop")
+    (tmp_path / "Dockerfile").write_text(f"FROM {image}\nCOPY shop /project\n")
+    built = subprocess.run(["buildah", "bud", "--isolation", "chroot", "--layers", "-t", ContainerServer.IMAGE, tmp_path],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert built.returncode == 0, built.stdout.decode(errors="replace")[-3000:]
+    rows = cloud.REES46.read_bytes().splitlines(keepends=True)
+    (tmp_path / "events.csv").write_bytes(b"".join(rows[:301]))
+    embedded = cloud.Embedded(project, tmp_path / "events.csv", tmp_path / "data")
+    with cloud.Deployment(project, tmp_path, server=ContainerServer) as deployment:
+        deployment.post([line for line, event in zip(embedded.lines, embedded.events) if not event.get("action")])
+        deployment.watermark(max(event["ts"] for event in embedded.events) + 86400000)
+        deployment.wait(lambda: len(deployment.news.results) >= len(embedded.results), 120, "all results")
+        cloud.compare_results(embedded.results, deployment.news.by_request())
