@@ -209,6 +209,8 @@ void kz_task_turn(struct task *task);
 void kz_task_written(struct task *task); /* the next of the user may finish */
 void kz_task_done(struct task *task);    /* to be acknowledged */
 void kz_task_give_back(struct task *task);
+/* Takes it off every list, under the lock; it is the caller's to free. */
+void kz_task_end_locked(struct role_infer *r, struct task *task);
 /* The message can never be handled: to the dead topic, then acknowledged. */
 void kz_task_poison(struct task *task, const char *code, const struct kz_err *err);
 /* A newer request of the same user and model is here. */
