@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "app/config/check.h"
 #include "base/diag.h"
@@ -22,6 +23,7 @@ enum {
     HELD_MAX = 1000,       /* of a model's subscription */
     WORDS_EVERY_MS = 200,
     CLOSE_WAIT_MS = 3000,  /* for the bus to say what became of the last messages */
+    BUS_WAIT_US = 2000,
 };
 
 /* ---- pulling ---------------------------------------------------------------------------------------- */
@@ -682,7 +684,7 @@ static bool give_back_rest(struct role_infer *r)
         }
         pthread_mutex_unlock(&r->lock);
         if (publishing)
-            wait_a_moment(r);
+            usleep(BUS_WAIT_US);
     } while (publishing && kz_mono_ms() < until_ms);
     return !publishing;
 }
