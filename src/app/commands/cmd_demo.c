@@ -148,19 +148,23 @@ static bool reap(struct demo *d, int *ret_status)
     return ended;
 }
 
-static bool answers(struct demo *d)
+static bool answers(struct demo *d, const char *path)
 {
     KZ_AUTO(kz_http_client_freep) struct kz_http_client *client = NULL;
+    char bearer[KZ_SECRET_BYTES + 8];
+    struct kz_http_client_header key = {.name = kz_str("Authorization")};
     struct kz_http_answer answer;
     struct kz_err err;
 
+    snprintf(bearer, sizeof(bearer), "Bearer %s", d->key);
+    key.value = kz_str(bearer);
     return kz_http_client_new(d->url, &client, &err) == KZ_OK &&
-           kz_http_client_request(client, "GET", "/readyz", NULL, 0, KZ_STR_NULL, ASK_MS, &answer,
-                   &err) == KZ_OK &&
+           kz_http_client_request(client, "GET", path, &key, d->key[0] != '\0', KZ_STR_NULL, ASK_MS,
+                   &answer, &err) == KZ_OK &&
            answer.status == 200;
 }
 
-/* Whether `up` is there; false: it ended, or a signal came. */
+/* Whether `up` is there, and the model that is told of can be asked; false: it ended, or a signal came. */
 static bool wait_up(struct demo *d, const sigset_t *signals, int *ret_status)
 {
     int64_t until_ms = kz_mono_ms() + START_MS;
@@ -168,7 +172,7 @@ static bool wait_up(struct demo *d, const sigset_t *signals, int *ret_status)
     siginfo_t info;
 
     while (kz_mono_ms() < until_ms) {
-        if (answers(d))
+        if (answers(d, "/readyz") && answers(d, "/v2/models/purchase/ready"))
             return true;
         if (sigtimedwait(signals, &info, &step) > 0 && info.si_signo != SIGCHLD)
             return false;
@@ -278,7 +282,7 @@ static int run(const struct kz_args *args)
     snprintf(d.visits, sizeof(d.visits), "%.*s/data/otto-visits.ndjson",
             (int)(sizeof(d.visits) - 32), d.shop);
     set_url(&d);
-    if (answers(&d)) {
+    if (answers(&d, "/readyz")) {
         (void)kz_fail(&err, KZ_CONFLICT, "a Kizashi is at %s already", d.url);
         (void)kz_hint(&err, "stop it, or take another address: --listen 127.0.0.1:8081");
         return kz_command_fail(&err);
