@@ -6,12 +6,14 @@
 #include "act/localtime.h"
 #include "app/config/yaml.h"
 #include "infer/infer.h"
+#include "runtimes/http/http.h"
 #include "runtimes/python/python.h"
 #include "trigger/trigger.h"
 
 const struct kz_runtime_ops *const *kz_runtimes(void)
 {
-    static const struct kz_runtime_ops *const table[] = {&kz_runtime_python, NULL};
+    static const struct kz_runtime_ops *const table[] = {
+            &kz_runtime_python, &kz_runtime_http, NULL};
 
     return table;
 }
@@ -64,7 +66,7 @@ static void check_model(struct checking *c, const struct kz_model_def *model)
         known |= model->runtime && strcmp((*r)->name, model->runtime) == 0;
     if (!known && model->runtime) {
         (void)kz_place_fail(&err, model->place,
-                "runtime \"%s\" is not in this build; it has \"python\"", model->runtime);
+                "runtime \"%s\" is not in this build; it has \"python\" and \"http\"", model->runtime);
         problem(c, &err);
     }
     compile(c, KZ_SQL_FEATURES, model->features_sql, model->features_place);
