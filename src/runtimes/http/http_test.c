@@ -5,7 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dlfcn.h>
 #include <math.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -492,6 +494,53 @@ static void test_nobody_there(void **state)
     rig_close(&rig);
 }
 
+/* libuv's lookups come through here: "two.test" has an address where nobody listens, then one that
+ * is right. A list may be hung onto another, freeaddrinfo() frees it piece by piece. */
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+        struct addrinfo **ret)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    int rc;
+
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    if (!host || strcmp(host, "two.test") != 0)
+        return real(host, port, hints, ret);
+    rc = real("127.0.0.1", "1", hints, ret);
+    return rc ? rc : real("127.0.0.1", port, hints, &(*ret)->ai_next);
+}
+
+static void test_a_name_with_several_addresses(void **state)
+{
+    const char *answers[] = {GOOD, NULL};
+    struct rig rig = {0};
+    char url[64];
+
+    (void)state;
+    rig_open(&rig, answers);
+    snprintf(url, sizeof(url), "http://two.test%s", strrchr(rig.url, ':'));
+    rig.model.url = url;
+    rig_start(&rig);
+    if (!rig.ready)
+        fail_msg("%s", rig.message);
+    rig_ask(&rig, 2000);
+    rig_close(&rig);
+    assert_int_equal(rig.code, KZ_OK);
+}
+
+static void test_a_name_that_is_none(void **state)
+{
+    const char *answers[] = {GOOD, NULL};
+    struct rig rig = {0};
+
+    (void)state;
+    rig_open(&rig, answers);
+    rig.model.url = "http://nobody.invalid:80";
+    rig_start(&rig);
+    assert_true(rig.lost);
+    assert_string_equal(rig.fail_code, strstr(rig.message, "within") ? "timeout" : "crash");
+    rig_close(&rig);
+}
+
 static void test_urls(void **state)
 {
     static const char *const bad[] = {"", "https://h", "http://", "http://:80", "http://h:x",
@@ -602,6 +651,8 @@ int main(void)
             cmocka_unit_test(test_connections),
             cmocka_unit_test(test_not_ready),
             cmocka_unit_test(test_nobody_there),
+            cmocka_unit_test(test_a_name_with_several_addresses),
+            cmocka_unit_test(test_a_name_that_is_none),
             cmocka_unit_test(test_urls),
             cmocka_unit_test(test_stop_at_any_time),
     };
