@@ -6,7 +6,7 @@
  * what is to be posted.
  *
  * ACTIONS, to others, of `deliver: pubsub`: the JSON object that a webhook gets in its body; attributes
- * action, decision key (`idempotency-key`), kind and id of the user. At least once under that key.
+ * action, project and the decision's key (`idempotency-key`). At least once under that key.
  *
  * Threads  pure.
  * Fails    KZ_CORRUPT, KZ_UNSUPPORTED: checked like any foreign bytes.
