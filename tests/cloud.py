@@ -328,15 +328,6 @@ class Deployment:
         self.servers[role].kill()
         self.servers[role].start()
 
-    def renew_subscriptions(self):
-        """The emulator goes on giving messages to the stream of a process that was killed, and a lane of them for ever.
-        So the subscriptions are made anew; what the dead held is for a Tape to bring."""
-        for name in self.pubsub.call("GET", "subscriptions?pageSize=1000").get("subscriptions", []):
-            short = name["name"].rsplit("/", 1)[1]
-            if short.startswith((f"kizashi-{self.name}-events-", f"kizashi-{self.name}-requests-")):
-                self.pubsub.call("DELETE", f"subscriptions/{short}")
-        self.init()
-
     def quiet(self, timeout, for_s=3):
         """Until nothing more comes of itself."""
         last, since = -1, time.monotonic()
