@@ -108,13 +108,13 @@ class PubSub:
             for data, key, attributes in messages]})
 
     def pull(self, subscription, count=500):
-        """(data, attributes, key) of messages that are acknowledged at once."""
+        """(data, attributes, key, id) of messages that are acknowledged at once."""
         got = self.call("POST", f"subscriptions/{subscription}:pull",
                         {"maxMessages": count, "returnImmediately": True}).get("receivedMessages", [])
         if got:
             self.call("POST", f"subscriptions/{subscription}:acknowledge", {"ackIds": [m["ackId"] for m in got]})
         return [(base64.b64decode(m["message"].get("data", "")), m["message"].get("attributes", {}),
-                 m["message"].get("orderingKey", "")) for m in got]
+                 m["message"].get("orderingKey", ""), int(m["message"]["messageId"])) for m in got]
 
 
 class Tape:
@@ -145,11 +145,12 @@ class Tape:
                 time.sleep(0.05)
 
     def _publish(self, messages):
-        for data, attributes, key in messages:
+        for data, attributes, key, _ in messages:
             self.pubsub.publish(self.topic, [(data, key, {**attributes, "again": "1"})])
 
     def play(self):
-        self._publish(list(self.messages))
+        """In the order in which they were published (the emulator counts them): lanes have one."""
+        self._publish(sorted(self.messages, key=lambda message: message[3]))
 
     def stop(self):
         self.stopping.set()
@@ -181,7 +182,7 @@ class News:
             except (OSError, urllib.error.URLError):  # the emulator is away, or does not know us yet
                 messages = []
             try:
-                for data, _, _ in messages:
+                for data, *_ in messages:
                     self._take(data)
             except Exception as error:  # pylint: disable=broad-except  # said where somebody waits
                 self.failure = error
