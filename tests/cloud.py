@@ -81,6 +81,9 @@ class Embedded:
 
 # ---- Pub/Sub --------------------------------------------------------------------------------------------------------
 
+Message = collections.namedtuple("Message", "data attributes key id")  # `id` counts in the order of publishing
+
+
 class PubSub:
     """The emulator's REST interface."""
 
@@ -108,13 +111,13 @@ class PubSub:
             for data, key, attributes in messages]})
 
     def pull(self, subscription, count=500):
-        """(data, attributes, key, id) of messages that are acknowledged at once."""
+        """`Message`s, acknowledged at once."""
         got = self.call("POST", f"subscriptions/{subscription}:pull",
                         {"maxMessages": count, "returnImmediately": True}).get("receivedMessages", [])
         if got:
             self.call("POST", f"subscriptions/{subscription}:acknowledge", {"ackIds": [m["ackId"] for m in got]})
-        return [(base64.b64decode(m["message"].get("data", "")), m["message"].get("attributes", {}),
-                 m["message"].get("orderingKey", ""), int(m["message"]["messageId"])) for m in got]
+        return [Message(base64.b64decode(m["message"].get("data", "")), m["message"].get("attributes", {}),
+                        m["message"].get("orderingKey", ""), int(m["message"]["messageId"])) for m in got]
 
 
 class Tape:
@@ -137,7 +140,7 @@ class Tape:
             messages = []
             with contextlib.suppress(OSError):  # the emulator is away
                 messages = self.pubsub.pull(self.name)
-            mine = [m for m in messages if "again" not in m[1]]
+            mine = [m for m in messages if "again" not in m.attributes]
             if self.echo:
                 self._publish(mine)
             self.messages += mine
@@ -145,12 +148,12 @@ class Tape:
                 time.sleep(0.05)
 
     def _publish(self, messages):
-        for data, attributes, key, _ in messages:
-            self.pubsub.publish(self.topic, [(data, key, {**attributes, "again": "1"})])
+        for m in messages:
+            self.pubsub.publish(self.topic, [(m.data, m.key, {**m.attributes, "again": "1"})])
 
     def play(self):
-        """In the order in which they were published (the emulator counts them): lanes have one."""
-        self._publish(sorted(self.messages, key=lambda message: message[3]))
+        """In the order in which they were published : lanes have one."""
+        self._publish(sorted(self.messages, key=lambda message: message.id))
 
     def stop(self):
         self.stopping.set()
@@ -182,8 +185,8 @@ class News:
             except (OSError, urllib.error.URLError):  # the emulator is away, or does not know us yet
                 messages = []
             try:
-                for data, *_ in messages:
-                    self._take(data)
+                for message in messages:
+                    self._take(message.data)
             except Exception as error:  # pylint: disable=broad-except  # said where somebody waits
                 self.failure = error
                 return

@@ -78,8 +78,7 @@ def test_googles_client_publishes_events_and_reads_the_actions(tmp_path):
         while {json.loads(m["data"])["user_id"] for m in came} != {"ada", "bob", "eve"}:
             came += client.pull("mine", 1)
         # At least once, as promised: whatever came again is the same under the same key.
-        came += [{"data": data.decode(), "attributes": attributes}
-                 for data, attributes, _ in deployment.pubsub.pull("mine")]
+        came += [{"data": m.data.decode(), "attributes": m.attributes} for m in deployment.pubsub.pull("mine")]
         by_key = collections.defaultdict(set)
         for message in came:
             assert set(message["attributes"]) == {"action", "project", "idempotency-key"}
@@ -159,7 +158,7 @@ def test_a_push_to_infer_needs_the_account_s_token_and_works_once(tmp_path):
             return deployment["infer"].post("/v1/pubsub/push", envelope, headers={
                 "Authorization": f"Bearer {token}"} if token else {}).status
 
-        good, first = google.token(), requests[0][0]
+        good, first = google.token(), requests[0].data
         deployment.wait(lambda: post(b"no request", good) == 204, 20, "keys")  # 503 until they are read
         now = int(time.time())
         refused = {401: (None, "abc", stranger.token(), google.token(iat=now - 7200, exp=now - 3600)),
@@ -170,14 +169,14 @@ def test_a_push_to_infer_needs_the_account_s_token_and_works_once(tmp_path):
                                         headers={"Authorization": f"Bearer {good}"}).status == 400
         assert not deployment.news.results
         for _ in range(3):
-            assert [post(data, good) for data, _, _ in requests] == [204, 204]
+            assert [post(request.data, good) for request in requests] == [204, 204]
         wait_for_scores(deployment, {"ada": 2.0})
         deployment.wait(lambda: len(deployment.news.results) >= 2, 20, "news of them")
         assert {key[1] for key in deployment.news.by_request()} == {"e1", "e2"}  # fails where one came about twice
-        keys = {attributes["idempotency-key"] for _, attributes, _ in deployment.pubsub.pull("decided")}
+        keys = {action.attributes["idempotency-key"] for action in deployment.pubsub.pull("decided")}
         assert len(keys) == 1
         dead = deployment.pubsub.pull("kizashi-testshop-dead-kept")
-        assert [(data, attributes["code"]) for data, attributes, _ in dead[:1]] == [(b"no request", "bad_request")]
+        assert [(letter.data, letter.attributes["code"]) for letter in dead[:1]] == [(b"no request", "bad_request")]
 
 
 # ---- one model each -------------------------------------------------------------------------------------------------
