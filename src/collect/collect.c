@@ -247,6 +247,7 @@ static void submit(struct passage *p)
     sub->item_count = p->shaped.item_count;
     sub->done = on_done;
     sub->user = p;
+    sub->received_us = (int64_t)p->req->received_us;
     if (p->invalid)
         sub->wait_models = NULL;
     else

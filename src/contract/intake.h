@@ -37,6 +37,7 @@ struct kz_submission {
     size_t item_count;
     const bool *wait_models; /* [model_count] which to wait for, or NULL */
     uint32_t wait_timeout_ms;
+    int64_t received_us; /* monotonic, when its last byte was there; times run from it. 0: now */
 
     /* Called once: KZ_OK when everything accepted is durable (and what was waited for is there or
      * timed out); else nothing of it was accepted, and `err` says why. */
@@ -55,7 +56,6 @@ struct kz_submission {
     kz_lsn durable_at;
     int64_t wait_until_us;
     size_t wait_open;
-    int64_t started_us;
 };
 
 struct kz_intake {

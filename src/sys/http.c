@@ -8,7 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BACKLOG = 1024, TICK_MAX_MS = 250 };
+enum { BACKLOG = 1024, TICK_MAX_MS = 250, OWN_HANDLES = 4 };
 
 struct kz_http_options kz_http_options_default(void)
 {
@@ -26,6 +26,8 @@ struct kz_http_options kz_http_options_default(void)
             .write_timeout_ms = 30000,
             .linger_timeout_ms = 1000,
             .retry_after_s = 1,
+            .bulk_min_bytes = 4 * 1024,
+            .bulk_turn_us = 1000,
     };
 }
 
@@ -60,6 +62,7 @@ struct kz_http_server *kz_http_server_new(uv_loop_t *loop, const struct kz_http_
     server->handler = *handler;
     kz_http_link_init(&server->conns);
     kz_http_link_init(&server->dirty);
+    kz_http_link_init(&server->bulk);
     kz_http_link_init(&server->orphans);
     for (size_t i = 0; i < KZ_HTTP_DEADLINES; i++)
         kz_http_link_init(&server->deadlines[i]);
@@ -92,11 +95,8 @@ unsigned kz_http_server_port(const struct kz_http_server *server)
 
 /* Commit what was read, write what was answered; writing may make room for requests that were
  * already received, hence the loop, which such requests bound. */
-static void end_turn(struct kz_http_server *server)
+static void commit_and_write(struct kz_http_server *server)
 {
-    struct kz_http_link orphans;
-
-    kz_http_assert_owner(server);
     while (server->handled || !kz_http_link_empty(&server->dirty)) {
         if (server->handled) {
             server->handled = false;
@@ -110,7 +110,34 @@ static void end_turn(struct kz_http_server *server)
             kz_http_conn_flush(KZ_CONTAINER_OF(link, struct kz_http_conn, dirty_link));
         }
     }
-    kz_http_link_init(&orphans);
+}
+
+static void on_busy(uv_idle_t *idle)
+{
+    (void)idle; /* that it is active is all */
+}
+
+/* Bulk, a turn's worth: nobody with a short request waits for more than that. */
+static void serve_bulk(struct kz_http_server *server)
+{
+    uint64_t until_ns = uv_hrtime() + server->options.bulk_turn_us * 1000ull;
+
+    while (!kz_http_link_empty(&server->bulk)) {
+        struct kz_http_link *link = server->bulk.next;
+
+        kz_http_link_remove(link);
+        kz_http_conn_unpark(KZ_CONTAINER_OF(link, struct kz_http_conn, bulk_link));
+        if (uv_hrtime() >= until_ns)
+            break;
+    }
+    if (kz_http_link_empty(&server->bulk))
+        (void)uv_idle_stop(&server->busy);
+    else
+        (void)uv_idle_start(&server->busy, on_busy);
+}
+
+static void close_orphans(struct kz_http_server *server)
+{
     while (!kz_http_link_empty(&server->orphans)) {
         struct kz_http_req *req = KZ_CONTAINER_OF(server->orphans.next, struct kz_http_req, orphan);
 
@@ -125,13 +152,22 @@ static void end_turn(struct kz_http_server *server)
 
 static void on_check(uv_check_t *check)
 {
-    end_turn(server_of(check->data));
+    struct kz_http_server *server = server_of(check->data);
+
+    kz_http_assert_owner(server);
+    commit_and_write(server);
+    serve_bulk(server);
+    commit_and_write(server);
+    close_orphans(server);
 }
 
 /* Answers that timers and other threads' messages brought about since on_check. */
 static void on_prepare(uv_prepare_t *prepare)
 {
-    end_turn(server_of(prepare->data));
+    struct kz_http_server *server = server_of(prepare->data);
+
+    commit_and_write(server);
+    close_orphans(server);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -185,11 +221,12 @@ static void start(struct kz_http_server *server)
     server->started = true;
     (void)uv_check_init(server->loop, &server->check); /* these cannot fail */
     (void)uv_prepare_init(server->loop, &server->prepare);
+    (void)uv_idle_init(server->loop, &server->busy);
     (void)uv_timer_init(server->loop, &server->tick);
-    server->check.data = server->prepare.data = server->tick.data = server;
+    server->check.data = server->prepare.data = server->busy.data = server->tick.data = server;
     (void)uv_check_start(&server->check, on_check);
     (void)uv_prepare_start(&server->prepare, on_prepare);
-    server->handles_open += 3;
+    server->handles_open += OWN_HANDLES;
 }
 
 /* ---- listening ---- */
@@ -379,11 +416,12 @@ static void on_listener_closed(uv_handle_t *handle)
 void kz_http_server_conn_closed(struct kz_http_server *server)
 {
     if (!server->stopping || server->ending || !kz_http_link_empty(&server->conns) ||
-            server->handles_open > 3)
+            server->handles_open > OWN_HANDLES)
         return;
     server->ending = true;
     uv_close((uv_handle_t *)&server->check, on_handle_closed);
     uv_close((uv_handle_t *)&server->prepare, on_handle_closed);
+    uv_close((uv_handle_t *)&server->busy, on_handle_closed);
     uv_close((uv_handle_t *)&server->tick, on_handle_closed);
 }
 

@@ -8,7 +8,8 @@
  * Fails    listen: KZ_INVALID, KZ_CONFLICT (in use), KZ_IO. What clients do wrong is answered and
  *          counted here and never reaches the caller. Never logs.
  *
- * A request is handed over when its head and body are complete. The handler answers within the call
+ * A request is handed over when its head and body are complete; those of a connection in the order
+ * they came, and bulk (see the options) behind what is short. The handler answers within the call
  * or later, in any order: answers leave in the order of the requests. Output is gathered over one
  * loop turn and written once a connection. A client that goes away leaves its requests valid:
  * answering them is then a no-op.
@@ -49,6 +50,8 @@ struct kz_http_options {
     uint32_t write_timeout_ms;     /* 30,000 without a byte taken by the client; then cut */
     uint32_t linger_timeout_ms;    /* 1,000 for the client to read an answer sent before closing */
     uint32_t retry_after_s;        /* 1; sent with 429 and 503 */
+    size_t bulk_min_bytes;         /* 4 KiB; longer requests wait for the shorter ones of a turn */
+    uint32_t bulk_turn_us;         /* 1,000; then what else is ready comes first again */
 };
 
 struct kz_http_options kz_http_options_default(void);
@@ -62,8 +65,8 @@ struct kz_http_handler {
      * Anything but KZ_OK refuses with `err` before a body is read. */
     enum kz_code (*admit)(void *arg, const struct kz_http_request *req, size_t *body_max_bytes,
             struct kz_err *err);
-    /* Once a loop turn in which `handle` was called, after every readable connection has been
-     * read and before output is written: the place to commit what the turn brought, then answer. */
+    /* Once `handle` was called, after every readable connection has been read and before output is
+     * written, and again after a turn's bulk: the place to commit what came, then answer. */
     void (*on_batch_end)(void *arg);
     void *arg;
 };

@@ -84,7 +84,7 @@ static void update_read_deadline(struct kz_http_conn *conn)
 {
     if (conn->state == KZ_HTTP_LINGERING)
         read_deadline(conn, KZ_HTTP_LINGER);
-    else if (conn->receiving && !conn->paused)
+    else if (conn->receiving && !conn->paused && !conn->parked_bytes)
         read_deadline(conn, KZ_HTTP_REQUEST);
     else if (!conn->first && !conn->writing)
         read_deadline(conn, KZ_HTTP_IDLE);
@@ -161,6 +161,7 @@ void kz_http_conn_lost(struct kz_http_conn *conn)
     conn->state = KZ_HTTP_CLOSED;
     conn->no_more = true;
     kz_http_link_remove(&conn->dirty_link);
+    kz_http_link_remove(&conn->bulk_link);
     kz_http_link_remove(&conn->read_link);
     kz_http_link_remove(&conn->write_link);
     uv_close(&conn->uv.handle, on_closed);
@@ -381,7 +382,6 @@ static void deliver(struct kz_http_conn *conn, size_t message_bytes)
     rc = kz_http_req_resolve(req, message, NULL);
     KZ_BUG_ON(rc != KZ_OK); /* it was when the head was complete */
     req->pub.body = kz_str_n(message + req->head.size, req->body_size);
-    req->pub.received_us = server->read_us;
     req->no_body = req->pub.method == KZ_HTTP_HEAD;
     req->gone = conn->eof;
     if (!req->head.keep_alive) {
@@ -499,6 +499,12 @@ static bool parse_body(struct kz_http_conn *conn, size_t *ret_message_bytes)
     return true;
 }
 
+static void park(struct kz_http_conn *conn, size_t message_bytes)
+{
+    conn->parked_bytes = message_bytes;
+    kz_http_link_append(&conn->server->bulk, &conn->bulk_link);
+}
+
 /* Takes every whole request out of what has been received. */
 static void parse(struct kz_http_conn *conn)
 {
@@ -526,6 +532,11 @@ static void parse(struct kz_http_conn *conn)
                 kz_http_conn_mark_dirty(conn);
             }
             break;
+        }
+        conn->receiving->pub.received_us = conn->server->read_us;
+        if (message_bytes >= conn->server->options.bulk_min_bytes) {
+            park(conn, message_bytes);
+            return;
         }
         deliver(conn, message_bytes);
     }
@@ -574,6 +585,10 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
     struct kz_http_block *block;
 
     (void)suggested;
+    if (conn->parked_bytes) {
+        *ret_buf = uv_buf_init(NULL, 0); /* it pipelines: the rest may wait in the kernel */
+        return;
+    }
     if (conn->no_more && !conn->receiving) {
         *ret_buf = uv_buf_init(conn->server->discard, sizeof(conn->server->discard));
         return;
@@ -598,7 +613,7 @@ static void on_eof(struct kz_http_conn *conn)
         kz_http_conn_lost(conn);
         return;
     }
-    if (req) {
+    if (req && !conn->parked_bytes) {
         /* Half a request: nobody can answer it. It is the queue's last (I1). */
         struct kz_http_req **at = &conn->first;
         struct kz_http_req *before = NULL;
@@ -611,7 +626,8 @@ static void on_eof(struct kz_http_conn *conn)
         conn->receiving = NULL;
         kz_http_req_put(req);
     }
-    drop_in(conn);
+    if (!conn->parked_bytes)
+        drop_in(conn);
     for (req = conn->first; req; req = req->next)
         conn->doomed |= req->state == KZ_HTTP_STREAMING;
     tell_gone(conn);
@@ -632,6 +648,11 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     struct kz_http_conn *conn = conn_of(stream->data);
     struct kz_http_server *server = conn->server;
 
+    if (n == UV_ENOBUFS && conn->parked_bytes) {
+        uv_read_stop(stream);
+        conn->reading = false;
+        return;
+    }
     if (n == UV_ENOBUFS) {
         refuse_over_budget(conn);
         return;
@@ -675,6 +696,21 @@ static void start_reading(struct kz_http_conn *conn)
 }
 
 /* ---- what the server does to it ---- */
+
+void kz_http_conn_unpark(struct kz_http_conn *conn)
+{
+    size_t message_bytes = conn->parked_bytes;
+    uint64_t read_us = conn->receiving->pub.received_us;
+
+    conn->parked_bytes = 0;
+    deliver(conn, message_bytes);
+    conn->server->read_us = read_us; /* what lies behind it came with it, or before */
+    parse(conn);
+    conn_check(conn);
+    if (!conn->paused && !conn->parked_bytes)
+        start_reading(conn);
+    update_read_deadline(conn);
+}
 
 void kz_http_conn_drain(struct kz_http_conn *conn)
 {
@@ -757,6 +793,7 @@ void kz_http_conn_accept(struct kz_http_server *server, struct kz_http_listener 
     conn->server = server;
     conn->read_deadline = KZ_HTTP_NO_DEADLINE;
     kz_http_link_init(&conn->dirty_link);
+    kz_http_link_init(&conn->bulk_link);
     kz_http_link_init(&conn->read_link);
     kz_http_link_init(&conn->write_link);
     kz_http_link_append(&server->conns, &conn->all);

@@ -13,6 +13,8 @@
  *      dirty) and the end of the loop turn does it. So no callback runs inside such a call.
  *  I6  A receive block is freed when neither its connection nor a request refers to it; only the
  *      connection appends, and only behind what requests may see.
+ *  I7  A connection in server->bulk is parked: its `receiving` is whole and goes to the handler when
+ *      its turn comes. Until then nothing more of it is parsed.
  */
 #pragma once
 
@@ -138,7 +140,7 @@ struct kz_http_conn {
         uv_tcp_t tcp;
         uv_pipe_t pipe;
     } uv;
-    struct kz_http_link all, dirty_link;
+    struct kz_http_link all, dirty_link, bulk_link;
     /* Receiving: at most one of idle, request and linger; beside it, writing. */
     struct kz_http_link read_link, write_link;
     enum kz_http_deadline read_deadline;
@@ -150,6 +152,7 @@ struct kz_http_conn {
     size_t in_at; /* the first byte not taken by a complete message */
     size_t message_hint_bytes;
     size_t discarded_bytes;
+    size_t parked_bytes; /* of the message that is parked; 0: none is (I7) */
     struct kz_http_req *receiving;
     struct kz_http_req *first, *last;
     unsigned queued;
@@ -191,6 +194,7 @@ struct kz_http_server {
     unsigned port;
     uv_check_t check;
     uv_prepare_t prepare;
+    uv_idle_t busy; /* keeps the poll from waiting while bulk does */
     uv_timer_t tick;
     bool started, ticking, stopping, ending;
     bool has_owner;
@@ -198,7 +202,7 @@ struct kz_http_server {
     unsigned handles_open; /* ours and the listeners', not the connections' */
     bool handled;          /* `handle` was called since on_batch_end */
 
-    struct kz_http_link conns, dirty, orphans, deadlines[KZ_HTTP_DEADLINES];
+    struct kz_http_link conns, dirty, bulk, orphans, deadlines[KZ_HTTP_DEADLINES];
     uint64_t stop_due_ms;
     void (*drained)(void *arg, size_t unanswered);
     void *drained_arg;
@@ -234,6 +238,8 @@ void kz_http_assert_owner(struct kz_http_server *server);
 void kz_http_conn_accept(struct kz_http_server *server, struct kz_http_listener *listener);
 void kz_http_conn_mark_dirty(struct kz_http_conn *conn);
 void kz_http_conn_flush(struct kz_http_conn *conn);
+/* Hands over the request that is parked, and goes on behind it. */
+void kz_http_conn_unpark(struct kz_http_conn *conn);
 void kz_http_conn_due(struct kz_http_conn *conn, enum kz_http_deadline deadline);
 /* Closes it now, whatever is under way. Not within a handler's call (I5). */
 void kz_http_conn_lost(struct kz_http_conn *conn);

@@ -28,6 +28,7 @@ struct rig {
     struct kz_http_request *stream;
     int stream_closed, gone, batches, handled, drained;
     size_t unanswered;
+    char order[64]; /* of the requests handled: the first letter of each path */
     struct kz_buf heard; /* by the last hear_*() */
 };
 
@@ -60,6 +61,8 @@ static inline void handle(void *arg, struct kz_http_request *req)
     struct rig *rig = arg;
     struct kz_str value;
 
+    if ((size_t)rig->handled + 1 < sizeof(rig->order))
+        rig->order[rig->handled] = req->path.size > 1 ? req->path.ptr[1] : '/';
     rig->handled++;
     if (kz_str_is(req->path, "/defer")) {
         kz_http_request_on_gone(req, on_gone, rig);

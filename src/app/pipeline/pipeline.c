@@ -192,7 +192,7 @@ static void remember_timings(struct kz_pipeline *p)
 
 static void remember_durable(struct kz_pipeline *p, const struct kz_submission *s)
 {
-    uint32_t us = (uint32_t)(kz_mono_us() - s->started_us);
+    uint32_t us = (uint32_t)(kz_mono_us() - s->received_us);
 
     for (size_t i = 0; i < s->item_count; i++) {
         uint64_t seq = s->items[i]->seq;
@@ -228,7 +228,7 @@ static void release_one(struct kz_pipeline *p, const struct due *due)
     case DUE_SUBMISSION: {
         struct kz_submission *s = due->submission;
 
-        kz_pl_observe(&p->histograms.commit, kz_mono_us() - s->started_us);
+        kz_pl_observe(&p->histograms.commit, kz_mono_us() - s->received_us);
         s->durable_at = due->lsn;
         remember_durable(p, s);
         if (s->wait_models)

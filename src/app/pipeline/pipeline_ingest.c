@@ -438,7 +438,8 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
         return;
     }
     p->now_ms = kz_pl_now(p);
-    submission->started_us = kz_mono_us();
+    if (!submission->received_us)
+        submission->received_us = kz_mono_us();
     submission->durable_at = 0;
     submission->wait_open = 0;
     p->current = wait ? submission : NULL;
@@ -464,7 +465,7 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     kz_pl_due(p, DUE_SUBMISSION)->submission = submission;
     if (wait) {
         submission->wait_until_us =
-                submission->started_us + (int64_t)submission->wait_timeout_ms * 1000;
+                submission->received_us + (int64_t)submission->wait_timeout_ms * 1000;
         if (!p->waiting || submission->wait_until_us < p->waiting_until_us)
             p->waiting_until_us = submission->wait_until_us;
         submission->next = p->waiting;
