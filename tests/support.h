@@ -45,8 +45,8 @@ static void support_tick(uv_timer_t *timer)
     replica->events->done(replica->arg, replica, &outcome);
 }
 
-static enum kz_code support_start(const struct kz_replica_start *start,
-        struct kz_replica **ret_replica, struct kz_err *err)
+static enum kz_code support_start(
+        const struct kz_replica_start *start, struct kz_replica **ret_replica, struct kz_err *err)
 {
     struct kz_replica *replica = kz_calloc(1, sizeof(*replica));
 
@@ -66,8 +66,8 @@ static enum kz_code support_predict(struct kz_replica *replica, const struct kz_
     (void)timeout_ms, (void)err;
     replica->rows = batch->row_count;
     replica->scores = kz_realloc(replica->scores, batch->row_count * sizeof(double));
-    replica->outcome_rows =
-            kz_realloc(replica->outcome_rows, batch->row_count * sizeof(struct kz_batch_row));
+    replica->outcome_rows = kz_realloc(
+            replica->outcome_rows, batch->row_count * sizeof(struct kz_batch_row));
     for (size_t i = 0; i < batch->row_count; i++) {
         replica->scores[i] = batch->numeric_count ? batch->numeric[i * batch->numeric_count] : 0;
         replica->outcome_rows[i] = (struct kz_batch_row){
@@ -123,7 +123,8 @@ static struct kz_model_def support_models[] = {
                 .queue_max = 1000,
                 .config_json = "{}"},
 };
-static struct kz_cap_def support_caps[] = {{.max = 1, .per_user = true, .every_ms = 86400000, .tz = "UTC"}};
+static struct kz_cap_def support_caps[] = {
+        {.max = 1, .per_user = true, .every_ms = 86400000, .tz = "UTC"}};
 static struct kz_action_def support_actions[] = {
         {.name = "coupon",
                 .mode = KZ_MODE_ON,
@@ -131,7 +132,9 @@ static struct kz_action_def support_actions[] = {
                 .schedule = {.weekdays = 0x7f, .end_minute = 1440, .tz = "UTC"},
                 .caps = support_caps,
                 .cap_count = 1,
-                .deliver = {.kind = KZ_DELIVER_WEB, .payload_json = "{}", .valid_for_ms = 86400000}},
+                .deliver = {.kind = KZ_DELIVER_WEB,
+                        .payload_json = "{}",
+                        .valid_for_ms = 86400000}},
 };
 static const struct kz_project support_project = {
         .name = "support",
@@ -147,5 +150,8 @@ static const struct kz_project support_project = {
         .model_count = 1,
         .actions = support_actions,
         .action_count = 1,
-        .limits = {.segment_size_bytes = 1 << 20, .checkpoint_bytes = 256 << 20, .pending_max = 1000000, .dead_letters_max = 1000},
+        .limits = {.segment_size_bytes = 1 << 20,
+                .checkpoint_bytes = 256 << 20,
+                .pending_max = 1000000,
+                .dead_letters_max = 1000},
 };

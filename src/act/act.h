@@ -12,17 +12,17 @@
 #include "contract/state.h"
 
 struct kz_act_local { /* a moment in a time zone */
-    int weekday; /* 0 Monday ... 6 Sunday */
-    int minute;  /* of the day */
+    int weekday;      /* 0 Monday ... 6 Sunday */
+    int minute;       /* of the day */
 };
 
 struct kz_act_input {
     int64_t now_ms; /* our clock */
     bool paused;
     struct kz_user_key key;
-    const struct kz_action_state *state;   /* NULL: nothing assigned yet */
-    struct kz_act_local schedule_local;    /* in schedule.tz */
-    const size_t *cap_used; /* [cap_count]: deliveries within each cap's window (kz_act_cap_since) */
+    const struct kz_action_state *state; /* NULL: nothing assigned yet */
+    struct kz_act_local schedule_local;  /* in schedule.tz */
+    const size_t *cap_used;              /* [cap_count]: deliveries since kz_act_cap_since() */
 };
 
 enum kz_decision kz_act_decide(const struct kz_action_def *def, const struct kz_act_input *input);

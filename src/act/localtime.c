@@ -48,8 +48,8 @@ static int64_t floor_div(int64_t a, int64_t b)
     return a / b - (a % b < 0);
 }
 
-void kz_local_time(const char *tz, int64_t ms, int *ret_weekday, int *ret_minute,
-        int64_t *ret_day_start_ms)
+void kz_local_time(
+        const char *tz, int64_t ms, int *ret_weekday, int *ret_minute, int64_t *ret_day_start_ms)
 {
     const struct kz_zone *zone;
     int64_t offset_ms = 0, local_ms, day;

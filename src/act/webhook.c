@@ -177,8 +177,8 @@ static void judge(struct post *post, CURLcode code)
     /* An answer longer than we care to read is an answer. */
     if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && status)) {
         attempt->ok = status >= 200 && status <= 299;
-        attempt->final =
-                status >= 400 && status <= 499 && status != 408 && status != 425 && status != 429;
+        attempt->final = status >= 400 && status <= 499 && status != 408 && status != 425 &&
+                         status != 429;
         if (attempt->ok)
             snprintf(detail, size, "%ld", status);
         else

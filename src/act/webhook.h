@@ -22,27 +22,28 @@ struct kz_webhook_attempt {
     uint64_t decision;
     uint64_t decision_lsn;
     uint64_t owner;
-    unsigned action;       /* index in the project */
+    unsigned action;        /* index in the project */
     uint32_t attempt_count; /* this one, from 1 */
-    char *url, *secret;    /* owned; secret may be NULL */
-    char *project;         /* owned */
-    struct kz_buf body;    /* owned */
+    char *url, *secret;     /* owned; secret may be NULL */
+    char *project;          /* owned */
+    struct kz_buf body;     /* owned */
     int64_t timeout_ms;
 
     /* Set when it comes back. */
-    bool ok;               /* answered 2xx */
-    bool final;            /* refused for good: 4xx other than 408, 425, 429 */
-    char detail[200];      /* "200", "503 Service Unavailable", "could not connect ..." */
+    bool ok;          /* answered 2xx */
+    bool final;       /* refused for good: 4xx other than 408, 425, 429 */
+    char detail[200]; /* "200", "503 Service Unavailable", "could not connect ..." */
     struct kz_webhook_attempt *next;
 };
 
-KZ_MUST_USE enum kz_code kz_webhooks_open(void (*wake)(void *arg), void *arg,
-        struct kz_webhooks **ret_webhooks, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_webhooks_open(
+        void (*wake)(void *arg), void *arg, struct kz_webhooks **ret_webhooks, struct kz_err *err);
 /* Attempts under way are cut off; they are made again after a restart. */
 void kz_webhooks_close(struct kz_webhooks *webhooks);
 KZ_DEFINE_FREEP(struct kz_webhooks, kz_webhooks_close)
 /* Takes the attempt; false where too many are under way (try later). */
-KZ_MUST_USE bool kz_webhooks_submit(struct kz_webhooks *webhooks, struct kz_webhook_attempt *attempt);
+KZ_MUST_USE bool kz_webhooks_submit(
+        struct kz_webhooks *webhooks, struct kz_webhook_attempt *attempt);
 /* Outcomes, oldest first, by `next`; each is freed with kz_webhook_attempt_free(). */
 struct kz_webhook_attempt *kz_webhooks_take(struct kz_webhooks *webhooks);
 void kz_webhook_attempt_free(struct kz_webhook_attempt *attempt);

@@ -20,8 +20,8 @@ static void an_error_reads_from_the_outside_in(void **state)
     errno = ENOSPC;
     assert_int_equal(kz_fail_errno(&err, "could not write \"%s\"", "x.log"), KZ_NO_SPACE);
     assert_int_equal(kz_wrap(&err, "sealing segment %u", 7u), KZ_NO_SPACE);
-    assert_string_equal(err.message,
-            "sealing segment 7: could not write \"x.log\": No space left on device");
+    assert_string_equal(
+            err.message, "sealing segment 7: could not write \"x.log\": No space left on device");
     assert_int_equal(kz_code_http(KZ_NO_SPACE), 507);
     assert_string_equal(kz_code_name(KZ_LIMIT), "rate_limited");
 }

@@ -31,7 +31,7 @@ enum kz_code kz_fail_errno(struct kz_err *err, const char *fmt, ...)
 {
     int number = errno;
     enum kz_code code = number == ENOSPC || number == EDQUOT ? KZ_NO_SPACE
-            : number == ENOENT                               ? KZ_NOT_FOUND
+                        : number == ENOENT                   ? KZ_NOT_FOUND
                                                              : KZ_IO;
 
     if (err) {

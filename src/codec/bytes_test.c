@@ -171,12 +171,11 @@ static void zstd_with_a_dictionary(void **state)
     kz_buf_clear(&frame);
     assert_int_equal(kz_zstd_compress(taught, text, &frame, &err), KZ_OK);
     assert_in_range(frame.size, 1, plain_size - 10);
-    assert_int_equal(
-            kz_zstd_decompress(taught, kz_buf_view(&frame), text.size, &out, &err), KZ_OK);
+    assert_int_equal(kz_zstd_decompress(taught, kz_buf_view(&frame), text.size, &out, &err), KZ_OK);
     assert_true(kz_str_eq(kz_buf_view(&out), text));
     kz_buf_clear(&out);
-    assert_int_equal(kz_zstd_decompress_with(
-                             plain, prepared, kz_buf_view(&frame), text.size, &out, &err),
+    assert_int_equal(
+            kz_zstd_decompress_with(plain, prepared, kz_buf_view(&frame), text.size, &out, &err),
             KZ_OK);
     assert_true(kz_str_eq(kz_buf_view(&out), text));
     assert_int_equal(kz_zstd_decompress(taught, kz_buf_view(&frame), text.size - 1, &out, &err),

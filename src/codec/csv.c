@@ -115,7 +115,8 @@ static void skip_empty_lines(struct kz_csv *csv)
     struct kz_str *rest = &csv->rest;
 
     if (!csv->begun) {
-        if (!csv->last && rest->size < 3 && memcmp(rest->size ? rest->ptr : "", mark, rest->size) == 0)
+        if (!csv->last && rest->size < 3 &&
+                memcmp(rest->size ? rest->ptr : "", mark, rest->size) == 0)
             return; /* it may be one */
         if (rest->size >= 3 && memcmp(rest->ptr, mark, 3) == 0)
             *rest = kz_str_n(rest->ptr + 3, rest->size - 3);

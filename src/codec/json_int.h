@@ -42,9 +42,9 @@ static inline const char *kz_json_find_special(const char *at, const char *end)
     while (end - at >= 8) {
         uint64_t word = kz_load_u64(at);
         uint64_t control = (word - KZ_EACH_BYTE(' ')) & ~word;
-        uint64_t mask =
-                (kz_json_bytes_are(word, '"') | kz_json_bytes_are(word, '\\') | control | word) &
-                KZ_EACH_BYTE(0x80);
+        uint64_t mask = (kz_json_bytes_are(word, '"') | kz_json_bytes_are(word, '\\') | control |
+                                word) &
+                        KZ_EACH_BYTE(0x80);
 
         if (mask)
             return at + __builtin_ctzll(mask) / 8;

@@ -198,8 +198,8 @@ static void strings_are_borrowed_or_unescaped(void **state)
 {
     struct kz_arena arena, tiny;
     struct kz_json_value plain = must_parse("\"plain\"");
-    struct kz_json_value odd =
-            must_parse("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\u5146\\ud83d\\ude00\\u0000.\"");
+    struct kz_json_value odd = must_parse(
+            "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\u5146\\ud83d\\ude00\\u0000.\"");
     const char expected[] = "\"\\/\b\f\n\r\t\xc3\xa9\xe5\x85\x86\xf0\x9f\x98\x80\0.";
     struct kz_buf buf = {0};
     struct kz_str s;

@@ -213,8 +213,8 @@ static enum kz_code check_origin(
         const struct kz_key *key, const struct kz_http_request *req, struct kz_err *err)
 {
     struct kz_str origin = kz_http_request_header(req, "origin");
-    bool own =
-            origin.ptr && kz_str_eq(origin_authority(origin), kz_http_request_header(req, "host"));
+    bool own = origin.ptr &&
+               kz_str_eq(origin_authority(origin), kz_http_request_header(req, "host"));
 
     if (!origin.ptr) {
         /* Browsers send no Origin with a GET of their own site. */
@@ -449,8 +449,8 @@ size_t kz_auth_cors(const struct kz_auth *auth, const struct kz_http_request *re
         return 0;
     ret_headers[0] = (struct kz_http_header){KZ_STR("Access-Control-Allow-Origin"), origin};
     ret_headers[1] = (struct kz_http_header){KZ_STR("Vary"), KZ_STR("Origin")};
-    ret_headers[2] =
-            (struct kz_http_header){KZ_STR("Access-Control-Expose-Headers"), KZ_STR("Retry-After")};
+    ret_headers[2] = (struct kz_http_header){
+            KZ_STR("Access-Control-Expose-Headers"), KZ_STR("Retry-After")};
     return 3;
 }
 

@@ -101,9 +101,9 @@ static enum kz_code complete_items(
             if (!made)
                 return kz_fail(
                         err, KZ_TOO_LARGE, "the request takes more memory than one may have");
-            event->event_id =
-                    kz_str_n(made, (size_t)snprintf(made, PUSH_ID_BYTES,
-                                           "pubsub-" KZ_STR_FMT "-%zu", KZ_STR_ARG(id), i));
+            event->event_id = kz_str_n(
+                    made, (size_t)snprintf(made, PUSH_ID_BYTES, "pubsub-" KZ_STR_FMT "-%zu",
+                                  KZ_STR_ARG(id), i));
         }
     }
     return KZ_OK;

@@ -87,8 +87,8 @@ static bool is_by_token(const struct kz_collect *c, const struct endpoint *endpo
 static enum kz_code check_token(
         const struct kz_collect *c, const struct kz_http_request *req, struct kz_err *err)
 {
-    return kz_push_auth_check(c->options.push_auth, kz_http_request_header(req, "authorization"),
-            now_ms(c), err);
+    return kz_push_auth_check(
+            c->options.push_auth, kz_http_request_header(req, "authorization"), now_ms(c), err);
 }
 
 /* -- before the body -------------------------------------------------------------------------- */

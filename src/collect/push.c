@@ -83,8 +83,8 @@ static size_t take_header(char *data, size_t size, size_t count, void *arg)
                 at < line.ptr + line.size && *at >= '0' && *at <= '9' && seconds < LIFE_MAX_MS;
                 at++)
             seconds = seconds * 10 + (*at - '0');
-        answer->life_ms =
-                KZ_MIN(KZ_MAX(seconds * 1000, (int64_t)LIFE_MIN_MS), (int64_t)LIFE_MAX_MS);
+        answer->life_ms = KZ_MIN(
+                KZ_MAX(seconds * 1000, (int64_t)LIFE_MIN_MS), (int64_t)LIFE_MAX_MS);
     }
     return line.size;
 }
@@ -265,8 +265,8 @@ enum kz_code kz_push_auth_open(const struct kz_push_auth_options *options,
     return KZ_OK;
 }
 
-enum kz_code kz_push_auth_open_project(const struct kz_project *project,
-        struct kz_push_auth **ret_auth, struct kz_err *err)
+enum kz_code kz_push_auth_open_project(
+        const struct kz_project *project, struct kz_push_auth **ret_auth, struct kz_err *err)
 {
     const struct kz_push_auth_options options = {
             .audience = project->backends.gcp.push.audience,

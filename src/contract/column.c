@@ -69,7 +69,8 @@ enum kz_code kz_column_convert(struct kz_json_value value, enum kz_type type,
     if (type == KZ_TYPE_FLOAT) {
         if (kz_json_f64(value, &number.real, NULL) != KZ_OK)
             return unfit(type, err);
-    } else if (type == KZ_TYPE_BOOL && (value.kind == KZ_JSON_TRUE || value.kind == KZ_JSON_FALSE)) {
+    } else if (type == KZ_TYPE_BOOL &&
+               (value.kind == KZ_JSON_TRUE || value.kind == KZ_JSON_FALSE)) {
         number.integer = value.kind == KZ_JSON_TRUE;
     } else if (kz_json_i64(value, &number.integer, NULL) != KZ_OK ||
                (type == KZ_TYPE_BOOL && number.integer != 0 && number.integer != 1)) {

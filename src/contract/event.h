@@ -9,8 +9,8 @@
 #include "base/err.h"
 
 enum {
-    KZ_ID_SIZE_MAX = 256,     /* user, anonymous and event ids, bytes */
-    KZ_NAME_SIZE_MAX = 128,   /* event names */
+    KZ_ID_SIZE_MAX = 256,   /* user, anonymous and event ids, bytes */
+    KZ_NAME_SIZE_MAX = 128, /* event names */
     KZ_PROPS_SIZE_MAX = 1 << 20,
     KZ_COLUMNS_MAX = 64,
 };
@@ -28,7 +28,7 @@ struct kz_value {
 };
 
 enum kz_event_flags {
-    KZ_EVENT_ACTION = 1,   /* written by Kizashi about an action; hidden unless include: [actions] */
+    KZ_EVENT_ACTION = 1, /* written by Kizashi about an action; hidden unless include: [actions] */
     KZ_EVENT_IMPORTED = 2, /* history from before; caused no trigger */
     KZ_EVENT_CLAMPED = 4,  /* its client clock was outside the permitted range */
     KZ_EVENT_ID_MADE = 8,  /* the event_id is ours; the client sent none */
@@ -47,15 +47,15 @@ struct kz_event {
     struct kz_str user_id;      /* as sent; empty for an anonymous visitor */
     struct kz_str anonymous_id; /* as sent; may come with user_id */
     struct kz_str name;
-    struct kz_str props;        /* one JSON object, as text; empty means {} */
-    int64_t client_ts_ms;       /* what the client claims, corrected by sentAt; 0: none */
-    int64_t received_at_ms;     /* ours */
-    int64_t ts_ms;              /* client_ts held to the permitted range; set by the pipeline */
-    uint64_t seq;               /* set by the log */
-    uint64_t session;           /* the seq of the session's first event; set by the pipeline */
-    uint32_t flags;             /* enum kz_event_flags */
+    struct kz_str props;    /* one JSON object, as text; empty means {} */
+    int64_t client_ts_ms;   /* what the client claims, corrected by sentAt; 0: none */
+    int64_t received_at_ms; /* ours */
+    int64_t ts_ms;          /* client_ts held to the permitted range; set by the pipeline */
+    uint64_t seq;           /* set by the log */
+    uint64_t session;       /* the seq of the session's first event; set by the pipeline */
+    uint32_t flags;         /* enum kz_event_flags */
     enum kz_identity_op identity;
-    uint32_t columns_id;        /* fingerprint of the column definitions `columns` follows */
+    uint32_t columns_id; /* fingerprint of the column definitions `columns` follows */
     uint16_t column_count;
     const struct kz_value *columns;
 };

@@ -12,10 +12,10 @@
 /* One request, made by the pipeline, owned by infer until it comes back in a result. Strings and
  * sources live in the job's own allocation. */
 struct kz_infer_job {
-    uint64_t request; /* seq of the REQUEST record */
-    kz_lsn request_lsn; /* its address: what the model may see ends there */
-    kz_lsn copy_lsn;    /* where retention has copied it; 0 nowhere */
-    unsigned model;   /* index in the project */
+    uint64_t request;            /* seq of the REQUEST record */
+    kz_lsn request_lsn;          /* its address: what the model may see ends there */
+    kz_lsn copy_lsn;             /* where retention has copied it; 0 nowhere */
+    unsigned model;              /* index in the project */
     struct kz_sql_params params; /* strings borrowed from `text` below */
     char user_kind;
     uint64_t owner;
@@ -40,9 +40,9 @@ struct kz_infer_result {
     const char *version;
     uint32_t queue_us, features_us, wait_us, model_us;
     uint32_t attempt_count;
-    enum kz_stage stage;    /* where it failed, if it did */
+    enum kz_stage stage; /* where it failed, if it did */
     char code[32];
-    struct kz_buf error;    /* reason and traceback */
+    struct kz_buf error; /* reason and traceback */
     struct kz_infer_result *next;
 };
 
@@ -51,17 +51,17 @@ struct kz_infer_result {
 /* Rows of one micro-batch for one model; owned by infer until `done`. */
 struct kz_batch {
     size_t row_count;
-    size_t numeric_count;              /* k */
-    const char *const *numeric_names;  /* [k] */
-    const double *numeric;             /* row-major (row_count, k); NULL is NaN */
+    size_t numeric_count;             /* k */
+    const char *const *numeric_names; /* [k] */
+    const double *numeric;            /* row-major (row_count, k); NULL is NaN */
     size_t text_count;
     const char *const *text_names;
-    const struct kz_value *text;       /* row-major (row_count, text_count); TEXT or NULL */
-    const struct kz_str *user_ids;     /* [row_count] */
-    const struct kz_str *event_ids;    /* [row_count] */
-    const int64_t *now_ms;             /* [row_count] */
-    const struct kz_str *histories;    /* [row_count] JSON arrays of raw events, or NULL */
-    const bool *truncated;             /* [row_count] the row's history was cut (@truncated) */
+    const struct kz_value *text;    /* row-major (row_count, text_count); TEXT or NULL */
+    const struct kz_str *user_ids;  /* [row_count] */
+    const struct kz_str *event_ids; /* [row_count] */
+    const int64_t *now_ms;          /* [row_count] */
+    const struct kz_str *histories; /* [row_count] JSON arrays of raw events, or NULL */
+    const bool *truncated;          /* [row_count] the row's history was cut (@truncated) */
 };
 
 enum kz_row_state { KZ_ROW_OK, KZ_ROW_FAILED };
@@ -69,18 +69,18 @@ struct kz_batch_row {
     enum kz_row_state state;
     const double *values; /* numeric outputs, value_count of them; NULL where JSON */
     size_t value_count;
-    struct kz_str json;   /* dict outputs: one JSON object, validated */
+    struct kz_str json;    /* dict outputs: one JSON object, validated */
     const char *fail_code; /* FAILED: "nan" or "shape"; this row only, the others stand */
     struct kz_str message;
 };
 struct kz_batch_outcome {
-    enum kz_code code;      /* KZ_OK: rows are set; else the whole batch failed */
-    const char *fail_code;  /* "exception", "shape", "timeout", "crash", "oom", "protocol" */
-    struct kz_str message;  /* with the traceback */
+    enum kz_code code;     /* KZ_OK: rows are set; else the whole batch failed */
+    const char *fail_code; /* "exception", "shape", "timeout", "crash", "oom", "protocol" */
+    struct kz_str message; /* with the traceback */
     const struct kz_batch_row *rows;
     size_t row_count;
-    uint32_t model_us;      /* inside the model */
-    bool replica_lost;      /* the process died or was killed */
+    uint32_t model_us; /* inside the model */
+    bool replica_lost; /* the process died or was killed */
 };
 
 struct kz_replica; /* a runtime's: one process or one in-process evaluator */
@@ -106,7 +106,7 @@ struct kz_batch_column {
 struct kz_replica_start { /* borrowed for the call, but for model and project */
     const struct kz_model_def *model;
     const struct kz_project *project;
-    void *loop; /* a uv_loop_t of the calling thread */
+    void *loop;                            /* a uv_loop_t of the calling thread */
     const struct kz_batch_column *columns; /* in the query's order; none for raw-history models */
     size_t column_count;
     const char *version;
@@ -131,5 +131,5 @@ struct kz_runtime_ops {
 };
 
 /* A table of runtimes, given to infer by app: runtimes are found by kz_model_def.runtime. */
-const struct kz_runtime_ops *kz_runtime_find(const struct kz_runtime_ops *const *table,
-        const char *name);
+const struct kz_runtime_ops *kz_runtime_find(
+        const struct kz_runtime_ops *const *table, const char *name);

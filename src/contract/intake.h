@@ -17,10 +17,10 @@ enum { KZ_EVENT_ID_MADE_SIZE = 26 };
 struct kz_intake_item {
     struct kz_event event;
     enum kz_intake_state state;
-    const char *code;      /* rejected: short and stable */
-    struct kz_str message; /* rejected: for the sender */
-    struct kz_str payload; /* rejected: what came in */
-    uint64_t seq;          /* accepted: its place */
+    const char *code;                    /* rejected: short and stable */
+    struct kz_str message;               /* rejected: for the sender */
+    struct kz_str payload;               /* rejected: what came in */
+    uint64_t seq;                        /* accepted: its place */
     char made_id[KZ_EVENT_ID_MADE_SIZE]; /* where the client sent no event_id */
     struct kz_value columns[KZ_COLUMNS_MAX];
 };
@@ -45,7 +45,7 @@ struct kz_submission {
     void *user;
 
     /* Set when done, where models were waited for; gone when done has returned. */
-    kz_lsn *results; /* RESULT records, to be read as predictions */
+    kz_lsn *results;         /* RESULT records, to be read as predictions */
     unsigned *result_models; /* [result_count] index in the project */
     size_t result_count;
     struct kz_wait_pending *pending;

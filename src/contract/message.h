@@ -58,8 +58,8 @@ void kz_message_put_item(const struct kz_intake_item *item, struct kz_buf *out);
 /* All that is needed to read the history of a request: the runs of records that are its user's, as
  * of it. */
 struct kz_request_message {
-    uint64_t owner; /* whose request it is: the record's owner */
-    kz_lsn lsn;     /* the record's address; what the model may see ends there */
+    uint64_t owner;  /* whose request it is: the record's owner */
+    kz_lsn lsn;      /* the record's address; what the model may see ends there */
     kz_lsn previous; /* the owner's REQUEST before it; 0: none, or not known. On virtual time a
                       * user's
                       * requests are decided in this order, whoever takes them */

@@ -19,18 +19,17 @@ static void a_lane_is_one_of_128(void **state)
 
 static void an_event_is_a_line_with_what_collect_knows(void **state)
 {
-    struct kz_intake_item item = {
-            .event = {
-                    .event_id = KZ_STR("e1"),
-                    .user_id = KZ_STR("ada"),
-                    .anonymous_id = KZ_STR("anon \"1\""),
-                    .name = KZ_STR("identify"),
-                    .props = KZ_STR("{\"a\": 1}"),
-                    .client_ts_ms = 5,
-                    .received_at_ms = 7,
-                    .identity = KZ_IDENTITY_IDENTIFY,
-                    .flags = KZ_EVENT_ID_MADE,
-            }};
+    struct kz_intake_item item = {.event = {
+                                          .event_id = KZ_STR("e1"),
+                                          .user_id = KZ_STR("ada"),
+                                          .anonymous_id = KZ_STR("anon \"1\""),
+                                          .name = KZ_STR("identify"),
+                                          .props = KZ_STR("{\"a\": 1}"),
+                                          .client_ts_ms = 5,
+                                          .received_at_ms = 7,
+                                          .identity = KZ_IDENTITY_IDENTIFY,
+                                          .flags = KZ_EVENT_ID_MADE,
+                                  }};
     struct kz_buf out = {0};
 
     (void)state;
@@ -55,9 +54,9 @@ static void what_was_refused_goes_the_same_way(void **state)
 
     (void)state;
     kz_message_put_item(&item, &out);
-    assert_true(kz_str_is(kz_buf_view(&out),
-            "{\"rejected\":\"bad_name\",\"message\":\"name is 5\","
-            "\"payload\":\"{\\\"name\\\":5,\xef\xbf\xbd\",\"user_id\":\"ada\",\"received_at\":7}\n"));
+    assert_true(kz_str_is(kz_buf_view(&out), "{\"rejected\":\"bad_name\",\"message\":\"name is 5\","
+                                             "\"payload\":\"{\\\"name\\\":5,\xef\xbf\xbd\",\"user_"
+                                             "id\":\"ada\",\"received_at\":7}\n"));
     kz_buf_done(&out);
 }
 
@@ -98,8 +97,8 @@ static void a_request_comes_back_as_it_was(void **state)
     (void)state;
     kz_buf_char(&bytes, 'x'); /* wherever it lies in memory */
     encode(&bytes);
-    assert_int_equal(kz_request_message_decode(kz_str_n(bytes.data + 1, bytes.size - 1), &hold,
-                             &message, NULL),
+    assert_int_equal(kz_request_message_decode(
+                             kz_str_n(bytes.data + 1, bytes.size - 1), &hold, &message, NULL),
             KZ_OK);
     assert_true(message.owner == 77 && message.lsn == 40);
     assert_int_equal(message.source_count, 2);
@@ -126,8 +125,7 @@ static void every_byte_of_a_request_is_checked(void **state)
                 kz_request_message_decode(kz_str_n(bytes.data, i), &hold, &message, NULL), KZ_OK);
     }
     assert_true(message.owner == 5); /* untouched on failure */
-    assert_int_equal(
-            kz_request_message_decode(kz_buf_view(&bytes), &hold, &message, NULL), KZ_OK);
+    assert_int_equal(kz_request_message_decode(kz_buf_view(&bytes), &hold, &message, NULL), KZ_OK);
     kz_buf_done(&bytes);
     kz_buf_done(&hold);
 }

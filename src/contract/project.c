@@ -8,7 +8,8 @@ const struct kz_model_def *kz_project_model(const struct kz_project *project, st
     return NULL;
 }
 
-const struct kz_trigger_def *kz_project_trigger(const struct kz_project *project, struct kz_str name)
+const struct kz_trigger_def *kz_project_trigger(
+        const struct kz_project *project, struct kz_str name)
 {
     for (size_t i = 0; i < project->trigger_count; i++)
         if (project->triggers[i].name && kz_str_is(name, project->triggers[i].name))

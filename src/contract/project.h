@@ -22,9 +22,9 @@ struct kz_column_def {
 
 struct kz_table_def { /* a reference table: from a CSV file, or materialised from SQL */
     const char *name;
-    const char *file; /* absolute path, or NULL */
-    const char *sql;  /* or NULL */
-    const char *key;  /* indexed column, or NULL */
+    const char *file;              /* absolute path, or NULL */
+    const char *sql;               /* or NULL */
+    const char *key;               /* indexed column, or NULL */
     struct kz_column_def *columns; /* declared types; others in a file are TEXT */
     size_t column_count;
     struct kz_place place;
@@ -38,7 +38,7 @@ struct kz_history_def {
 
 struct kz_trigger_def {
     const char *name;
-    const char *when;   /* SQL over the event's columns; NULL with count */
+    const char *when;    /* SQL over the event's columns; NULL with count */
     int64_t debounce_ms; /* 0 none */
     int64_t delay_ms;    /* 0 none */
     const char *unless;  /* SQL over a later event's columns, or NULL */
@@ -61,21 +61,21 @@ struct kz_model_def {
     const char *name;
     const char **triggers; /* names of rules */
     size_t trigger_count;
-    const char *after;      /* name of another model, or NULL */
-    const char *after_when; /* SQL over that model's prediction */
-    const char *runtime; /* "python", ... */
-    const char *path;    /* absolute; NULL for http */
-    const char *url;     /* runtime http: where it answers, "http://host:port" */
-    const char *image;   /* runtime http: the container it comes in (manifests), or NULL */
+    const char *after;         /* name of another model, or NULL */
+    const char *after_when;    /* SQL over that model's prediction */
+    const char *runtime;       /* "python", ... */
+    const char *path;          /* absolute; NULL for http */
+    const char *url;           /* runtime http: where it answers, "http://host:port" */
+    const char *image;         /* runtime http: the container it comes in (manifests), or NULL */
     const char *features_path; /* absolute, or NULL: raw history */
-    char *features_sql;  /* the file's text, or NULL */
+    char *features_sql;        /* the file's text, or NULL */
     const char *label_path;
     int64_t horizon_ms;
     int64_t valid_for_ms;
     struct kz_history_def history;
     struct {
         enum kz_output_kind kind;
-        int select;            /* index of the output that is the score */
+        int select; /* index of the output that is the score */
         const char **classes;
         size_t class_count;
         uint32_t embedding_size;
@@ -94,7 +94,7 @@ struct kz_model_def {
         uint64_t memory_bytes; /* 0: no limit */
     } resources;
     int64_t timeout_ms;
-    uint32_t queue_max; /* requests waiting in the process; more stay pending in the log */
+    uint32_t queue_max;      /* requests waiting in the process; more stay pending in the log */
     const char *config_json; /* ctx.config, "{}" at least */
     struct kz_place place, features_place;
 };
@@ -104,9 +104,9 @@ enum kz_deliver_kind { KZ_DELIVER_WEB = 1, KZ_DELIVER_WEBHOOK, KZ_DELIVER_PUBSUB
 
 struct kz_cap_def {
     uint32_t max;
-    bool per_user;       /* else in total */
-    int64_t every_ms;    /* sliding; 0: by calendar day in tz */
-    const char *tz;      /* IANA name, "UTC" by default */
+    bool per_user;    /* else in total */
+    int64_t every_ms; /* sliding; 0: by calendar day in tz */
+    const char *tz;   /* IANA name, "UTC" by default */
 };
 
 struct kz_action_def {
@@ -116,7 +116,7 @@ struct kz_action_def {
     const char *having; /* SQL over the history, or NULL */
     struct {
         bool set;
-        uint8_t weekdays; /* bit 0 Monday ... bit 6 Sunday */
+        uint8_t weekdays;             /* bit 0 Monday ... bit 6 Sunday */
         int start_minute, end_minute; /* of the local day; end exclusive, may be before start */
         const char *tz;
     } schedule;
@@ -175,7 +175,7 @@ struct kz_project {
         int64_t max_ahead_ms, max_behind_ms;
         int64_t dedupe_ms;
         int64_t session_gap_ms;
-        int64_t retention_age_ms;    /* 0 no bound */
+        int64_t retention_age_ms;      /* 0 no bound */
         uint64_t retention_size_bytes; /* 0 no bound */
     } events;
     struct kz_table_def *tables;
@@ -188,16 +188,17 @@ struct kz_project {
     size_t action_count;
     struct { /* limits and paths of the process; each a row of docs/configuration.md */
         uint64_t segment_size_bytes;
-        uint64_t checkpoint_bytes; /* of log between two checkpoints, at least */
+        uint64_t checkpoint_bytes;    /* of log between two checkpoints, at least */
         uint64_t dedupe_memory_bytes; /* of the filter over keys of events */
-        uint64_t reserve_bytes;   /* disk kept for results, checkpoints and erasure */
-        uint32_t pending_max;     /* requests pending before intake is refused */
-        const char *python;       /* interpreter, or NULL: found */
+        uint64_t reserve_bytes;       /* disk kept for results, checkpoints and erasure */
+        uint32_t pending_max;         /* requests pending before intake is refused */
+        const char *python;           /* interpreter, or NULL: found */
         uint32_t dead_letters_max;
     } limits;
     struct kz_backends_def backends;
 };
 
 const struct kz_model_def *kz_project_model(const struct kz_project *project, struct kz_str name);
-const struct kz_trigger_def *kz_project_trigger(const struct kz_project *project, struct kz_str name);
+const struct kz_trigger_def *kz_project_trigger(
+        const struct kz_project *project, struct kz_str name);
 const struct kz_action_def *kz_project_action(const struct kz_project *project, struct kz_str name);

@@ -34,8 +34,8 @@ KZ_MUST_USE enum kz_code kz_push_auth_open(const struct kz_push_auth_options *op
         struct kz_push_auth **ret_auth, struct kz_err *err);
 /* As the project's backends.gcp.push has it; gives NULL where it says nothing: then pushes need a
  * key. */
-KZ_MUST_USE enum kz_code kz_push_auth_open_project(const struct kz_project *project,
-        struct kz_push_auth **ret_auth, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_push_auth_open_project(
+        const struct kz_project *project, struct kz_push_auth **ret_auth, struct kz_err *err);
 void kz_push_auth_close(struct kz_push_auth *auth);
 KZ_DEFINE_FREEP(struct kz_push_auth, kz_push_auth_close)
 

@@ -25,8 +25,8 @@ struct kz_prediction {
     uint64_t request, seq;
 };
 /* From a RESULT record; KZ_CORRUPT where it is none. */
-enum kz_code kz_prediction_decode(const struct kz_record *record, struct kz_prediction *ret,
-        struct kz_err *err);
+enum kz_code kz_prediction_decode(
+        const struct kz_record *record, struct kz_prediction *ret, struct kz_err *err);
 /* Writes the object of DESIGN.md section 6: user_id (a visitor's anonymous_id, too), model,
  * version, score where there is one, output, event_id, as_of, computed_at, expires_at. */
 void kz_prediction_json(const struct kz_prediction *prediction, struct kz_json_out *out);
@@ -48,7 +48,7 @@ struct kz_subscription { /* the subscriber's; zero `user` means all users */
 
 /* What became of one event, measured in this process; zeros where it is not remembered. */
 struct kz_event_timing {
-    int64_t received_us; /* monotonic */
+    int64_t received_us;       /* monotonic */
     uint32_t parse_us, log_us; /* until staged; until durable */
 };
 
@@ -56,9 +56,9 @@ struct kz_model_status {
     const char *name, *version, *runtime;
     uint32_t replicas_ready, replicas_starting, replicas_max;
     uint32_t inside, waiting;
-    uint64_t pending;      /* in the log, not asked yet */
+    uint64_t pending; /* in the log, not asked yet */
     bool paused, fenced;
-    bool elsewhere;        /* another process asks it: what is paused is all that is known here */
+    bool elsewhere; /* another process asks it: what is paused is all that is known here */
     char reason[300];
     uint64_t done, dead, expired, superseded, dropped;
     uint64_t batches, batch_rows, restarts, timeouts;
@@ -188,8 +188,8 @@ struct kz_query_ops {
     size_t (*sources)(struct kz_query *q, uint32_t user, enum kz_chain chain,
             struct kz_source out[KZ_SOURCES_MAX]);
     /* The user's slots of a kind (latest predictions, waiting deliveries, pending requests). */
-    const struct kz_slot *(*slot)(struct kz_query *q, uint32_t user, enum kz_slot_kind kind,
-            const struct kz_slot *after);
+    const struct kz_slot *(*slot)(
+            struct kz_query *q, uint32_t user, enum kz_slot_kind kind, const struct kz_slot *after);
     /* Calls `then` once everything at or below `lsn` is durable; within the call if it is. On a log
      * that has stopped, with an error. */
     void (*when_durable)(struct kz_query *q, kz_lsn lsn,
@@ -199,8 +199,8 @@ struct kz_query_ops {
     void (*subscribe)(struct kz_query *q, struct kz_subscription *subscription);
     void (*unsubscribe)(struct kz_query *q, struct kz_subscription *subscription);
     /* The page showed it. KZ_NOT_FOUND: no such delivery waits for this user. Durable when_durable. */
-    enum kz_code (*acknowledge)(struct kz_query *q, uint32_t user, uint64_t decision,
-            struct kz_err *err);
+    enum kz_code (*acknowledge)(
+            struct kz_query *q, uint32_t user, uint64_t decision, struct kz_err *err);
     bool (*timing)(struct kz_query *q, uint64_t event_seq, struct kz_event_timing *ret);
 
     /* An operator's word, logged with who said it: verbs pause-model, resume-model, unfence-model,
@@ -212,11 +212,11 @@ struct kz_query_ops {
     /* Erasure: 202 and its id; progress by erasure(). KZ_NOT_FOUND: nothing is known of the id. */
     enum kz_code (*erase)(struct kz_query *q, struct kz_user_key key, const char *who,
             uint64_t *ret_erasure, struct kz_err *err);
-    enum kz_code (*erasure)(struct kz_query *q, uint64_t erasure, bool *ret_done, int64_t *ret_asked_ms,
-            int64_t *ret_done_ms, struct kz_err *err);
+    enum kz_code (*erasure)(struct kz_query *q, uint64_t erasure, bool *ret_done,
+            int64_t *ret_asked_ms, int64_t *ret_done_ms, struct kz_err *err);
     /* Dead letters, newest first, from `before` (0: the newest) at most `count`. */
-    size_t (*dead_letters)(struct kz_query *q, uint64_t before, size_t count,
-            struct kz_letter_place *places);
+    size_t (*dead_letters)(
+            struct kz_query *q, uint64_t before, size_t count, struct kz_letter_place *places);
 
     void (*counters)(struct kz_query *q, struct kz_pipeline_counters *ret);
     const struct kz_pipeline_histograms *(*histograms)(struct kz_query *q);

@@ -42,21 +42,21 @@ enum kz_record_type {
 #define X(name, number, chain, what) KZ_RECORD_##name = number,
     KZ_RECORD_TYPES(X)
 #undef X
-    KZ_RECORD_TYPE_END
+            KZ_RECORD_TYPE_END
 };
 
 enum kz_chain { KZ_CHAIN_EVENTS, KZ_CHAIN_NOTES, KZ_CHAIN_COUNT, KZ_CHAIN_NONE = KZ_CHAIN_COUNT };
 
 struct kz_record {
-    uint32_t size;  /* header and body, without padding */
-    uint8_t type;   /* enum kz_record_type */
-    uint8_t flags;  /* of the type; for EVENT enum kz_event_flags */
+    uint32_t size;    /* header and body, without padding */
+    uint8_t type;     /* enum kz_record_type */
+    uint8_t flags;    /* of the type; for EVENT enum kz_event_flags */
     uint16_t project; /* 0 today; room for several projects in one log */
-    uint64_t seq;   /* the place in the one order of arrival; dense, from 1 */
-    int64_t at_ms;  /* our clock when it was written */
-    uint64_t owner; /* hash of the user's key (kz_owner_hash), 0 for none */
-    kz_lsn prev;    /* the owner's record before it on the same chain, 0 for none */
-    uint64_t key;   /* what a sealed segment's filter answers for; for EVENT the dedupe key; or 0 */
+    uint64_t seq;     /* the place in the one order of arrival; dense, from 1 */
+    int64_t at_ms;    /* our clock when it was written */
+    uint64_t owner;   /* hash of the user's key (kz_owner_hash), 0 for none */
+    kz_lsn prev;      /* the owner's record before it on the same chain, 0 for none */
+    uint64_t key; /* what a sealed segment's filter answers for; for EVENT the dedupe key; or 0 */
 };
 _Static_assert(sizeof(struct kz_record) == 48, "on disk");
 
@@ -108,21 +108,21 @@ struct kz_event_body {
     uint64_t session;
     uint32_t columns_id;
     uint16_t column_count;
-    char sent_kind;  /* 'u' or 'a': which id the client gave */
+    char sent_kind; /* 'u' or 'a': which id the client gave */
     uint8_t identity;
     struct kz_span event_id;
-    struct kz_span user_id;      /* as sent; empty when anonymous */
+    struct kz_span user_id; /* as sent; empty when anonymous */
     struct kz_span anonymous_id;
     struct kz_span name;
-    struct kz_span props;        /* raw JSON object; empty means {} */
+    struct kz_span props; /* raw JSON object; empty means {} */
 };
 _Static_assert(sizeof(struct kz_event_body) == 72, "on disk");
 
 /* received_at is the record's at_ms. Appends the encoded body to `out`. */
 void kz_event_encode(const struct kz_event *event, struct kz_buf *out);
 /* Fills all of `ret_event` but the columns from a record; the strings are borrowed from it. */
-enum kz_code kz_event_decode(const struct kz_record *record, struct kz_event *ret_event,
-        struct kz_err *err);
+enum kz_code kz_event_decode(
+        const struct kz_record *record, struct kz_event *ret_event, struct kz_err *err);
 /* Column `index`, read in place; NULL value where the record has none. Text is borrowed. */
 struct kz_value kz_event_column(const struct kz_record *record, unsigned index);
 
@@ -164,18 +164,18 @@ enum kz_trigger_op {
 };
 
 struct kz_trigger_body {
-    uint64_t rule;     /* hash of the rule's name */
-    uint8_t op;        /* enum kz_trigger_op */
+    uint64_t rule; /* hash of the rule's name */
+    uint8_t op;    /* enum kz_trigger_op */
     uint8_t zero[7];
-    int64_t due_ms;    /* on the event clock (ts) */
+    int64_t due_ms; /* on the event clock (ts) */
     int64_t event_ts_ms;
-    kz_lsn event;      /* the event it is about */
+    kz_lsn event; /* the event it is about */
 };
 _Static_assert(sizeof(struct kz_trigger_body) == 40, "on disk");
 
 /* ---- REQUEST and RESULT --------------------------------------------------------------------- */
 
-struct kz_request_body { /* the request's id is this record's seq; as-of is this record's lsn */
+struct kz_request_body {   /* the request's id is this record's seq; as-of is this record's lsn */
     uint64_t id_hash;      /* hash(project, user as sent, event_id, trigger, model, @now) */
     int64_t now_ms;        /* @now */
     int64_t trigger_ts_ms; /* the trigger event's ts */
@@ -186,7 +186,7 @@ struct kz_request_body { /* the request's id is this record's seq; as-of is this
     int64_t first_seen_ms;
     struct kz_span model;
     struct kz_span trigger;
-    struct kz_span user_id;  /* of the user at that time, with its kind */
+    struct kz_span user_id; /* of the user at that time, with its kind */
     struct kz_span event_id;
     char user_kind;
     uint8_t zero[7];
@@ -208,21 +208,21 @@ enum kz_result_flags {
 };
 
 struct kz_result_body {
-    uint64_t request;      /* seq of the REQUEST */
+    uint64_t request; /* seq of the REQUEST */
     kz_lsn request_lsn;
-    uint8_t end;           /* enum kz_request_end */
+    uint8_t end; /* enum kz_request_end */
     uint8_t has_score;
     uint16_t feature_count;
     uint32_t attempt_count;
     double score;
-    int64_t as_of_ms;      /* @now of the request */
+    int64_t as_of_ms; /* @now of the request */
     int64_t computed_at_ms;
-    int64_t expires_at_ms; /* valid_for after computed_at */
+    int64_t expires_at_ms;  /* valid_for after computed_at */
     uint64_t features_hash; /* of the encoded row below; equal hashes, equal bits */
     uint64_t version_hash;  /* model, SQL, tables and engine it ran with */
-    uint32_t queue_us;     /* waited for features */
+    uint32_t queue_us;      /* waited for features */
     uint32_t features_us;
-    uint32_t wait_us;      /* waited for a replica */
+    uint32_t wait_us; /* waited for a replica */
     uint32_t model_us;
     struct kz_span model;
     struct kz_span version;
@@ -301,26 +301,27 @@ enum kz_stage {
 #define X(name, text) KZ_STAGE_##name,
     KZ_STAGES(X)
 #undef X
-    KZ_STAGE_COUNT
+            KZ_STAGE_COUNT
 };
 const char *kz_stage_name(enum kz_stage stage);
 
 struct kz_deadletter_body { /* its id is the record's seq; owner may be set for erasure */
-    uint8_t stage; /* enum kz_stage */
+    uint8_t stage;          /* enum kz_stage */
     uint8_t zero[7];
-    uint64_t ref;            /* seq of the request or decision it is about, or 0 */
-    struct kz_span code;     /* short, stable: "bad_json", "exception", "timeout" */
-    struct kz_span reason;   /* may hold a traceback */
+    uint64_t ref;          /* seq of the request or decision it is about, or 0 */
+    struct kz_span code;   /* short, stable: "bad_json", "exception", "timeout" */
+    struct kz_span reason; /* may hold a traceback */
     struct kz_span model;
-    struct kz_span payload;  /* what came in, or the features */
+    struct kz_span payload; /* what came in, or the features */
 };
 _Static_assert(sizeof(struct kz_deadletter_body) == 48, "on disk");
 
 enum kz_erase_what {
     KZ_ERASE_ASKED = 0,
-    KZ_ERASE_DONE = 1,  /* carried out */
-    KZ_ERASE_AGAIN = 2, /* asked for at `asked_ms`, which this log, from an older backup, does not know */
-    KZ_ERASE_ID = 3,    /* an id that goes with the user of the word before it: its tombstone only */
+    KZ_ERASE_DONE = 1, /* carried out */
+    KZ_ERASE_AGAIN =
+            2, /* asked for at `asked_ms`, which this log, from an older backup, does not know */
+    KZ_ERASE_ID = 3, /* an id that goes with the user of the word before it: its tombstone only */
 };
 
 struct kz_erase_body {
@@ -337,7 +338,8 @@ struct kz_erase_body {
 _Static_assert(sizeof(struct kz_erase_body) == 32, "on disk");
 
 struct kz_control_body {
-    struct kz_span verb;   /* "pause-model", "resume-action", "drop-requests", "drop-deadletter" ... */
+    struct kz_span
+            verb; /* "pause-model", "resume-action", "drop-requests", "drop-deadletter" ... */
     struct kz_span object; /* the name it is about */
     struct kz_span who;    /* the key's name, or "local" */
 };

@@ -47,8 +47,8 @@ struct kz_row {
 
 /* Opens an engine for a project: loads and materialises its reference tables. Fails with KZ_CONFIG
  * and file:line:column. `tables_hash` covers the tables' contents. */
-KZ_MUST_USE enum kz_code kz_sql_open(const struct kz_project *project, struct kz_sql **ret_sql,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_sql_open(
+        const struct kz_project *project, struct kz_sql **ret_sql, struct kz_err *err);
 void kz_sql_close(struct kz_sql *sql);
 KZ_DEFINE_FREEP(struct kz_sql, kz_sql_close)
 uint64_t kz_sql_tables_hash(const struct kz_sql *sql);
@@ -61,14 +61,15 @@ KZ_MUST_USE enum kz_code kz_sql_compile(struct kz_sql *sql, enum kz_sql_kind kin
 
 /* The event names an EVENT expression can match at all, where it demands `name = 'x'` or
  * `name IN (...)` in a conjunction; count 0: any name. Borrowed from the expression. */
-void kz_sql_event_names(const struct kz_sql_expr *expr, const char *const **ret_names,
-        size_t *ret_count);
+void kz_sql_event_names(
+        const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count);
 /* Column names of a FEATURES query and whether each is text-typed is known only by value. */
-void kz_sql_columns(const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count);
+void kz_sql_columns(
+        const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count);
 
 /* NULL and 0 are false. `event` has its columns set (typed by the project's definitions). */
-KZ_MUST_USE enum kz_code kz_sql_event_true(struct kz_sql_expr *expr, const struct kz_event *event,
-        bool *ret_true, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_sql_event_true(
+        struct kz_sql_expr *expr, const struct kz_event *event, bool *ret_true, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_sql_prediction_true(struct kz_sql_expr *expr,
         const struct kz_sql_prediction *predictions, size_t count, bool *ret_true,
         struct kz_err *err);
@@ -77,6 +78,6 @@ KZ_MUST_USE enum kz_code kz_sql_having_true(struct kz_sql_expr *expr,
         const struct kz_history_rows *rows, const struct kz_sql_params *params, uint64_t steps_max,
         bool *ret_true, struct kz_err *err);
 /* Exactly one row, or KZ_INVALID. */
-KZ_MUST_USE enum kz_code kz_sql_features(struct kz_sql_expr *expr, const struct kz_history_rows *rows,
-        const struct kz_sql_params *params, uint64_t steps_max, struct kz_row *ret_row,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_sql_features(struct kz_sql_expr *expr,
+        const struct kz_history_rows *rows, const struct kz_sql_params *params, uint64_t steps_max,
+        struct kz_row *ret_row, struct kz_err *err);

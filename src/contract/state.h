@@ -22,11 +22,11 @@ enum kz_slot_kind {
 };
 
 struct kz_trigger_state {
-    int64_t window_due_ms;  /* debounce: open until then; 0 closed. On the event clock (ts) */
-    kz_lsn pending;         /* the event to ask about at due; 0 none */
+    int64_t window_due_ms; /* debounce: open until then; 0 closed. On the event clock (ts) */
+    kz_lsn pending;        /* the event to ask about at due; 0 none */
     int64_t pending_ts_ms;
-    int64_t delay_due_ms;   /* delay: 0 not armed */
-    int64_t rearm_due_ms;   /* count: not again before */
+    int64_t delay_due_ms; /* delay: 0 not armed */
+    int64_t rearm_due_ms; /* count: not again before */
 };
 
 enum { KZ_TIMES_PER_SLOT = 5 };
@@ -35,9 +35,9 @@ struct kz_times { /* newest times first over the user's slots of the same name; 
 };
 
 struct kz_prediction_state {
-    kz_lsn result;        /* the RESULT record; readable to others once durable */
-    uint64_t request;     /* seq: an older request's late result does not replace a newer one's */
-    double score;         /* NaN where there is none */
+    kz_lsn result;    /* the RESULT record; readable to others once durable */
+    uint64_t request; /* seq: an older request's late result does not replace a newer one's */
+    double score;     /* NaN where there is none */
     int64_t computed_at_ms;
     int64_t expires_at_ms;
 };
@@ -46,7 +46,7 @@ struct kz_request_state {
     kz_lsn request_lsn;
     uint64_t request;
     int64_t expires_ms; /* our clock; 0 never */
-    kz_lsn copy_lsn;    /* the COPY to read it from; 0: it is where it was. As-of stays request_lsn */
+    kz_lsn copy_lsn; /* the COPY to read it from; 0: it is where it was. As-of stays request_lsn */
     uint64_t zero;
 };
 
@@ -63,14 +63,14 @@ struct kz_delivery_wait {
     int64_t expires_at_ms;
     int64_t retry_at_ms; /* webhook: next attempt; 0 at once */
     uint32_t attempt_count;
-    uint8_t kind;  /* enum kz_deliver_kind */
+    uint8_t kind; /* enum kz_deliver_kind */
     uint8_t zero[3];
 };
 
 struct kz_source_state {
-    uint64_t owner;  /* whose chain */
+    uint64_t owner;                 /* whose chain */
     kz_lsn events_head, notes_head; /* up to here it is this user's too */
-    kz_lsn link;     /* the LINK record: as-of before it does not see the chain */
+    kz_lsn link;                    /* the LINK record: as-of before it does not see the chain */
     uint64_t zero;
 };
 
@@ -83,7 +83,8 @@ struct kz_target_state {
 enum { KZ_TARGETS_MAX = 32 };
 
 struct kz_slot {
-    uint64_t name; /* hash of the rule's, model's, action's name (kz_name_hash); 0 where not by name */
+    uint64_t
+            name; /* hash of the rule's, model's, action's name (kz_name_hash); 0 where not by name */
     uint32_t next; /* index of the user's next slot; 0 ends */
     uint8_t kind;  /* enum kz_slot_kind */
     uint8_t zero[3];
@@ -129,16 +130,16 @@ uint64_t kz_name_hash(struct kz_str name);
 struct kz_user {
     uint64_t owner;
     kz_lsn events_head, notes_head;
-    int64_t first_seen_ms;  /* received_at of the first event */
-    int64_t last_ts_ms;     /* latest ts of what the user did: @now is never earlier */
+    int64_t first_seen_ms;    /* received_at of the first event */
+    int64_t last_ts_ms;       /* latest ts of what the user did: @now is never earlier */
     int64_t last_event_at_ms; /* received_at of the last event */
-    uint64_t session;       /* current session: seq of its first event */
-    int64_t session_ts_ms;  /* latest ts in it */
+    uint64_t session;         /* current session: seq of its first event */
+    int64_t session_ts_ms;    /* latest ts in it */
     uint32_t event_count;
-    uint32_t slots;         /* first slot; 0 none */
-    uint32_t key_offset;    /* kind and id in the key store */
+    uint32_t slots;      /* first slot; 0 none */
+    uint32_t key_offset; /* kind and id in the key store */
     uint16_t key_size;
-    uint8_t flags;          /* enum kz_user_flags */
+    uint8_t flags; /* enum kz_user_flags */
     uint8_t zero;
 };
 _Static_assert(sizeof(struct kz_user) == 80, "in checkpoints");

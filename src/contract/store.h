@@ -60,14 +60,21 @@ struct kz_store_request { /* of the outbox: committed, not known to be published
 
 /* All of it, or nothing. */
 struct kz_store_commit {
-    const struct kz_store_user *users;      size_t user_count;    /* put */
-    const struct kz_store_id *ids;          size_t id_count;      /* put; they were not there */
-    const struct kz_store_record *records;  size_t record_count;  /* events and notes, put */
-    const struct kz_store_timer *timers;    size_t timer_count;   /* put */
-    const struct kz_store_timer *fired;     size_t fired_count;   /* removed, where they are there */
-    const struct kz_store_request *requests; size_t request_count; /* into the outbox */
-    const struct kz_store_record *letters;  size_t letter_count;  /* DEADLETTER records */
-    int64_t now_ms; /* what retention counts from */
+    const struct kz_store_user *users;
+    size_t user_count; /* put */
+    const struct kz_store_id *ids;
+    size_t id_count; /* put; they were not there */
+    const struct kz_store_record *records;
+    size_t record_count; /* events and notes, put */
+    const struct kz_store_timer *timers;
+    size_t timer_count; /* put */
+    const struct kz_store_timer *fired;
+    size_t fired_count; /* removed, where they are there */
+    const struct kz_store_request *requests;
+    size_t request_count; /* into the outbox */
+    const struct kz_store_record *letters;
+    size_t letter_count; /* DEADLETTER records */
+    int64_t now_ms;      /* what retention counts from */
 };
 static inline size_t kz_store_rows(const struct kz_store_commit *commit)
 {
@@ -94,7 +101,8 @@ struct kz_store_ops {
 
     /* A read-write transaction. What was read in it does not change before its commit, or the commit
      * is KZ_CONFLICT. Nothing put in it is seen before. */
-    enum kz_code (*begin)(struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err);
+    enum kz_code (*begin)(
+            struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err);
     /* Fills `state` of each of `users` (owner set); good until the transaction's end. */
     enum kz_code (*read_users)(struct kz_store_txn *txn, struct kz_store_user *users, size_t count,
             struct kz_err *err);
@@ -139,8 +147,8 @@ struct kz_store_ops {
     enum kz_code (*letters)(struct kz_store *store, kz_lsn before, size_t max, struct kz_buf *out,
             size_t *ret_count, struct kz_err *err);
     /* Removes the letters at these addresses, where they are there. */
-    enum kz_code (*drop_letters)(struct kz_store *store, const kz_lsn *lsns, size_t count,
-            struct kz_err *err);
+    enum kz_code (*drop_letters)(
+            struct kz_store *store, const kz_lsn *lsns, size_t count, struct kz_err *err);
 
     /* Forgets users: everything under these owners, in batches; `stone` (id hash) with `body` is kept
      * and keeps them away: it is there before anything goes. Can be run again after a failure. */

@@ -47,8 +47,8 @@ static void test_from_json(void **state)
     (void)state;
     kz_arena_init(&arena, 0);
     for (size_t i = 0; i < KZ_ARRAY_COUNT(cases); i++) {
-        struct kz_value v =
-                kz_column_from_json(cases[i].path, cases[i].type, kz_str(cases[i].props), &arena);
+        struct kz_value v = kz_column_from_json(
+                cases[i].path, cases[i].type, kz_str(cases[i].props), &arena);
         char out[64] = "NULL";
 
         if (v.type == KZ_TYPE_FLOAT)

@@ -304,8 +304,8 @@ enum kz_code kz_format_columns(
     for (size_t i = 0; i < count; i++) {
         kz_buf_clear(&format->cells);
         put_printable(format, kz_str(names[i]), &format->cells);
-        format->names[i] =
-                kz_strndup(format->cells.data ? format->cells.data : "", format->cells.size);
+        format->names[i] = kz_strndup(
+                format->cells.data ? format->cells.data : "", format->cells.size);
         if (format->kind == KZ_FORMAT_CSV) {
             if (i)
                 kz_buf_char(&format->out, ',');

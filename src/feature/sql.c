@@ -366,8 +366,8 @@ static void map_params(struct kz_sql_expr *expr)
     expr->param_count = sqlite3_bind_parameter_count(expr->stmt);
     expr->params = kz_arena_must(&expr->sql->arena, (size_t)expr->param_count);
     for (int i = 0; i < expr->param_count; i++)
-        expr->params[i] =
-                (uint8_t)param_index(kz_str(sqlite3_bind_parameter_name(expr->stmt, i + 1)));
+        expr->params[i] = (uint8_t)param_index(
+                kz_str(sqlite3_bind_parameter_name(expr->stmt, i + 1)));
 }
 
 /* A column without AS is named by SQLite after its text, which is not a name but where it happens

@@ -222,8 +222,8 @@ static enum kz_code collect_deliveries(struct cursor *cursor, struct stream *s, 
             kz_fail(err, KZ_LIMIT, "more than %d deliveries", KZ_TABLES_DELIVERIES_MAX);
             return kz_hint(err, "ask for one user_id, or leave delivered_at out");
         }
-        *(struct delivery *)kz_buf_extend(&cursor->deliveries, sizeof(struct delivery)) =
-                (struct delivery){body->decision, record->at_ms};
+        *(struct delivery *)kz_buf_extend(&cursor->deliveries,
+                sizeof(struct delivery)) = (struct delivery){body->decision, record->at_ms};
     }
     if (cursor->deliveries.size)
         qsort(cursor->deliveries.data, cursor->deliveries.size / sizeof(struct delivery),
@@ -739,8 +739,8 @@ static void take_values(
             break;
         case SQLITE_TEXT:
             value->type = KZ_TYPE_TEXT;
-            value->text =
-                    kz_str_n(sqlite3_column_text(stmt, i), (size_t)sqlite3_column_bytes(stmt, i));
+            value->text = kz_str_n(
+                    sqlite3_column_text(stmt, i), (size_t)sqlite3_column_bytes(stmt, i));
             break;
         case SQLITE_BLOB:
             value->type = KZ_TYPE_TEXT;

@@ -64,8 +64,8 @@ static void apply_event(struct kz_views *views, kz_lsn lsn, const struct kz_reco
     u->last_ts_ms = u->session ? KZ_MAX(u->last_ts_ms, event->ts_ms) : event->ts_ms;
     if (!u->first_seen_ms || seen_ms < u->first_seen_ms)
         u->first_seen_ms = seen_ms;
-    u->session_ts_ms =
-            event->session == u->session ? KZ_MAX(u->session_ts_ms, event->ts_ms) : event->ts_ms;
+    u->session_ts_ms = event->session == u->session ? KZ_MAX(u->session_ts_ms, event->ts_ms)
+                                                    : event->ts_ms;
     u->session = event->session;
 }
 

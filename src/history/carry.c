@@ -30,8 +30,7 @@ static bool is_over(const struct kz_slot *slot, const struct kz_keep *keep)
     return false;
 }
 
-static size_t slot_count_of(
-        const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
+static size_t slot_count_of(const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
 {
     size_t count = 0;
 
@@ -63,8 +62,8 @@ static void put_slots(const struct kz_views *views, uint32_t user, const struct 
     kz_buf_done(&slots);
 }
 
-void kz_views_carry(const struct kz_views *views, uint32_t user, const struct kz_keep *keep,
-        struct kz_buf *out)
+void kz_views_carry(
+        const struct kz_views *views, uint32_t user, const struct kz_keep *keep, struct kz_buf *out)
 {
     const struct kz_user *u = kz_views_user(views, user);
     const struct kz_link_node *node = kz_views_link_of(views, user);
@@ -107,8 +106,7 @@ void kz_views_carry_globals(const struct kz_views *views, kz_lsn below, struct k
     kz_views_globals_encode(&kept, out);
 }
 
-bool kz_views_can_forget(
-        const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
+bool kz_views_can_forget(const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
 {
     const struct kz_user *u = kz_views_user(views, user);
 
@@ -162,7 +160,8 @@ static enum kz_code check(
 
         memcpy(&slot, slots.ptr + i * sizeof(slot), sizeof(slot));
         if (slot.kind == KZ_SLOT_FREE || slot.kind >= KZ_SLOT_KIND_END)
-            return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx has a slot of unknown kind %u",
+            return kz_fail(err, KZ_CORRUPT,
+                    "the state of owner %016llx has a slot of unknown kind %u",
                     (unsigned long long)owner, slot.kind);
     }
     *ret_body = body;
@@ -249,8 +248,7 @@ enum kz_code kz_views_restore(
                 (unsigned long long)owner);
     KZ_TRY(kz_views_ensure_owner(views, owner,
             (struct kz_user_key){body.key_kind, kz_span_str(carry, body.key_id)}, &user, err));
-    KZ_TRY(put_linked(
-            views, user, kz_views_find_owner(views, body.to_owner), &body, carry, err));
+    KZ_TRY(put_linked(views, user, kz_views_find_owner(views, body.to_owner), &body, carry, err));
     kz_views_at(views, user)->notes_head = body.notes_head;
     return KZ_OK;
 }

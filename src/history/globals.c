@@ -29,8 +29,8 @@ static void letters_push(struct kz_views *views, const struct kz_dead_letter *le
             letters->first = 0;
         } else {
             letters->capacity = KZ_MAX((size_t)64, letters->capacity * 2);
-            letters->items =
-                    kz_realloc(letters->items, letters->capacity * sizeof(*letters->items));
+            letters->items = kz_realloc(
+                    letters->items, letters->capacity * sizeof(*letters->items));
         }
     }
     *letters_at(letters, letters->count++) = *letter;
@@ -129,8 +129,8 @@ void kz_views_control_put(struct kz_views *views, struct kz_str family, struct k
         control_remove(controls, 0);
     if (controls->count == controls->capacity) {
         controls->capacity = KZ_MAX((size_t)16, controls->capacity * 2);
-        controls->items =
-                kz_realloc(controls->items, controls->capacity * sizeof(*controls->items));
+        controls->items = kz_realloc(
+                controls->items, controls->capacity * sizeof(*controls->items));
     }
     text = kz_calloc(1, family.size + 1 + object.size + verb.size);
     memcpy(text, family.ptr, family.size);
@@ -230,8 +230,8 @@ static struct kz_cap_total *cap_get(struct kz_views *views, uint64_t action)
 
     if (cap)
         return cap;
-    views->caps.items =
-            kz_realloc(views->caps.items, (views->caps.count + 1) * sizeof(*views->caps.items));
+    views->caps.items = kz_realloc(
+            views->caps.items, (views->caps.count + 1) * sizeof(*views->caps.items));
     cap = &views->caps.items[views->caps.count++];
     *cap = (struct kz_cap_total){.action = action};
     return cap;

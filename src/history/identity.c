@@ -316,8 +316,8 @@ size_t kz_views_sources(const struct kz_views *views, uint32_t user, enum kz_cha
     const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_SOURCE, 0);
     size_t count = 0;
 
-    out[count++] =
-            (struct kz_source){u->owner, chain == KZ_CHAIN_EVENTS ? u->events_head : u->notes_head};
+    out[count++] = (struct kz_source){
+            u->owner, chain == KZ_CHAIN_EVENTS ? u->events_head : u->notes_head};
     for (; slot && count < KZ_SOURCES_MAX;
             slot = kz_views_slot_next(views, slot, KZ_SLOT_SOURCE, 0)) {
         kz_lsn head = chain == KZ_CHAIN_EVENTS ? slot->source.events_head : slot->source.notes_head;

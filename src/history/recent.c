@@ -11,10 +11,10 @@ enum {
     BUCKETS = 1 << 14,
     BYTES_DEFAULT = 64 << 20,
     AGE_DEFAULT_MS = 10 * 60 * 1000,
-    SLACK = 64,        /* read beyond what was asked for: tells whether there was more, and lasts a while */
-    BLOCKS_MAX = 8,    /* then they are copied into one */
-    ROWS_TRIM = 4096,  /* so many, and those before the window are let go */
-    READS_MAX = 4,     /* where what actions did fills the history, more is read, so many times */
+    SLACK = 64, /* read beyond what was asked for: tells whether there was more, and lasts a while */
+    BLOCKS_MAX = 8,   /* then they are copied into one */
+    ROWS_TRIM = 4096, /* so many, and those before the window are let go */
+    READS_MAX = 4,    /* where what actions did fills the history, more is read, so many times */
 };
 
 /* Bytes of some records, one after the other. */
@@ -34,7 +34,7 @@ struct kept {
     int64_t since_ms;
     int64_t read_ms; /* mono, when it was read as a whole */
     atomic_uint_fast64_t high;
-    uint32_t want;   /* the most that was asked for; UINT32_MAX all */
+    uint32_t want; /* the most that was asked for; UINT32_MAX all */
     bool cut;
     size_t count;
     const struct kz_record **records;
@@ -58,7 +58,7 @@ struct kz_recent {
 
 /* What a scan gave out. */
 struct hold {
-    struct kept *kept;            /* or */
+    struct kept *kept; /* or */
     struct kz_history_rows behind;
     const struct kz_record **records;
     kz_lsn *lsns;
@@ -101,8 +101,8 @@ static struct kept *kept_new(const struct kz_history_query *query, size_t row_ma
 }
 
 /* Copies records into a block of their own, behind those that are there. */
-static void kept_add(struct kept *kept, const struct kz_record *const *records, const kz_lsn *lsns,
-        size_t count)
+static void kept_add(
+        struct kept *kept, const struct kz_record *const *records, const kz_lsn *lsns, size_t count)
 {
     struct block *block;
     size_t size = 0;
@@ -235,13 +235,12 @@ static struct kept *get(
     kept = *at;
     if (ret_high)
         *ret_high = kept ? atomic_load(&kept->high) : 0;
-    same = kept && kept->source_count == query->source_count &&
-            kept->since_ms <= query->since_ms &&
-            (recent->options.actions || !query->include_actions) &&
-            kz_mono_ms() - kept->read_ms <= recent->options.age_max_ms;
+    same = kept && kept->source_count == query->source_count && kept->since_ms <= query->since_ms &&
+           (recent->options.actions || !query->include_actions) &&
+           kz_mono_ms() - kept->read_ms <= recent->options.age_max_ms;
     for (size_t i = 1; same && i < kept->source_count; i++)
         same = kept->sources[i].owner == query->sources[i].owner &&
-                kept->sources[i].head == query->sources[i].head;
+               kept->sources[i].head == query->sources[i].head;
     if (same) {
         atomic_fetch_add(&kept->refs, 1);
         unuse(recent, kept);
@@ -425,7 +424,7 @@ static enum kz_code extend(struct kz_recent *recent, const struct kz_history_que
 static bool is_bulky(const struct kept *kept, const struct kz_history_query *query)
 {
     return kept->count > ROWS_TRIM && kept->want == UINT32_MAX &&
-            !is_wanted(query, kept->records[kept->count / 2]);
+           !is_wanted(query, kept->records[kept->count / 2]);
 }
 
 enum kz_code kz_recent_fetch(struct kz_recent *recent, const struct kz_history_query *asked,

@@ -28,10 +28,10 @@ struct kz_recent;
 
 struct kz_recent_options {
     struct kz_history_reader *behind; /* borrowed; its scans are strong reads */
-    uint64_t bytes_max;  /* kept in all; 0: 64 MiB. The longest unused go first */
-    int64_t age_max_ms;  /* one that was not read for so long is read anew: what retention and erasure
+    uint64_t bytes_max;               /* kept in all; 0: 64 MiB. The longest unused go first */
+    int64_t age_max_ms; /* one that was not read for so long is read anew: what retention and erasure
                           * took goes here too; 0: 10 min */
-    bool actions;        /* somebody asks for what actions did: it is kept as well */
+    bool actions;       /* somebody asks for what actions did: it is kept as well */
 };
 
 struct kz_recent *kz_recent_new(const struct kz_recent_options *options);
@@ -53,10 +53,10 @@ struct kz_history_reader *kz_recent_reader(struct kz_recent *recent);
 struct kz_history_reader *kz_recent_memory(struct kz_recent *recent);
 
 struct kz_recent_stats {
-    uint64_t hits;       /* fetches that needed no read */
-    uint64_t extended;   /* that read what was new only */
-    uint64_t read;       /* that read all */
-    uint64_t passed_on;  /* scans that were answered from behind */
+    uint64_t hits;      /* fetches that needed no read */
+    uint64_t extended;  /* that read what was new only */
+    uint64_t read;      /* that read all */
+    uint64_t passed_on; /* scans that were answered from behind */
     uint64_t rows_read, dropped;
     uint64_t read_us_total;
     uint64_t users, bytes; /* kept now */

@@ -150,8 +150,8 @@ static void assert_same(const struct kz_history_rows *a, const struct kz_history
 }
 
 /* Asks memory, and the store itself. */
-static void assert_memory_tells(struct kz_recent *recent, struct store *store,
-        const struct kz_history_query *query)
+static void assert_memory_tells(
+        struct kz_recent *recent, struct store *store, const struct kz_history_query *query)
 {
     struct kz_history_reader *memory = kz_recent_memory(recent);
     struct kz_history_rows got, expected;
@@ -379,8 +379,8 @@ static void random_requests(bool leaves_out, uint64_t dice)
             continue;
         runs[0] = (struct kz_source){owner, lsn};
         runs[1] = (struct kz_source){owner == 1 ? 99 : owner - 1, KZ_MIN(lsn - 5, (kz_lsn)2000)};
-        query = query_of(runs, lsn > 3000 ? 2 : 1, lsn - KZ_MIN(back, lsn),
-                most[roll(&dice) % 4], window_ms ? (int64_t)lsn - window_ms : INT64_MIN);
+        query = query_of(runs, lsn > 3000 ? 2 : 1, lsn - KZ_MIN(back, lsn), most[roll(&dice) % 4],
+                window_ms ? (int64_t)lsn - window_ms : INT64_MIN);
         query.include_actions = roll(&dice) % 2;
         fetch(recent, &query, NULL);
         assert_memory_tells(recent, store, &query);

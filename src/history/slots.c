@@ -96,15 +96,15 @@ const struct kz_slot *kz_views_next_slot(
     uint32_t user = cursor->user;
 
     if (cursor->slot) {
-        const struct kz_slot *slot =
-                give(cursor, views, user, kz_views_slot_at(views, cursor->slot)->next, kind);
+        const struct kz_slot *slot = give(
+                cursor, views, user, kz_views_slot_at(views, cursor->slot)->next, kind);
 
         if (slot)
             return slot;
     }
     while ((user = kz_views_next_user(views, user))) {
-        const struct kz_slot *slot =
-                give(cursor, views, user, kz_views_at(views, user)->slots, kind);
+        const struct kz_slot *slot = give(
+                cursor, views, user, kz_views_at(views, user)->slots, kind);
 
         if (slot)
             return slot;

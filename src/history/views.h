@@ -224,8 +224,7 @@ KZ_MUST_USE enum kz_code kz_views_restore(
  * but holdout assignments (which come out the same again), no links. Then a CARRY of
  * kz_views_forget()'s body makes the views forget them; without it memory would grow with every
  * visitor there ever was. */
-bool kz_views_can_forget(
-        const struct kz_views *views, uint32_t user, const struct kz_keep *keep);
+bool kz_views_can_forget(const struct kz_views *views, uint32_t user, const struct kz_keep *keep);
 void kz_views_forget(const struct kz_views *views, uint32_t user, struct kz_buf *out);
 /* A CARRY body of what belongs to nobody (this section's neighbour above); logged with owner 0.
  * Dead letters that go with the log below `below` are left out. */

@@ -259,8 +259,8 @@ static void events_keep_first_seen_session_and_latest_time(void **state)
 
 static const struct kz_trigger_state *trigger_of(struct fake_log *log, const char *rule)
 {
-    const struct kz_slot *slot =
-            kz_views_slot(log->views, user_of(log, user_key("U")), KZ_SLOT_TRIGGER, name(rule));
+    const struct kz_slot *slot = kz_views_slot(
+            log->views, user_of(log, user_key("U")), KZ_SLOT_TRIGGER, name(rule));
 
     return slot ? &slot->trigger : NULL;
 }

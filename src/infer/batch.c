@@ -105,7 +105,7 @@ static void push_halves(struct model *model, struct rows *rows)
 static size_t row_bytes(const struct row *row)
 {
     return row->history.size + row->result.features.size + row->job.params.user_id.size +
-            row->job.params.event_id.size;
+           row->job.params.event_id.size;
 }
 
 static struct rows take_rows(struct model *model)
@@ -196,7 +196,7 @@ static void place(struct replica *r, size_t i, const struct row *row)
     if (m->column_count)
         KZ_BUG_ON(kz_row_decode(kz_buf_view(&row->result.features), m->values, m->column_count,
                           &count, NULL) != KZ_OK ||
-                count != m->column_count); /* we encoded it */
+                  count != m->column_count); /* we encoded it */
     for (size_t c = 0; c < count; c++) {
         if (m->columns[c].is_text)
             *text++ = as_text(m->values[c], &r->arena);
@@ -292,8 +292,8 @@ void kz_batch_dispatch(struct model *model)
 
 /* ---- its end ------------------------------------------------------------------------------------- */
 
-static void finish_row(struct model *model, struct row *row, const struct kz_batch_row *answer,
-        uint32_t model_us)
+static void finish_row(
+        struct model *model, struct row *row, const struct kz_batch_row *answer, uint32_t model_us)
 {
     row->result.model_us = model_us;
     if (answer->state == KZ_ROW_OK) {
@@ -304,8 +304,8 @@ static void finish_row(struct model *model, struct row *row, const struct kz_bat
     }
 }
 
-static void batch_failed(struct model *model, struct rows *rows,
-        const struct kz_batch_outcome *outcome)
+static void batch_failed(
+        struct model *model, struct rows *rows, const struct kz_batch_outcome *outcome)
 {
     struct row *row = rows->first;
 

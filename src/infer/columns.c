@@ -64,7 +64,8 @@ static void add_event(struct probe *probe, struct kz_str literal)
 static void add_literals(struct probe *probe, const char *sql)
 {
     add_event(probe, KZ_STR("probe"));
-    for (const char *at = strchr(sql, '\''); at && probe->count < PROBES_MAX; at = strchr(at, '\'')) {
+    for (const char *at = strchr(sql, '\''); at && probe->count < PROBES_MAX;
+            at = strchr(at, '\'')) {
         const char *end = strchr(at + 1, '\'');
 
         if (!end)
@@ -75,8 +76,8 @@ static void add_literals(struct probe *probe, const char *sql)
     }
 }
 
-static void learn_from(struct model *model, struct lane *lane, const struct kz_record **records,
-        size_t count)
+static void learn_from(
+        struct model *model, struct lane *lane, const struct kz_record **records, size_t count)
 {
     kz_lsn lsns[PROBES_MAX];
     struct kz_history_rows rows = {.records = records, .lsns = lsns, .count = count};

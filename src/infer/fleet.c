@@ -23,7 +23,7 @@ static unsigned count_state(const struct model *model, enum replica_state state)
 
     for (size_t i = 0; i < model->replica_count; i++)
         count += model->replicas[i]->state == state &&
-                model->replicas[i]->generation == model->generation;
+                 model->replicas[i]->generation == model->generation;
     return count;
 }
 
@@ -214,8 +214,8 @@ static void add(struct model *model, struct replica *r)
 {
     if (model->replica_count == model->replica_capacity) {
         model->replica_capacity = KZ_MAX(model->replica_capacity * 2, 4u);
-        model->replicas =
-                kz_realloc(model->replicas, model->replica_capacity * sizeof(*model->replicas));
+        model->replicas = kz_realloc(
+                model->replicas, model->replica_capacity * sizeof(*model->replicas));
     }
     model->replicas[model->replica_count++] = r;
     model->dirty = true;

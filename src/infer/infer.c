@@ -89,7 +89,8 @@ static void take_in(struct kz_infer *infer)
 
     while ((row = kz_ring_pop(infer->jobs))) {
         while (row) {
-            struct row *next = row->job.next ? KZ_CONTAINER_OF(row->job.next, struct row, job) : NULL;
+            struct row *next = row->job.next ? KZ_CONTAINER_OF(row->job.next, struct row, job)
+                                             : NULL;
 
             row->job.next = NULL;
             kz_rows_push(&infer->incoming, row);
@@ -152,7 +153,7 @@ static void publish(struct kz_infer *infer)
         m->now.replicas_ready = m->now.replicas_starting = 0;
         for (size_t j = 0; j < m->replica_count; j++) {
             m->now.replicas_ready += m->replicas[j]->state == REPLICA_IDLE ||
-                    m->replicas[j]->state == REPLICA_BUSY;
+                                     m->replicas[j]->state == REPLICA_BUSY;
             m->now.replicas_starting += m->replicas[j]->state == REPLICA_STARTING;
         }
         m->now.waiting = (uint32_t)m->ready.count;
@@ -250,8 +251,8 @@ static void run(void *arg)
 
 /* ---- open and close --------------------------------------------------------------------------------- */
 
-const struct kz_runtime_ops *kz_runtime_find(const struct kz_runtime_ops *const *table,
-        const char *name)
+const struct kz_runtime_ops *kz_runtime_find(
+        const struct kz_runtime_ops *const *table, const char *name)
 {
     for (; table && *table; table++)
         if (strcmp((*table)->name, name) == 0)
@@ -267,12 +268,13 @@ static enum kz_code open_model(struct kz_infer *infer, unsigned index, struct kz
     *m = (struct model){.infer = infer, .index = index, .def = def, .dirty = true};
     m->runtime = kz_runtime_find(infer->options.runtimes, def->runtime);
     if (!m->runtime)
-        return kz_fail(err, KZ_CONFIG, "%s:%u:%u: runtime \"%s\" of model \"%s\" is not in this build",
+        return kz_fail(err, KZ_CONFIG,
+                "%s:%u:%u: runtime \"%s\" of model \"%s\" is not in this build",
                 def->place.file ? def->place.file : "kizashi.yaml", def->place.line,
                 def->place.column, def->runtime, def->name);
     m->version_hash = kz_version_hash(def, kz_sql_tables_hash(infer->fast.sql));
-    snprintf(m->version, sizeof(m->version), "%012llx",
-            (unsigned long long)(m->version_hash >> 16));
+    snprintf(
+            m->version, sizeof(m->version), "%012llx", (unsigned long long)(m->version_hash >> 16));
     m->wanted = infer->options.start_replicas;
     kz_columns_open(m, &infer->fast);
     return KZ_OK;
@@ -380,8 +382,8 @@ static enum kz_code start_threads(struct kz_infer *infer, struct kz_err *err)
     return KZ_OK;
 }
 
-enum kz_code kz_infer_open(const struct kz_infer_options *options, struct kz_infer **ret_infer,
-        struct kz_err *err)
+enum kz_code kz_infer_open(
+        const struct kz_infer_options *options, struct kz_infer **ret_infer, struct kz_err *err)
 {
     struct kz_infer *infer = kz_calloc(1, sizeof(*infer));
     enum kz_code rc;
@@ -584,7 +586,7 @@ enum kz_code kz_infer_wait_ready(struct kz_infer *infer, int64_t timeout_ms,
     if (failed)
         return kz_fail(err, KZ_MODEL, "%zu of %zu models did not load", failed, infer->model_count);
     if (late)
-        return kz_fail(err, KZ_TIMEOUT, "%zu of %zu models are still loading", late,
-                infer->model_count);
+        return kz_fail(
+                err, KZ_TIMEOUT, "%zu of %zu models are still loading", late, infer->model_count);
     return KZ_OK;
 }

@@ -34,16 +34,16 @@ struct kz_infer_options {
     const struct kz_runtime_ops *const *runtimes; /* ends with NULL */
     void (*wake)(void *arg); /* results are there; any thread; must only wake the pipeline */
     void *arg;
-    uint32_t fence_after;       /* 0: 5 */
-    uint64_t sql_steps_max;     /* 0: default of contract/sql.h */
-    uint32_t slow_events;       /* histories longer than this go to the slow lane; 0: 2,000 */
-    bool start_replicas;        /* false: the first job starts them (min: 0 behaves so always) */
+    uint32_t fence_after;   /* 0: 5 */
+    uint64_t sql_steps_max; /* 0: default of contract/sql.h */
+    uint32_t slow_events;   /* histories longer than this go to the slow lane; 0: 2,000 */
+    bool start_replicas;    /* false: the first job starts them (min: 0 behaves so always) */
 };
 
 /* Compiles features and starts replicas (does not wait for them). Features that do not compile are
  * KZ_CONFIG with file:line:column. */
-KZ_MUST_USE enum kz_code kz_infer_open(const struct kz_infer_options *options,
-        struct kz_infer **ret_infer, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_infer_open(
+        const struct kz_infer_options *options, struct kz_infer **ret_infer, struct kz_err *err);
 /* Stops replicas; jobs inside are given up without a result (they stay pending in the log). */
 void kz_infer_close(struct kz_infer *infer);
 KZ_DEFINE_FREEP(struct kz_infer, kz_infer_close)
@@ -64,15 +64,15 @@ void kz_infer_pause(struct kz_infer *infer, unsigned model, bool paused);
 void kz_infer_unfence(struct kz_infer *infer, unsigned model);
 
 struct kz_infer_status {
-    const char *version;     /* 12 hex digits of its version hash */
+    const char *version; /* 12 hex digits of its version hash */
     uint32_t replicas_ready, replicas_starting;
-    uint32_t inside;         /* jobs submitted and not taken back */
-    uint32_t waiting;        /* with features, for a replica */
+    uint32_t inside;  /* jobs submitted and not taken back */
+    uint32_t waiting; /* with features, for a replica */
     bool paused, fenced;
-    char reason[300];        /* last failure of a replica or batch; empty for none */
+    char reason[300]; /* last failure of a replica or batch; empty for none */
     uint64_t done, dead, batches, batch_rows, restarts, timeouts, retried_batches;
-    int64_t next_try_ms;     /* until a fenced model's next try */
-    uint64_t rss_bytes;      /* of its replicas */
+    int64_t next_try_ms; /* until a fenced model's next try */
+    uint64_t rss_bytes;  /* of its replicas */
 };
 void kz_infer_status(struct kz_infer *infer, unsigned model, struct kz_infer_status *ret_status);
 /* Blocks until every model that keeps replicas has one ready, one failed to load or the deadline:

@@ -42,10 +42,10 @@ struct row {
     bool failed;      /* its features did: result is filled in */
     int64_t features_at_us, ready_at_us, sent_at_us;
     struct row *next, *prev; /* in one list at a time */
-    struct row *group_next; /* of a group's first row: the next group to be retried */
-    size_t group_count;     /* of a group's first row */
-    struct row *pool_next;  /* the pipeline's thread */
-    struct row *all_next;   /* every row there is, for the end */
+    struct row *group_next;  /* of a group's first row: the next group to be retried */
+    size_t group_count;      /* of a group's first row */
+    struct row *pool_next;   /* the pipeline's thread */
+    struct row *all_next;    /* every row there is, for the end */
 };
 
 struct rows {
@@ -92,8 +92,8 @@ struct model {
 
     struct replica **replicas; /* [replicas.max + ending ones] */
     size_t replica_count, replica_capacity;
-    unsigned failures; /* replicas lost in a row without a batch done between */
-    bool wanted;       /* replicas up to min are kept */
+    unsigned failures;      /* replicas lost in a row without a batch done between */
+    bool wanted;            /* replicas up to min are kept */
     unsigned forks_refused; /* in a row; then replicas are spawned */
     int64_t next_try_ms;
     bool dirty; /* `shared` is to be brought up to date */
@@ -102,7 +102,7 @@ struct model {
     /* Any thread. */
     atomic_uint inside;
     atomic_bool paused, fenced, unfence;
-    struct kz_infer_status shared; /* under infer->lock */
+    struct kz_infer_status shared;                             /* under infer->lock */
     enum { UNSETTLED, SETTLED_READY, SETTLED_FAILED } settled; /* under infer->lock */
 };
 
@@ -177,8 +177,8 @@ void kz_infer_dead(struct kz_infer *infer, struct row *row, enum kz_stage stage,
 
 /* ---- lane.c: features; either thread ------------------------------------------------------------- */
 
-KZ_MUST_USE enum kz_code kz_lane_open(struct lane *lane, struct kz_infer *infer, bool slow,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_lane_open(
+        struct lane *lane, struct kz_infer *infer, bool slow, struct kz_err *err);
 void kz_lane_close(struct lane *lane);
 /* Computes a row's features or history. False: it is one for the slow lane. A failure is a row that
  * has `failed`. */

@@ -70,8 +70,8 @@ static void put_value(struct kz_json_out *json, struct kz_value v)
 
 /* Columns of another definition than today's were not filled in when the event was kept; they can
  * be had from props. */
-static void put_columns(const struct kz_project *project, const struct kz_record *record,
-        struct kz_json_out *json)
+static void put_columns(
+        const struct kz_project *project, const struct kz_record *record, struct kz_json_out *json)
 {
     if (kz_event_body(record)->columns_id != project->events.columns_id)
         return;

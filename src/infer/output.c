@@ -26,8 +26,8 @@ static void set_score(struct kz_infer_result *result, double score)
     result->score = result->has_score ? score : 0;
 }
 
-static void put_classes(const struct kz_model_def *def, const double *values,
-        struct kz_json_out *json)
+static void put_classes(
+        const struct kz_model_def *def, const double *values, struct kz_json_out *json)
 {
     size_t best = 0;
 

@@ -67,7 +67,8 @@ static uint64_t add_tree(uint64_t hash, const char *path, int depth)
 uint64_t kz_version_hash(const struct kz_model_def *def, uint64_t tables_hash)
 {
     /* Of a model that runs elsewhere only its place is known. */
-    uint64_t hash = def->path ? add_tree(1, def->path, 0) : add_str(add_str(1, def->url), def->image);
+    uint64_t hash = def->path ? add_tree(1, def->path, 0)
+                              : add_str(add_str(1, def->url), def->image);
 
     hash = add_str(hash, def->features_sql);
     hash = kz_hash_mix(hash, def->features_sql ? tables_hash : 0);

@@ -53,8 +53,8 @@ static void what_32_users_share_is_in_and_what_31_share_is_not(void **state)
 
     (void)state;
     for (unsigned i = 1; i <= 31; i++) {
-        snprintf(text, sizeof(text), "{\"name\":\"view\"%c%c%c%c%c%c\"brand\":\"acme\"}", 'a' + i % 26,
-                'A' + i, 'b' + i % 25, 'B' + i, 'c' + i % 24, 'C' + i);
+        snprintf(text, sizeof(text), "{\"name\":\"view\"%c%c%c%c%c%c\"brand\":\"acme\"}",
+                'a' + i % 26, 'A' + i, 'b' + i % 25, 'B' + i, 'c' + i % 24, 'C' + i);
         add(&sample, i, text);
     }
     assert_content(&sample, "");

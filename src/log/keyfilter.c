@@ -6,9 +6,9 @@
 enum {
     LINE_BYTES = sizeof(struct kz_keyfilter_line),
     LINE_BITS = LINE_BYTES * 8,
-    BITS = 5,               /* of a key in its line */
-    BIT_BITS = 9,           /* log2 of LINE_BITS */
-    HUGE_BYTES = 2 << 20,   /* pages, so that a look does not miss the TLB as well */
+    BITS = 5,             /* of a key in its line */
+    BIT_BITS = 9,         /* log2 of LINE_BITS */
+    HUGE_BYTES = 2 << 20, /* pages, so that a look does not miss the TLB as well */
 };
 
 void kz_keyfilter_init(struct kz_keyfilter *filter, uint64_t bytes_max)
@@ -43,8 +43,7 @@ void kz_keyfilter_begin(struct kz_keyfilter *filter, kz_lsn from, size_t count)
     uint64_t keys_max = filter->bytes_max / 4 * 8 / KZ_KEYFILTER_KEY_BITS;
     size_t bytes;
 
-    count = KZ_MIN(
-            KZ_MAX(count, (size_t)KZ_KEYFILTER_KEYS_MIN), (size_t)KZ_KEYFILTER_KEYS_MAX);
+    count = KZ_MIN(KZ_MAX(count, (size_t)KZ_KEYFILTER_KEYS_MIN), (size_t)KZ_KEYFILTER_KEYS_MAX);
     count = (size_t)KZ_MAX(KZ_MIN(count, keys_max), (uint64_t)1);
     bytes = KZ_MAX(count * KZ_KEYFILTER_KEY_BITS / 8, (size_t)LINE_BYTES);
     while (filter->group_count && (filter->bytes + bytes > filter->bytes_max ||

@@ -113,7 +113,8 @@ static void only_the_group_of_an_address_speaks_for_it(void **state)
         assert_int_equal(
                 kz_keyfilter_allows(&filter, 2, from, until), segment >= 6 && segment <= 8);
         assert_int_equal(kz_keyfilter_allows(&filter, 4, from, until), segment >= 9);
-        assert_int_equal(kz_keyfilter_allows(&filter, 5, from, until), segment <= 6 || segment >= 9);
+        assert_int_equal(
+                kz_keyfilter_allows(&filter, 5, from, until), segment <= 6 || segment >= 9);
     }
     kz_keyfilter_drop(&filter, KZ_LSN(6, 0));
     assert_int_equal(kz_keyfilter_covered_from(&filter), KZ_LSN(4, 0));

@@ -585,9 +585,8 @@ void kz_log_prefetch_key(struct kz_log *log, uint64_t key)
 }
 
 static enum kz_code find_in(struct kz_log *log, struct kz_segment *seg, uint64_t key,
-        uint64_t owner, int64_t since_ms,
-        bool (*match)(void *arg, const struct kz_record *record), void *arg, bool *ret_found,
-        struct kz_err *err)
+        uint64_t owner, int64_t since_ms, bool (*match)(void *arg, const struct kz_record *record),
+        void *arg, bool *ret_found, struct kz_err *err)
 {
     if (!seg->is_sealed) {
         if (seg == log->current ||
@@ -617,9 +616,8 @@ enum kz_code kz_log_find_key(struct kz_log *log, uint64_t key, uint64_t owner, i
     for (size_t i = view->count; i-- > 0 && !found;) {
         struct kz_segment *seg = view->segments[i];
 
-        if (seg->number < covered ||
-                kz_keyfilter_allows(&log->keys, groups, KZ_LSN(seg->number, 0),
-                        KZ_LSN((uint64_t)seg->number + 1, 0)))
+        if (seg->number < covered || kz_keyfilter_allows(&log->keys, groups, KZ_LSN(seg->number, 0),
+                                             KZ_LSN((uint64_t)seg->number + 1, 0)))
             KZ_TRY(find_in(log, seg, key, owner, since_ms, match, arg, &found, err));
     }
     *ret_found = found;
@@ -706,8 +704,8 @@ static struct kz_log *log_new(const struct kz_log_options *options)
     pthread_cond_init(&log->space_wanted, NULL);
     pthread_cond_init(&log->space_changed, NULL);
     log->pool = kz_sealed_pool_new(4);
-    kz_keyfilter_init(&log->keys, options->keys_bytes_max ? options->keys_bytes_max
-                                                          : KEYS_BYTES_MAX_DEFAULT);
+    kz_keyfilter_init(
+            &log->keys, options->keys_bytes_max ? options->keys_bytes_max : KEYS_BYTES_MAX_DEFAULT);
     return log;
 }
 

@@ -34,9 +34,9 @@ struct kz_log_options {
     /* What a checkpoint covers, 0 for nothing: segments wholly below are not verified again, and a
      * log that ends before it is refused as corrupt. */
     kz_lsn verify_from;
-    int64_t behind_ms;           /* the most that ts lies before at_ms (max_behind); 0: 24 h */
-    bool read_only;              /* sql, dump, backup beside a running process: no lock, no repair */
-    bool sync_inline;            /* tests, virtual time: commit returns durable, no sync thread */
+    int64_t behind_ms; /* the most that ts lies before at_ms (max_behind); 0: 24 h */
+    bool read_only;    /* sql, dump, backup beside a running process: no lock, no repair */
+    bool sync_inline;  /* tests, virtual time: commit returns durable, no sync thread */
     void (*on_durable)(void *arg);
     void *arg;
 };
@@ -44,8 +44,8 @@ struct kz_log_options {
 /* What open found; for status, fsck and the log line at start. */
 struct kz_log_recovery {
     uint64_t seq_last;
-    kz_lsn end;              /* where the next frame goes */
-    uint64_t torn_bytes;     /* cut off the tail */
+    kz_lsn end;          /* where the next frame goes */
+    uint64_t torn_bytes; /* cut off the tail */
     size_t segment_count;
     size_t sealed_count;
 };
@@ -125,13 +125,14 @@ void kz_log_roll(struct kz_log *log);
 struct kz_log_seal {
     kz_lsn below;
     unsigned segments_max;
-    const uint64_t *erased; /* sorted owners, each once, or NULL */
+    const uint64_t *erased;     /* sorted owners, each once, or NULL */
     const kz_lsn *erased_below; /* one for each; NULL: all of their records go */
     size_t erased_count;
-    unsigned ret_sealed;     /* out */
-    unsigned ret_rewritten;  /* out */
+    unsigned ret_sealed;    /* out */
+    unsigned ret_rewritten; /* out */
 };
-KZ_MUST_USE enum kz_code kz_log_seal(struct kz_log *log, struct kz_log_seal *seal, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_log_seal(
+        struct kz_log *log, struct kz_log_seal *seal, struct kz_err *err);
 /* Drops whole segments, oldest first, below `below`. What is live in them has been carried. */
 KZ_MUST_USE enum kz_code kz_log_drop(struct kz_log *log, kz_lsn below, struct kz_err *err);
 

@@ -36,8 +36,8 @@ bool kz_log_is_complete(const struct kz_log *log, uint32_t number);
  * in place of the segment of that number, raw or an older sealed one. A raw file that it replaces is
  * unlinked; after a crash in between recovery prefers the sealed one and unlinks the raw one. The
  * old segment stays readable through views taken before. `upkeep` is held by the caller. */
-KZ_MUST_USE enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t number,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_log_replace_segment(
+        struct kz_log *log, uint32_t number, struct kz_err *err);
 /* Takes the oldest segment out of the list and unlinks its file, durably, so that the files that
  * are left are always a run of numbers without a gap. `upkeep` is held by the caller. Also counts it
  * in the stats. Never the one being written (asserted). */
@@ -70,10 +70,10 @@ struct kz_log {
     uint32_t staged_count;
     uint64_t seq_next;
     bool roll_wanted;
-    uint32_t next_asked; /* number of the segment that space.c was last asked for */
+    uint32_t next_asked;             /* number of the segment that space.c was last asked for */
     struct kz_log_view *writer_view; /* what find_key looks through, taken anew when it changed */
     uint64_t writer_view_change;
-    struct kz_keyfilter keys; /* of all segments, as far as it reaches */
+    struct kz_keyfilter keys;        /* of all segments, as far as it reaches */
     _Atomic(uint64_t) writer_thread; /* the one that stages, for reads of what is staged */
 
     /* The list of segments; also the pool of scans. */
@@ -86,7 +86,8 @@ struct kz_log {
     /* Progress. end >= durable; both move up only. */
     _Atomic kz_lsn end, durable;
     _Atomic uint64_t seq_last;
-    _Atomic uint64_t end_bytes, durable_bytes; /* the same as counts of bytes, to bound the difference */
+    _Atomic uint64_t end_bytes,
+            durable_bytes; /* the same as counts of bytes, to bound the difference */
 
     /* sync.c */
     pthread_mutex_t sync_lock;
@@ -126,8 +127,8 @@ void kz_log_stop(struct kz_log *log, const struct kz_err *err);
 void kz_log_publish(struct kz_log *log, struct kz_log_view *view);
 
 /* recover.c: fills view, current, id, seq_next, end and durable of a log that is being opened. */
-KZ_MUST_USE enum kz_code kz_log_recover(struct kz_log *log, struct kz_log_recovery *ret_recovery,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_log_recover(
+        struct kz_log *log, struct kz_log_recovery *ret_recovery, struct kz_err *err);
 /* log.c: makes `seg` (zeros, taken) the current one behind `prev` (NULL: the first). */
 KZ_MUST_USE enum kz_code kz_log_begin_segment(struct kz_log *log, struct kz_segment *seg,
         const struct kz_segment *prev, struct kz_err *err);
@@ -148,8 +149,8 @@ uint64_t kz_space_segment_size(const struct kz_log *log, uint32_t number);
 /* Asks for segment `number` ahead of need. Writer. */
 void kz_space_want(struct kz_log *log, uint32_t number);
 /* Takes segment `number`, waiting until it is prepared. KZ_NO_SPACE: there is none. Writer. */
-KZ_MUST_USE enum kz_code kz_space_take(struct kz_log *log, uint32_t number,
-        struct kz_segment **ret_seg, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_space_take(
+        struct kz_log *log, uint32_t number, struct kz_segment **ret_seg, struct kz_err *err);
 /* Whether intake is refused. */
 bool kz_space_is_short(struct kz_log *log);
 

@@ -89,8 +89,8 @@ static inline uint64_t key_of(uint64_t seq)
     return kz_dedupe_key((struct kz_user_key){'u', KZ_STR("user")}, kz_str_n(&seq, sizeof(seq)));
 }
 
-static inline enum kz_code append(struct fixture *f, uint64_t owner, size_t props_size, bool reserved,
-        kz_lsn *ret_lsn, struct kz_err *err)
+static inline enum kz_code append(struct fixture *f, uint64_t owner, size_t props_size,
+        bool reserved, kz_lsn *ret_lsn, struct kz_err *err)
 {
     struct kz_buf body = {0};
     uint64_t seq;

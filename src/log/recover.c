@@ -296,7 +296,8 @@ static void look_behind(struct recovery *r, const struct kz_segment *seg, uint32
             claim = frame->durable;
     }
     /* A file that was cut anywhere may end in bytes that are too few for a frame. */
-    for (uint64_t at = KZ_MAX(seg->file_size & ~7ull, (uint64_t)offset); at < seg->file_size; at++) {
+    for (uint64_t at = KZ_MAX(seg->file_size & ~7ull, (uint64_t)offset); at < seg->file_size;
+            at++) {
         if (seg->map[at] && at - used < KZ_LOG_UNSYNCED_MAX_BYTES)
             used = at + 1;
     }
@@ -490,8 +491,7 @@ static void cover_keys(struct recovery *r)
     do {
         size_t count = 0, end = at;
 
-        while (end < r->raw_at &&
-                (end == at || count + runs[end].count <= KZ_KEYFILTER_KEYS_MAX))
+        while (end < r->raw_at && (end == at || count + runs[end].count <= KZ_KEYFILTER_KEYS_MAX))
             count += runs[end++].count;
         kz_keyfilter_begin(keys, KZ_LSN(number, 0), end < r->raw_at ? count : count * 5 / 4 + room);
         kz_keyfilter_add_runs(keys, runs + at, end - at);

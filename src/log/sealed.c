@@ -637,8 +637,7 @@ static bool may_have_key(const struct kz_sealed *sealed, uint64_t key)
     const struct kz_sealed_header *header = sealed->header;
 
     return header->version == 1
-                   ? kz_filter_has(
-                             sealed->data + header->keys_offset, header->keys_size, key)
+                   ? kz_filter_has(sealed->data + header->keys_offset, header->keys_size, key)
                    : kz_tags_have(tags_of(sealed), header->key_count, kz_tag(key));
 }
 
@@ -754,8 +753,7 @@ void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key)
     if (header->version == 1)
         kz_filter_prefetch(sealed->data + header->keys_offset, header->keys_size, key);
     else if (header->key_count)
-        __builtin_prefetch(
-                &tags_of(sealed)[((uint64_t)kz_tag(key) * header->key_count) >> 32]);
+        __builtin_prefetch(&tags_of(sealed)[((uint64_t)kz_tag(key) * header->key_count) >> 32]);
 }
 
 enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, uint64_t owner,

@@ -28,9 +28,9 @@ struct kz_sealed_scratch;
 struct kz_sealed_writer;
 
 enum {
-    KZ_SEALED_VERSION = 2,                  /* 1 is read, too */
-    KZ_SEALED_BLOCK_FULL_BYTES = 1 << 10,   /* decompressed: the next owner begins another block */
-    KZ_SEALED_BLOCK_BYTES = 8 << 10,        /* the most; a larger record has its own block */
+    KZ_SEALED_VERSION = 2,                /* 1 is read, too */
+    KZ_SEALED_BLOCK_FULL_BYTES = 1 << 10, /* decompressed: the next owner begins another block */
+    KZ_SEALED_BLOCK_BYTES = 8 << 10,      /* the most; a larger record has its own block */
     KZ_SEALED_BLOCK_BYTES_V1 = 32 << 10,
     KZ_SEALED_RECORD_MAX_BYTES = 16 << 20,  /* twice the frame limit: more is corruption */
     KZ_SEALED_SCAN_WINDOW_BYTES = 64 << 20, /* addresses gathered at a time by kz_sealed_scan() */
@@ -117,7 +117,7 @@ struct kz_sealed_params {
     int64_t at_first_ms, at_last_ms;
     kz_lsn end;
     uint32_t last_crc;
-    const uint64_t *erased; /* sorted owners whose records are left out, or NULL */
+    const uint64_t *erased;     /* sorted owners whose records are left out, or NULL */
     const kz_lsn *erased_below; /* of each: records at or behind this stay; NULL: none does */
     size_t erased_count;
     uint64_t left_out_count; /* by an earlier sealing: what the old header says */

@@ -60,8 +60,7 @@ static void answers_as_the_plain_one(
     seal_and_open_version(&sample, version, &opened);
     assert_clean(opened.sealed);
     assert_int_equal(kz_sealed_get_header(opened.sealed)->version, version);
-    assert_in_range(
-            kz_sealed_get_header(opened.sealed)->block_count, blocks_min, blocks_max);
+    assert_in_range(kz_sealed_get_header(opened.sealed)->block_count, blocks_min, blocks_max);
     assert_in_range(dictionary_of(&opened).size, dictionary_min, 2 * dictionary_min);
     for (unsigned i = 0; i <= 301; i++) {
         kz_lsn any = sample.items[kz_prng_below(&prng, sample.count)].lsn;
@@ -371,8 +370,8 @@ static void a_sort_is_by_owner_and_then_by_arrival(void **state)
     (void)state;
     kz_prng_init(&prng, 19);
     for (uint32_t i = 0; i < COUNT; i++)
-        entries[i] =
-                (struct kz_sealed_entry){owner_number((unsigned)kz_prng_below(&prng, 700)), i, 0};
+        entries[i] = (struct kz_sealed_entry){
+                owner_number((unsigned)kz_prng_below(&prng, 700)), i, 0};
     kz_sealed_sort(entries, COUNT);
     for (uint32_t i = 1; i < COUNT; i++)
         assert_true(entries[i - 1].order < entries[i].order ||

@@ -45,10 +45,10 @@ struct kz_sealed_writer {
     struct kz_buf held;           /* struct kz_sealed_block each, until there is a dictionary */
     struct kz_buf sample;         /* struct kz_dictionary_record each: stretches of raw */
     size_t sample_bytes, sample_owner_bytes;
-    struct kz_buf out;            /* not written yet */
-    uint64_t written_bytes;       /* of the file; `out` goes there */
-    struct kz_buf index;          /* struct kz_sealed_block each */
-    struct kz_buf keys, owners;   /* uint64_t each; keys of version 2 as tags */
+    struct kz_buf out;          /* not written yet */
+    uint64_t written_bytes;     /* of the file; `out` goes there */
+    struct kz_buf index;        /* struct kz_sealed_block each */
+    struct kz_buf keys, owners; /* uint64_t each; keys of version 2 as tags */
     uint64_t owner_last;
     kz_lsn lsn_last;
     size_t erased_at; /* erased owners before it are below owner_last */
@@ -134,8 +134,7 @@ static enum kz_code compress_block(struct kz_sealed_writer *writer, struct kz_se
     size_t start = writer->out.size;
 
     block->at = file_end(writer);
-    KZ_TRY(kz_zstd_compress(
-            writer->zstd, kz_str_n(records, block->raw_size), &writer->out, err));
+    KZ_TRY(kz_zstd_compress(writer->zstd, kz_str_n(records, block->raw_size), &writer->out, err));
     block->stored_size = (uint32_t)(writer->out.size - start);
     block->crc = kz_crc32c(0, writer->out.data + start, block->stored_size);
     kz_buf_put(&writer->index, block, sizeof(*block));
@@ -177,8 +176,7 @@ static void make_dictionary(struct kz_sealed_writer *writer, struct kz_buf *ret_
 
 static void put_dictionary(struct kz_sealed_writer *writer, struct kz_str bytes)
 {
-    struct kz_sealed_dictionary head = {
-            (uint32_t)bytes.size, kz_crc32c(0, bytes.ptr, bytes.size)};
+    struct kz_sealed_dictionary head = {(uint32_t)bytes.size, kz_crc32c(0, bytes.ptr, bytes.size)};
     size_t padding = KZ_ALIGN8(bytes.size) - bytes.size;
 
     kz_buf_put(&writer->out, &head, sizeof(head));
@@ -329,7 +327,7 @@ static bool is_erased(struct kz_sealed_writer *writer, uint64_t owner, kz_lsn ls
     while (writer->erased_at < params->erased_count && params->erased[writer->erased_at] < owner)
         writer->erased_at++;
     return writer->erased_at < params->erased_count && params->erased[writer->erased_at] == owner &&
-            (!params->erased_below || lsn < params->erased_below[writer->erased_at]);
+           (!params->erased_below || lsn < params->erased_below[writer->erased_at]);
 }
 
 static enum kz_code check_next(const struct kz_sealed_writer *writer, kz_lsn lsn,
@@ -426,8 +424,8 @@ static void put_tags(struct kz_sealed_writer *writer)
     kz_buf_str(&writer->out, kz_buf_view(&writer->keys));
     align_out(writer);
     header->keys_size = file_end(writer) - header->keys_offset;
-    header->keys_crc =
-            kz_crc32c(0, writer->out.data + writer->out.size - header->keys_size, header->keys_size);
+    header->keys_crc = kz_crc32c(
+            0, writer->out.data + writer->out.size - header->keys_size, header->keys_size);
 }
 
 static enum kz_code write_end(struct kz_sealed_writer *writer, struct kz_err *err)

@@ -118,8 +118,8 @@ static void pace(void *arg, uint64_t done_bytes)
 static enum kz_code make_segment(struct kz_log *log, uint32_t number, uint64_t size,
         struct kz_segment **ret_seg, struct kz_err *err)
 {
-    enum kz_code rc =
-            kz_segment_create(log->fs, log->dir, number, size, STEP_BYTES, pace, log, ret_seg, err);
+    enum kz_code rc = kz_segment_create(
+            log->fs, log->dir, number, size, STEP_BYTES, pace, log, ret_seg, err);
 
     if (rc != KZ_OK) {
         KZ_AUTO(kz_freep) char *path = kz_segment_path(log->dir, number, false);

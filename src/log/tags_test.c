@@ -56,8 +56,8 @@ static void what_is_in_is_found_and_nothing_else(void **state)
                 assert_int_equal(kz_tags_have(tags, count, tags[i] - 1),
                         bsearch(&(uint32_t){tags[i] - 1}, tags, count, 4, compare) != NULL);
             }
-            assert_int_equal(kz_tags_have(tags, count, UINT32_MAX),
-                    count && tags[count - 1] == UINT32_MAX);
+            assert_int_equal(
+                    kz_tags_have(tags, count, UINT32_MAX), count && tags[count - 1] == UINT32_MAX);
             assert_int_equal(kz_tags_have(tags, count, 0), count && tags[0] == 0);
         }
     }

@@ -120,8 +120,8 @@ enum kz_code kz_rpc_decode(struct kz_rpc *rpc, grpc_byte_buffer *bytes,
 {
     const size_t size = rpc->grpc->grpc_byte_buffer_length(bytes);
     grpc_slice slice = join(rpc->grpc, bytes, size);
-    ProtobufCMessage *message =
-            protobuf_c_message_unpack(type, NULL, size, GRPC_SLICE_START_PTR(slice));
+    ProtobufCMessage *message = protobuf_c_message_unpack(
+            type, NULL, size, GRPC_SLICE_START_PTR(slice));
 
     rpc->grpc->grpc_slice_unref(slice);
     atomic_fetch_add_explicit(&rpc->bytes_received, size, memory_order_relaxed);

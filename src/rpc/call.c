@@ -58,8 +58,8 @@ static struct kz_rpc_call *new_call(struct kz_rpc_channel *channel,
     call->channel = channel;
     call->method = options->method;
     call->answer_type = answer_type;
-    call->deadline_ms =
-            kz_mono_ms() + (options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS);
+    call->deadline_ms = kz_mono_ms() +
+                        (options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS);
     call->idempotent = options->idempotent;
     call->once = options->once;
     call->wait_for_ready = options->wait_for_ready;

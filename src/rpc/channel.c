@@ -34,8 +34,8 @@ static void put_number(struct args *args, const char *key, int number)
 
 static void fill_args(struct args *args, const struct kz_rpc_target *target, bool is_emulator)
 {
-    size_t receive_max =
-            target->receive_max_bytes ? target->receive_max_bytes : DEFAULT_RECEIVE_MAX_BYTES;
+    size_t receive_max = target->receive_max_bytes ? target->receive_max_bytes
+                                                   : DEFAULT_RECEIVE_MAX_BYTES;
 
     put_number(
             args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)KZ_MIN(receive_max, (size_t)INT_MAX));
@@ -91,8 +91,8 @@ static void connect_all(struct kz_rpc_channel *channel, grpc_channel_credentials
         struct args args = {0};
 
         fill_args(&args, target, channel->is_emulator);
-        channel->connections[i] =
-                channel->rpc->grpc->grpc_channel_create(uri.data, credentials, &args.list);
+        channel->connections[i] = channel->rpc->grpc->grpc_channel_create(
+                uri.data, credentials, &args.list);
     }
     kz_buf_done(&uri);
 }

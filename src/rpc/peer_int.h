@@ -336,7 +336,7 @@ KZ_NORETURN static void peer_main(int wanted_port)
     char address[32];
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* if the test is killed */
-    setenv("GRPC_VERBOSITY", "NONE", 1); /* what it is told to do is no news */
+    setenv("GRPC_VERBOSITY", "NONE", 1);    /* what it is told to do is no news */
     peer_load();
     peer.grpc_init();
     server = peer.grpc_server_create(NULL, NULL);

@@ -36,8 +36,8 @@ static void run(void *arg)
 
     for (;;) {
         int64_t next_ms = kz_rpc_start_waiting(rpc);
-        grpc_event event =
-                rpc->grpc->grpc_completion_queue_next(rpc->queue, wake_at(next_ms), NULL);
+        grpc_event event = rpc->grpc->grpc_completion_queue_next(
+                rpc->queue, wake_at(next_ms), NULL);
 
         if (event.type == GRPC_QUEUE_SHUTDOWN)
             return;

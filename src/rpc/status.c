@@ -102,8 +102,8 @@ int64_t kz_rpc_retry_info_ms(const grpc_metadata_array *trailing)
 {
     for (size_t i = 0; i < trailing->count; i++) {
         const grpc_metadata *metadata = &trailing->metadata[i];
-        struct kz_str key =
-                kz_str_n(GRPC_SLICE_START_PTR(metadata->key), GRPC_SLICE_LENGTH(metadata->key));
+        struct kz_str key = kz_str_n(
+                GRPC_SLICE_START_PTR(metadata->key), GRPC_SLICE_LENGTH(metadata->key));
 
         if (kz_str_is(key, DETAILS_KEY))
             return kz_rpc_parse_retry_info_ms(kz_str_n(
@@ -145,8 +145,8 @@ static void flatten(char *text)
 enum kz_code kz_rpc_failed(const struct kz_rpc_channel *channel, const char *method,
         const struct kz_rpc_end *end, struct kz_err *err)
 {
-    const enum kz_code code =
-            kz_rpc_is_too_large(end) ? KZ_TOO_LARGE : statuses[known(end->status)].code;
+    const enum kz_code code = kz_rpc_is_too_large(end) ? KZ_TOO_LARGE
+                                                       : statuses[known(end->status)].code;
     const struct kz_str details = details_of(end);
 
     kz_rpc_remember(end->status, kz_rpc_retry_info_ms(&end->trailing));

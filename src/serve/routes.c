@@ -16,8 +16,8 @@ const struct kz_serve_route kz_serve_routes[] = {
     }
 #define DELETE(path_, permission_, run_, ...)                                                      \
     {                                                                                              \
-        .path = path_, .method = KZ_HTTP_DELETE, .permission = KZ_SERVE_##permission_, .run = run_,\
-        .help = __VA_ARGS__                                                                        \
+        .path = path_, .method = KZ_HTTP_DELETE, .permission = KZ_SERVE_##permission_,             \
+        .run = run_, .help = __VA_ARGS__                                                           \
     }
         GET("/v1/users/{user}/predictions", READ, kz_serve_predictions,
                 "latest valid prediction of each model; ?model="),
@@ -29,14 +29,11 @@ const struct kz_serve_route kz_serve_routes[] = {
         GET("/v1/users/{user}/stream", USER, kz_serve_stream,
                 "Server-Sent Events of this user: prediction, action"),
         GET("/v1/users/{user}/events", READ, kz_serve_events,
-                "history, newest first; ?limit=50&before=CURSOR",
-                .want = kz_serve_want_events),
+                "history, newest first; ?limit=50&before=CURSOR", .want = kz_serve_want_events),
         GET("/v1/users/{user}/events/{event_id}/trace", READ, kz_serve_trace,
-                "what became of an event, stage by stage",
-                .want = kz_serve_want_history),
+                "what became of an event, stage by stage", .want = kz_serve_want_history),
         GET("/v1/users/{user}/export", READ, kz_serve_export,
-                "everything known of this user, as NDJSON",
-                .want = kz_serve_want_history),
+                "everything known of this user, as NDJSON", .want = kz_serve_want_history),
         DELETE("/v1/users/{user}", ADMIN, kz_serve_erase, "erase this user: 202 and an erasure_id"),
         GET("/v1/erasures/{erasure_id}", READ, kz_serve_erasure, "how far an erasure is",
                 .want = kz_serve_want_erasure),
@@ -55,11 +52,9 @@ const struct kz_serve_route kz_serve_routes[] = {
         POST("/v1/admin/requests/drop", ADMIN, kz_serve_drop_requests,
                 "ends pending requests; ?model=, or model=* for all"),
         GET("/v1/admin/deadletters", ADMIN, kz_serve_dead_letters,
-                "newest first; ?limit=50&before=ID&stage=",
-                .want = kz_serve_want_letters),
+                "newest first; ?limit=50&before=ID&stage=", .want = kz_serve_want_letters),
         GET("/v1/admin/deadletters/{id}", ADMIN, kz_serve_dead_letter,
-                "one, with reason and payload",
-                .want = kz_serve_want_letter),
+                "one, with reason and payload", .want = kz_serve_want_letter),
         POST("/v1/admin/deadletters/{id}/retry", ADMIN, kz_serve_dead_letter_verb,
                 "asks the model again; * all"),
         POST("/v1/admin/deadletters/{id}/drop", ADMIN, kz_serve_dead_letter_verb,

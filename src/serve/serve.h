@@ -20,8 +20,8 @@ struct kz_auth;
 
 enum kz_severity { KZ_SEVERE_CRITICAL, KZ_SEVERE_ERROR, KZ_SEVERE_WARNING, KZ_SEVERE_NOTICE };
 /* Adds a problem to the status being written; strings are copied. */
-typedef void kz_serve_say(void *to, enum kz_severity severity, const char *what, const char *why,
-        const char *remedy);
+typedef void kz_serve_say(
+        void *to, enum kz_severity severity, const char *what, const char *why, const char *remedy);
 
 struct kz_serve_options {
     uv_loop_t *loop;

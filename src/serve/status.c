@@ -200,7 +200,8 @@ static void check_clock(struct report *r)
     p = add(r, KZ_SEVERE_ERROR);
     SAY(p->what, "this machine's clock is behind the log");
     SAY(p->why,
-            "the newest record is %" PRIu64 " s ahead of it; records never go back in time, so it is "
+            "the newest record is %" PRIu64
+            " s ahead of it; records never go back in time, so it is "
             "taken to be as late, and goes on more slowly until the clock has caught up",
             behind_s);
     SAY(p->remedy, "set the clock; if it was far ahead when records were written, restore a backup "
@@ -250,8 +251,8 @@ static void check_upkeep(struct report *r)
     }
 }
 
-static void say(void *to, enum kz_severity severity, const char *what, const char *why,
-        const char *remedy)
+static void say(
+        void *to, enum kz_severity severity, const char *what, const char *why, const char *remedy)
 {
     struct problem *p = add(to, severity);
 

@@ -77,8 +77,8 @@ static void frame(struct kz_buf *buf, enum kz_news_kind kind, const struct kz_re
 
 static void on_news(struct kz_subscription *subscription, const struct kz_news *news)
 {
-    struct kz_serve_stream *stream =
-            KZ_CONTAINER_OF(subscription, struct kz_serve_stream, subscription);
+    struct kz_serve_stream *stream = KZ_CONTAINER_OF(
+            subscription, struct kz_serve_stream, subscription);
     struct kz_serve *serve = stream->serve;
 
     if (stream->actions_only && news->kind != KZ_NEWS_ACTION)

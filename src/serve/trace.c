@@ -154,8 +154,8 @@ static void put_dead_letter(struct trace *t, const struct kz_record *result)
     struct kz_serve *serve = t->call->serve;
     const struct kz_result_body *body = body_of(result);
     struct kz_letter_place places[NEAR];
-    size_t found =
-            serve->query->ops->dead_letters(serve->query, result->seq + NEAR / 2, NEAR, places);
+    size_t found = serve->query->ops->dead_letters(
+            serve->query, result->seq + NEAR / 2, NEAR, places);
 
     for (size_t i = 0; i < found && places[i].seq + NEAR > result->seq; i++) {
         const struct kz_record *record = kz_serve_read(serve, places[i].lsn, places[i].owner);
@@ -372,8 +372,9 @@ enum kz_code kz_serve_want_history(
     (void)err;
     want->what |= KZ_WANT_EVENTS | KZ_WANT_NOTES;
     want->events_as_of = UINT64_MAX;
-    want->events_max = want->notes_max =
-            call->route->run == kz_serve_export ? 0 : call->serve->options.scan_max;
+    want->events_max = want->notes_max = call->route->run == kz_serve_export
+                                                 ? 0
+                                                 : call->serve->options.scan_max;
     return KZ_OK;
 }
 

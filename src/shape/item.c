@@ -42,8 +42,8 @@ enum kz_code shape_item(struct shaping *s, struct kz_intake_item **ret_item, str
     }
     if (s->out->item_count == s->capacity) {
         size_t capacity = s->capacity ? s->capacity * 4 : 16;
-        struct kz_intake_item **items =
-                kz_arena_alloc(s->arena, capacity * sizeof(struct kz_intake_item *));
+        struct kz_intake_item **items = kz_arena_alloc(
+                s->arena, capacity * sizeof(struct kz_intake_item *));
 
         if (!items)
             return no_room(err);

@@ -469,10 +469,10 @@ static void a_request_is_bounded(void **state)
     /* An arena that is full is an error and no crash, wherever it happens. */
     for (size_t size = 0; size < 12000; size += 56) {
         kz_arena_init(&small, size + 8);
-        input.text =
-                KZ_STR("[{\"user_id\":\"\\u0041\",\"name\":\"\\u0041\",\"event_id\":\"\\u0041\","
-                       "\"props\":{\"product_id\":\"\\u0041\",\"address\":{\"city\":\"\\u0041\"}}},"
-                       "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}]");
+        input.text = KZ_STR(
+                "[{\"user_id\":\"\\u0041\",\"name\":\"\\u0041\",\"event_id\":\"\\u0041\","
+                "\"props\":{\"product_id\":\"\\u0041\",\"address\":{\"city\":\"\\u0041\"}}},"
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}]");
         if (kz_shape_events(rig->shaper, &input, &rig->shaped, &rig->err) != KZ_OK)
             assert_int_equal(rig->err.code, KZ_TOO_LARGE);
         kz_arena_done(&small);
@@ -695,8 +695,10 @@ static void same_item(const struct kz_intake_item *a, const struct kz_intake_ite
 static void what_collect_made_comes_out_the_same(void **state)
 {
     static const char text[] =
-            "[{\"event_id\":\"e\\u00e41\",\"user_id\":17,\"name\":\"view\",\"ts\":\"1970-01-01T00:00:00.005Z\","
-            "\"props\":{\"price\": 3,\n \"product_id\":\"\\\"x\\\"\",\"address\":{\"city\":\"K\\u00f6ln\"}}},"
+            "[{\"event_id\":\"e\\u00e41\",\"user_id\":17,\"name\":\"view\",\"ts\":\"1970-01-01T00:"
+            "00:00.005Z\","
+            "\"props\":{\"price\": 3,\n "
+            "\"product_id\":\"\\\"x\\\"\",\"address\":{\"city\":\"K\\u00f6ln\"}}},"
             "{\"event_id\":\"e2\",\"user_id\":\"ada\",\"anonymous_id\":\"a b\",\"name\":\"alias\"},"
             "{\"event_id\":\"e3\",\"anonymous_id\":\"a1\",\"name\":\"n\",\"props\":{}}]";
     struct rig *rig = *state;
@@ -744,7 +746,10 @@ static void what_collect_refused_comes_out_with_its_reason(void **state)
 static void a_message_that_collect_did_not_write_is_refused_whole(void **state)
 {
     static const char *const texts[] = {
-            "", "5", "{}", "{\"received_at\":5}",
+            "",
+            "5",
+            "{}",
+            "{\"received_at\":5}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\"}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":0}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5.5}",
@@ -753,9 +758,12 @@ static void a_message_that_collect_did_not_write_is_refused_whole(void **state)
             "{\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"received_at\":5}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"props\":[]}",
-            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"identity\":\"alias\"}",
-            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"received_at\":5}",
-            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}\n{\"event_id\":",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"identity\":"
+            "\"alias\"}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"received_"
+            "at\":5}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}\n{\"event_"
+            "id\":",
             "{\"rejected\":\"\",\"received_at\":5}",
     };
     struct rig *rig = *state;

@@ -231,8 +231,8 @@ static enum kz_code send_all(
     size_t sent = 0;
 
     while (sent < client->out.size) {
-        ssize_t n =
-                send(client->fd, client->out.data + sent, client->out.size - sent, MSG_NOSIGNAL);
+        ssize_t n = send(
+                client->fd, client->out.data + sent, client->out.size - sent, MSG_NOSIGNAL);
 
         if (n >= 0) {
             sent += (size_t)n;

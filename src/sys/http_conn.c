@@ -778,9 +778,9 @@ static void read_peer(struct kz_http_conn *conn, bool is_unix)
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address;
 
     uv_ip6_name(in6, host, sizeof(host));
-    conn->is_loopback =
-            IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
-            (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) && in6->sin6_addr.s6_addr[12] == 127);
+    conn->is_loopback = IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
+                        (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) &&
+                                in6->sin6_addr.s6_addr[12] == 127);
     snprintf(conn->peer, sizeof(conn->peer), "[%s]:%u", host, ntohs(in6->sin6_port));
 }
 

@@ -28,7 +28,7 @@ struct rig {
     struct kz_http_request *stream;
     int stream_closed, gone, batches, handled, drained;
     size_t unanswered;
-    char order[64]; /* of the requests handled: the first letter of each path */
+    char order[64];      /* of the requests handled: the first letter of each path */
     struct kz_buf heard; /* by the last hear_*() */
 };
 

@@ -68,8 +68,8 @@ void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigg
     }
 }
 
-void kz_trigger_on_timer(const struct kz_trigger_state *state, int64_t due_ms,
-        struct kz_trigger_step *ret_step)
+void kz_trigger_on_timer(
+        const struct kz_trigger_state *state, int64_t due_ms, struct kz_trigger_step *ret_step)
 {
     struct kz_trigger_step *step = ret_step;
 

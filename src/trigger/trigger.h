@@ -79,7 +79,7 @@ void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigg
         size_t hits, const struct kz_match *match, int64_t ts_ms, kz_lsn event,
         struct kz_trigger_step *ret_step);
 /* Gives op_count 0 where the timer was overtaken: cancelled, restarted, fired. */
-void kz_trigger_on_timer(const struct kz_trigger_state *state, int64_t due_ms,
-        struct kz_trigger_step *ret_step);
+void kz_trigger_on_timer(
+        const struct kz_trigger_state *state, int64_t due_ms, struct kz_trigger_step *ret_step);
 /* The timer that `state` stands for, 0 for none; to set timers again after a restart. */
 int64_t kz_trigger_due(const struct kz_trigger_state *state);

@@ -424,7 +424,7 @@ static enum kz_code was_put(struct adder *a, uint64_t seq, bool *ret_put, struct
     *ret_put = false;
     for (size_t i = 0; rc == KZ_OK && i < row.entry_count; i++)
         *ret_put |= row.entries[i].seq == seq &&
-                memcmp(row.entries[i].record.ptr, &a->number, sizeof(a->number)) == 0;
+                    memcmp(row.entries[i].record.ptr, &a->number, sizeof(a->number)) == 0;
     kz_buf_done(&row.bytes);
     return rc;
 }

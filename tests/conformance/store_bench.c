@@ -110,8 +110,8 @@ static struct batch *batch_new(unsigned count, struct kz_prng *prng)
         b->ids[i].id = kz_str_n(
                 id, (size_t)snprintf(id, 64, "uuser-0123456789%c3f2a9c7e-%08x", 0, number));
         b->timers[i] = (struct kz_store_timer){owner, 7, NOW + (int64_t)number};
-        b->requests[i] =
-                (struct kz_store_request){owner, lsn, kz_str_n(b->message, sizeof(b->message))};
+        b->requests[i] = (struct kz_store_request){
+                owner, lsn, kz_str_n(b->message, sizeof(b->message))};
     }
     return b;
 }

@@ -76,7 +76,8 @@ static void submit(struct life *life, struct kz_pipeline *p, unsigned first)
         event->user_id = kz_str(s->text[i][0]);
         event->event_id = kz_str(s->text[i][1]);
         event->name = KZ_STR("view");
-        event->props = KZ_STR("{\"price\":1.5,\"pad\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}");
+        event->props = KZ_STR(
+                "{\"price\":1.5,\"pad\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}");
     }
     s->submission.items = s->items;
     s->submission.item_count = BATCH;

@@ -24,7 +24,8 @@ static void put(const char *name, const void *data, size_t size)
 
 static void clean_up(void)
 {
-    static const char *const names[] = {"/kizashi.yaml", "/f.sql", "/t.csv", "/m/model.py", "/m", ""};
+    static const char *const names[] = {
+            "/kizashi.yaml", "/f.sql", "/t.csv", "/m/model.py", "/m", ""};
     char path[128];
 
     for (size_t i = 0; i < KZ_ARRAY_COUNT(names); i++) {

@@ -20,10 +20,11 @@ static void read_back(const struct kz_export_line *line, struct kz_arena *arena)
 
     kz_export_put(line, &out);
     KZ_BUG_ON(kz_export_read(kz_str_n(out.data, out.size - 1), arena, &again, &err) != KZ_OK);
-    KZ_BUG_ON(again.kind != line->kind || again.stone != line->stone || again.at_ms != line->at_ms ||
-              again.first_seen_ms != line->first_seen_ms || again.seq != line->seq ||
-              again.event_count != line->event_count || again.merged != line->merged ||
-              !same_key(again.user, line->user) || !same_key(again.to, line->to));
+    KZ_BUG_ON(again.kind != line->kind || again.stone != line->stone ||
+              again.at_ms != line->at_ms || again.first_seen_ms != line->first_seen_ms ||
+              again.seq != line->seq || again.event_count != line->event_count ||
+              again.merged != line->merged || !same_key(again.user, line->user) ||
+              !same_key(again.to, line->to));
     kz_buf_done(&out);
 }
 

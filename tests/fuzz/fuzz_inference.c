@@ -15,7 +15,7 @@ static void read_body(struct kz_str body, const struct kz_model_def *model, size
         KZ_BUG_ON(answer.row_count != rows);
         for (size_t i = 0; i < rows; i++)
             KZ_BUG_ON(answer.rows[i].state == KZ_ROW_OK &&
-                    !answer.rows[i].json.size == !answer.rows[i].value_count);
+                      !answer.rows[i].json.size == !answer.rows[i].value_count);
     } else {
         KZ_BUG_ON(!code);
     }

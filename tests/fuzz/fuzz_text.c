@@ -85,7 +85,8 @@ static void read_hex(struct kz_str text)
     char out[65];
 
     if (kz_hex_decode(text, digest, sizeof(digest), NULL) == KZ_OK)
-        KZ_BUG_ON(text.size != 64 || strncasecmp(kz_hex(digest, sizeof(digest), out), text.ptr, 64));
+        KZ_BUG_ON(
+                text.size != 64 || strncasecmp(kz_hex(digest, sizeof(digest), out), text.ptr, 64));
     (void)kz_uuid_is(text);
 }
 
@@ -101,8 +102,8 @@ static void read_path(struct kz_str text)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const readers[])(struct kz_str text) = {read_time, read_duration, read_quantity,
-            read_url, read_base64, read_hex, read_path};
+    static void (*const readers[])(struct kz_str text) = {
+            read_time, read_duration, read_quantity, read_url, read_base64, read_hex, read_path};
     char *copy;
 
     if (!size)

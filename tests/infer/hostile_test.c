@@ -32,8 +32,10 @@ static const char script[] =
         "    'reserved': struct.pack('<IBBHI', 0, 0x81, 1, 9, 0),\n"
         "    'short hello': w.frame(w.HELLO, 0, b'123'),\n"
         "    'long hello': w.frame(w.HELLO, 0, w.pack_hello(1, False, '0', '3', '') + b'x'),\n"
-        "    'old hello': w.frame(w.HELLO, 0, struct.pack('<HHII', 7, 9, 1, 0) + 3 * w.pack_str('')),\n"
-        "    'bad text hello': w.frame(w.HELLO, 0, struct.pack('<HHII', 1, 1, 1, 0) + b'\\1\\0\\0\\0\\xff'),\n"
+        "    'old hello': w.frame(w.HELLO, 0, struct.pack('<HHII', 7, 9, 1, 0) + 3 * "
+        "w.pack_str('')),\n"
+        "    'bad text hello': w.frame(w.HELLO, 0, struct.pack('<HHII', 1, 1, 1, 0) + "
+        "b'\\1\\0\\0\\0\\xff'),\n"
         "    'ready first': w.frame(w.READY, 0, w.pack_ready(False, 1, 0, 'M')),\n"
         "    'result first': w.frame(w.RESULT, 0, b''),\n"
         "    'two hellos': hello + hello,\n"
@@ -44,7 +46,8 @@ static const char script[] =
         "    send(early[mode]); mode == 'half a header' and sys.exit(); end()\n"
         "send(hello)\n"
         "kind, ident, p = read()\n"
-        "assert kind == w.LOAD and json.loads(p)['columns'] == [{'name': 'x', 'type': 'number'}], p\n"
+        "assert kind == w.LOAD and json.loads(p)['columns'] == [{'name': 'x', 'type': 'number'}], "
+        "p\n"
         "late = {\n"
         "    'wrong ready id': w.frame(w.READY, ident + 1, w.pack_ready(False, 1, 0, 'M')),\n"
         "    'short ready': w.frame(w.READY, ident, b''),\n"
@@ -57,9 +60,11 @@ static const char script[] =
         "    send(w.frame(w.RESULT, ident, b'')); end()\n"
         "one = struct.pack('<d', 1.0)\n"
         "def result(n=1, kind=1, flags=0, reserved=0, m=1, rest=one + b'\\0'):\n"
-        "    return w.frame(w.RESULT, ident, struct.pack('<IBBHII', n, kind, flags, reserved, m, 5) + rest)\n"
+        "    return w.frame(w.RESULT, ident, struct.pack('<IBBHII', n, kind, flags, reserved, m, "
+        "5) + rest)\n"
         "def dicts(text, sizes=None, total=None):\n"
-        "    return result(kind=3, m=0, rest=struct.pack('<II', len(text) if total is None else total,\n"
+        "    return result(kind=3, m=0, rest=struct.pack('<II', len(text) if total is None else "
+        "total,\n"
         "        len(text) if sizes is None else sizes) + text + b'\\0')\n"
         "while True:\n"
         "    kind, ident, p = read()\n"
@@ -70,21 +75,29 @@ static const char script[] =
         "    inf = struct.pack('<d', float('inf'))\n"
         "    answers = {\n"
         "        'good': result(n, rest=one * n + bytes(n)),\n"
-        "        'n too large': result(n + 1), 'n huge': result(0xffffffff), 'n zero': result(0, rest=b''),\n"
+        "        'n too large': result(n + 1), 'n huge': result(0xffffffff), 'n zero': result(0, "
+        "rest=b''),\n"
         "        'kind': result(kind=9), 'kind 0': result(kind=0), 'flags': result(flags=2),\n"
         "        'reserved2': result(reserved=1), 'm huge': result(kind=2, m=0xffffffff),\n"
-        "        'm zero': result(kind=2, m=0, rest=b'\\0'), 'scalar m': result(m=2, rest=one + one + b'\\0'),\n"
+        "        'm zero': result(kind=2, m=0, rest=b'\\0'), 'scalar m': result(m=2, rest=one + "
+        "one + b'\\0'),\n"
         "        'cut short': result(rest=one[:5]), 'no status': result(rest=one),\n"
         "        'trailing': result(rest=one + b'\\0\\0'), 'nan': result(rest=nan + b'\\0'),\n"
         "        'inf': result(rest=inf + b'\\0'), 'empty': w.frame(w.RESULT, ident, b''),\n"
-        "        'messages cut': result(flags=1, rest=one + b'\\3\\xff\\xff\\xff\\xff\\4\\0\\0\\0'),\n"
-        "        'messages utf8': result(flags=1, rest=one + b'\\3\\1\\0\\0\\0\\1\\0\\0\\0\\xff'),\n"
-        "        'not json': dicts(b'{\"a\":'), 'array': dicts(b'[1]'), 'json utf8': dicts(b'{\"\\xff\":1}'),\n"
-        "        'deep': dicts(b'{\"a\":' * 9999 + b'1' + b'}' * 9999), 'json nan': dicts(b'{\"a\":NaN}'),\n"
+        "        'messages cut': result(flags=1, rest=one + "
+        "b'\\3\\xff\\xff\\xff\\xff\\4\\0\\0\\0'),\n"
+        "        'messages utf8': result(flags=1, rest=one + "
+        "b'\\3\\1\\0\\0\\0\\1\\0\\0\\0\\xff'),\n"
+        "        'not json': dicts(b'{\"a\":'), 'array': dicts(b'[1]'), 'json utf8': "
+        "dicts(b'{\"\\xff\":1}'),\n"
+        "        'deep': dicts(b'{\"a\":' * 9999 + b'1' + b'}' * 9999), 'json nan': "
+        "dicts(b'{\"a\":NaN}'),\n"
         "        'null dict': dicts(b'', sizes=0xffffffff), 'long size': dicts(b'{}', sizes=3),\n"
-        "        'total': dicts(b'{}', total=0xfffffff0), 'rest of texts': dicts(b'{}{}', sizes=2),\n"
+        "        'total': dicts(b'{}', total=0xfffffff0), 'rest of texts': dicts(b'{}{}', "
+        "sizes=2),\n"
         "        'wrong id': w.frame(w.RESULT, ident + 1, b''), 'hello again': hello,\n"
-        "        'error cut': w.frame(w.ERROR, ident, b'\\1\\0\\0\\0\\0\\0\\0\\0\\xff\\xff\\xff\\xff'),\n"
+        "        'error cut': w.frame(w.ERROR, ident, "
+        "b'\\1\\0\\0\\0\\0\\0\\0\\0\\xff\\xff\\xff\\xff'),\n"
         "        'error protocol': w.frame(w.ERROR, ident, w.pack_error(4, 0, 'what?')),\n"
         "        'pong': w.frame(w.PONG, ident, b''), 'type 0': w.frame(0, ident, b''),\n"
         "        'size': struct.pack('<IBBHI', 0xffffffff, 0x84, 1, 0, ident),\n"
@@ -134,8 +147,9 @@ static bool is_fenced(const struct kz_infer_status *status)
 static void test_before_it_is_ready(void **state)
 {
     static const char *const modes[] = {"random", "huge", "version", "reserved", "short hello",
-            "long hello", "old hello", "bad text hello", "ready first", "result first", "two hellos",
-            "forked", "half a header", "wrong ready id", "short ready", "short failed", "unasked"};
+            "long hello", "old hello", "bad text hello", "ready first", "result first",
+            "two hellos", "forked", "half a header", "wrong ready id", "short ready",
+            "short failed", "unasked"};
 
     (void)state;
     for (size_t i = 0; i < KZ_ARRAY_COUNT(modes); i++) {
@@ -151,11 +165,12 @@ static void test_before_it_is_ready(void **state)
 
 static void test_answers(void **state)
 {
-    static const char *const modes[] = {"n too large", "n huge", "n zero", "kind", "kind 0", "flags",
-            "reserved2", "m huge", "m zero", "scalar m", "cut short", "no status", "trailing", "nan",
-            "inf", "empty", "messages cut", "messages utf8", "not json", "array", "json utf8", "deep",
-            "json nan", "null dict", "long size", "total", "rest of texts", "wrong id", "hello again",
-            "error cut", "error protocol", "pong", "type 0", "size", "and garbage"};
+    static const char *const modes[] = {"n too large", "n huge", "n zero", "kind", "kind 0",
+            "flags", "reserved2", "m huge", "m zero", "scalar m", "cut short", "no status",
+            "trailing", "nan", "inf", "empty", "messages cut", "messages utf8", "not json", "array",
+            "json utf8", "deep", "json nan", "null dict", "long size", "total", "rest of texts",
+            "wrong id", "hello again", "error cut", "error protocol", "pong", "type 0", "size",
+            "and garbage"};
 
     (void)state;
     for (size_t i = 0; i < KZ_ARRAY_COUNT(modes); i++) {

@@ -23,8 +23,8 @@ static void print(const char *what)
     struct kz_infer_status s = rig_status(&rig, 0);
 
     qsort(took, taken, sizeof(*took), by_value);
-    printf("%-22s n %zu  p50 %lld  p90 %lld  p99 %lld  max %lld us   rows a batch %.2f\n", what, taken,
-            (long long)took[taken / 2], (long long)took[taken * 9 / 10],
+    printf("%-22s n %zu  p50 %lld  p90 %lld  p99 %lld  max %lld us   rows a batch %.2f\n", what,
+            taken, (long long)took[taken / 2], (long long)took[taken * 9 / 10],
             (long long)took[taken * 99 / 100], (long long)took[taken - 1],
             (double)s.batch_rows / (double)KZ_MAX(s.batches, 1u));
     taken = 0;

@@ -147,7 +147,8 @@ static void test_hang(void **state)
 {
     (void)state;
     rig_init(&rig);
-    rig_model(&rig, MODEL("        if 7 in xs:\n            time.sleep(60)\n"), "x")->timeout_ms = 150;
+    rig_model(&rig, MODEL("        if 7 in xs:\n            time.sleep(60)\n"), "x")->timeout_ms =
+            150;
     rig_ready(&rig);
     assert_only_7_dead("timeout", "did not return within 150 ms");
     assert_false(rig_status(&rig, 0).fenced);
@@ -217,8 +218,8 @@ static void test_slow_load(void **state)
     assert_int_equal(kz_infer_wait_ready(rig.infer, 50, NULL, NULL, &err), KZ_TIMEOUT);
     rig_wait(&rig, 1);
     rig_assert_done(&rig, 0, 2);
-    assert_true(kz_str_eq(kz_buf_view(&rig.results[0]->output),
-            KZ_STR("{\"score\":2,\"says\":\"hello\"}")));
+    assert_true(kz_str_eq(
+            kz_buf_view(&rig.results[0]->output), KZ_STR("{\"score\":2,\"says\":\"hello\"}")));
     assert_true(rig.results[0]->wait_us > 200000);
     rig_close(&rig);
 }
@@ -332,7 +333,8 @@ static void test_raw_history(void **state)
             "        return [{'names': [e['name'] for e in batch.history(i)],\n"
             "                 'xs': [e['props']['x'] for e in batch.history(i)],\n"
             "                 'ts': batch.history(i)[-1]['ts'], 'cut': batch.truncated[i],\n"
-            "                 'user': batch.user_ids[i], 'now': batch.now[i]} for i in range(len(batch))]\n",
+            "                 'user': batch.user_ids[i], 'now': batch.now[i]} for i in "
+            "range(len(batch))]\n",
             NULL)
             ->history.events_max = 2;
     rig_ready(&rig);
@@ -344,7 +346,8 @@ static void test_raw_history(void **state)
     assert_false(rig.results[0]->has_score);
     assert_int_equal(rig.results[0]->features.size, 0);
     if (!kz_str_eq(kz_buf_view(&rig.results[0]->output),
-                KZ_STR("{\"names\":[\"view\",\"view\"],\"xs\":[2,\"\xc3\xa9\"],\"ts\":1002,\"cut\":true,"
+                KZ_STR("{\"names\":[\"view\",\"view\"],\"xs\":[2,\"\xc3\xa9\"],\"ts\":1002,\"cut\":"
+                       "true,"
                        "\"user\":\"u3\",\"now\":5003}")))
         fail_msg(KZ_STR_FMT, KZ_STR_ARG(kz_buf_view(&rig.results[0]->output)));
     rig_close(&rig);
@@ -372,7 +375,8 @@ static void test_classes(void **state)
     rig_ready(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");
     rig_wait(&rig, 1);
-    assert_output(0, "{\"classes\":{\"stay\":0.25,\"browse\":0.5,\"buy\":0.25},\"class\":\"browse\"}");
+    assert_output(
+            0, "{\"classes\":{\"stay\":0.25,\"browse\":0.5,\"buy\":0.25},\"class\":\"browse\"}");
     assert_false(rig.results[0]->has_score);
     rig_close(&rig);
 
@@ -431,7 +435,8 @@ static void test_a_column_that_turns_out_to_be_text(void **state)
             "    def predict(self, batch):\n"
             "        return [{'names': list(batch.names), 'text': list(batch.text_names),\n"
             "                 'city': batch.column('city')[i]\n"
-            "                     if 'city' in batch.text_names else '-'} for i in range(len(batch))]\n",
+            "                     if 'city' in batch.text_names else '-'} for i in "
+            "range(len(batch))]\n",
             "x,city,count");
     rig_ready(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");
@@ -587,7 +592,7 @@ static void test_bad_sql_and_runtime_are_refused(void **state)
     rig_model(&rig, MODEL(""), "bad")->features_place = (struct kz_place){"f.sql", 2, 5};
     assert_int_equal(kz_infer_open(&rig.options, &rig.infer, &err), KZ_CONFIG);
     assert_string_equal(err.message, "f.sql:2:5: near \"bad\"");
-    rig.models[0].features_sql = (char *)(uintptr_t)"x";
+    rig.models[0].features_sql = (char *)(uintptr_t) "x";
     rig.models[0].runtime = "fortran";
     assert_int_equal(kz_infer_open(&rig.options, &rig.infer, &err), KZ_CONFIG);
     assert_non_null(strstr(err.message, "fortran"));

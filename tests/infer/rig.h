@@ -55,6 +55,7 @@ void rig_assert_done(struct rig *rig, size_t request, double score);
 void rig_assert_dead(struct rig *rig, size_t request, const char *code, const char *in_message);
 struct kz_infer_status rig_status(struct rig *rig, unsigned model);
 /* Until `holds` of the status, at most 30 s. */
-void rig_until(struct rig *rig, unsigned model, bool (*holds)(const struct kz_infer_status *status));
+void rig_until(
+        struct rig *rig, unsigned model, bool (*holds)(const struct kz_infer_status *status));
 /* Processes whose parent we are. */
 unsigned rig_children(void);

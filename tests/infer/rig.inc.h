@@ -28,7 +28,8 @@ struct kz_sql_expr {
     struct kz_sql_expr *next;
 };
 
-enum kz_code kz_sql_open(const struct kz_project *project, struct kz_sql **ret_sql, struct kz_err *err)
+enum kz_code kz_sql_open(
+        const struct kz_project *project, struct kz_sql **ret_sql, struct kz_err *err)
 {
     (void)project;
     (void)err;
@@ -62,7 +63,8 @@ enum kz_code kz_sql_compile(struct kz_sql *sql, enum kz_sql_kind kind, const cha
 
     (void)kind;
     if (strcmp(text, "bad") == 0)
-        return kz_fail(err, KZ_CONFIG, "%s:%u:%u: near \"bad\"", place.file, place.line, place.column);
+        return kz_fail(
+                err, KZ_CONFIG, "%s:%u:%u: near \"bad\"", place.file, place.line, place.column);
     expr->sql = sql;
     for (char *name = strtok_r(copy, ",", &save); name; name = strtok_r(NULL, ",", &save))
         expr->names[expr->count++] = name;
@@ -70,7 +72,8 @@ enum kz_code kz_sql_compile(struct kz_sql *sql, enum kz_sql_kind kind, const cha
     return KZ_OK;
 }
 
-void kz_sql_columns(const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count)
+void kz_sql_columns(
+        const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count)
 {
     *ret_names = expr->names;
     *ret_count = expr->count;
@@ -113,7 +116,8 @@ enum kz_code kz_sql_features(struct kz_sql_expr *expr, const struct kz_history_r
         return kz_fail(err, KZ_INVALID, "asked to fail");
     for (size_t i = 0; i < expr->count; i++) {
         if (strcmp(expr->names[i], "count") == 0)
-            expr->values[i] = (struct kz_value){.type = KZ_TYPE_INT, .integer = (int64_t)rows->count};
+            expr->values[i] = (struct kz_value){
+                    .type = KZ_TYPE_INT, .integer = (int64_t)rows->count};
         else
             expr->values[i] = value_of(kz_json_get(props, expr->names[i]));
     }
@@ -365,7 +369,8 @@ void rig_assert_done(struct rig *rig, size_t request, double score)
 
     assert_non_null(r);
     if (r->end != KZ_END_DONE)
-        fail_msg("request %zu: %s " KZ_STR_FMT, request, r->code, KZ_STR_ARG(kz_buf_view(&r->error)));
+        fail_msg("request %zu: %s " KZ_STR_FMT, request, r->code,
+                KZ_STR_ARG(kz_buf_view(&r->error)));
     assert_true(r->has_score);
     assert_true(r->score == score);
 }

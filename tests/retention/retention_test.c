@@ -121,8 +121,8 @@ static double score_of(struct rig *rig, char kind, const char *id, const char *m
 {
     struct kz_query *query = kz_pipeline_query(rig->p);
     uint32_t index = user(rig, kind, id);
-    const struct kz_slot *slot =
-            kz_views_slot(rig->p->views, index, KZ_SLOT_PREDICTION, kz_name_hash(kz_str(model)));
+    const struct kz_slot *slot = kz_views_slot(
+            rig->p->views, index, KZ_SLOT_PREDICTION, kz_name_hash(kz_str(model)));
     struct kz_buf found = {0};
     struct kz_prediction prediction;
     double score = -1;
@@ -341,7 +341,8 @@ static void a_request_that_cannot_be_read_ends_as_a_dead_letter(void **state)
     ops.get = get_fails;
     rig.p->reader = &failing;
     assert_int_equal(
-            query->ops->control(query, "resume-model", KZ_STR("slow"), "test", &count, &err), KZ_OK);
+            query->ops->control(query, "resume-model", KZ_STR("slow"), "test", &count, &err),
+            KZ_OK);
     assert_int_equal(kz_pipeline_settle(rig.p, 60000, &err), KZ_OK);
     rig.p->reader = reader;
     assert_int_equal(rig_counters(&rig).requests_pending, 0);
@@ -442,8 +443,8 @@ static uint64_t erase(struct rig *rig, char kind, const char *id)
     struct kz_query *query = kz_pipeline_query(rig->p);
     uint64_t erasure = 0;
 
-    assert_int_equal(query->ops->erase(query, (struct kz_user_key){kind, kz_str(id)}, "test",
-                             &erasure, NULL),
+    assert_int_equal(query->ops->erase(
+                             query, (struct kz_user_key){kind, kz_str(id)}, "test", &erasure, NULL),
             KZ_OK);
     return erasure;
 }
@@ -454,8 +455,7 @@ static bool is_carried_out(struct rig *rig, uint64_t erasure)
     int64_t asked_ms, done_ms;
     bool done;
 
-    assert_int_equal(
-            query->ops->erasure(query, erasure, &done, &asked_ms, &done_ms, NULL), KZ_OK);
+    assert_int_equal(query->ops->erasure(query, erasure, &done, &asked_ms, &done_ms, NULL), KZ_OK);
     return done;
 }
 

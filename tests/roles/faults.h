@@ -20,7 +20,8 @@ struct faults {
     atomic_bool no_news; /* nothing of it can be published */
     atomic_bool rivals;  /* who delivers `few` finds that somebody else has, to the same user */
     atomic_uint rival_writes;
-    atomic_bool late; /* of the dead topic it is said by faults_answer_late() what became of a message */
+    atomic_bool
+            late; /* of the dead topic it is said by faults_answer_late() what became of a message */
     void (*late_done)(void *arg, enum kz_code code, const struct kz_err *err);
     _Atomic(void *) late_arg;
 };
@@ -70,7 +71,8 @@ static bool faults_delivers_few(const struct kz_entry *entries, size_t count)
 }
 
 /* The state that the writer comes to, but by another request: what it counts is the same. */
-static void faults_rival(struct faults *f, uint64_t owner, struct kz_str expected, struct kz_str state)
+static void faults_rival(
+        struct faults *f, uint64_t owner, struct kz_str expected, struct kz_str state)
 {
     KZ_AUTO(kz_views_freep) struct kz_views *views = kz_views_new_small();
     struct kz_rowstate row = {0};
@@ -79,8 +81,8 @@ static void faults_rival(struct faults *f, uint64_t owner, struct kz_str expecte
     struct kz_err err;
 
     assert_int_equal(kz_rowstate_decode(state, &row, &err), KZ_OK);
-    assert_int_equal(kz_rowstate_apply(views, owner, row.key, &row, NULL, NULL, 0, NULL,
-                             &what.user, &err),
+    assert_int_equal(
+            kz_rowstate_apply(views, owner, row.key, &row, NULL, NULL, 0, NULL, &what.user, &err),
             KZ_OK);
     kz_rowstate_encode(&what, &theirs);
     if (f->rows->ops->write(f->rows, owner, expected, kz_buf_view(&theirs), NULL, 0, &err) == KZ_OK)
@@ -158,8 +160,9 @@ static inline void faults_answer_late(void *faults)
     f->late_done(atomic_load(&f->late_arg), KZ_OK, NULL);
 }
 
-static enum kz_code faults_open_source(struct kz_bus *bus, const struct kz_bus_pull_options *options,
-        struct kz_bus_source **ret_source, struct kz_err *err)
+static enum kz_code faults_open_source(struct kz_bus *bus,
+        const struct kz_bus_pull_options *options, struct kz_bus_source **ret_source,
+        struct kz_err *err)
 {
     struct faults *f = faults_of_bus(bus);
 

@@ -32,8 +32,8 @@ static void keep(struct requests *requests, const struct kz_process_outcome *out
         struct kz_str model;
         struct kz_err err;
 
-        assert_int_equal(kz_request_message_decode(
-                                 outcome->requests[i].message, &hold, &message, &err),
+        assert_int_equal(
+                kz_request_message_decode(outcome->requests[i].message, &hold, &message, &err),
                 KZ_OK);
         model = kz_request_message_model(&message);
         request->owner = message.owner;

@@ -175,8 +175,8 @@ static void a_cap_in_total_holds_over_replicas(void **state)
     await_done(rig, in);
     have = rig_outcomes(rig);
     assert_int_equal(count_of(&have, " few counter deliver"), 7);
-    assert_int_equal(count_of(&have, " few counter capped"),
-            count_of(&in->lines, " few counter capped"));
+    assert_int_equal(
+            count_of(&have, " few counter capped"), count_of(&in->lines, " few counter capped"));
     assert_int_equal(have.count, in->lines.count);
     rig_lines_done(&have);
     rig_input_done(in);
@@ -383,8 +383,8 @@ static void late_and_old_requests_end_once_and_say_so(void **state)
     older = nth_of(in, 0, "mean", 0);
     newer = nth_of(in, older->owner, "mean", 1);
     assert_int_equal(
-            kz_request_message_decode(
-                    kz_buf_view(&nth_of(in, older->owner, "mean", 2)->message), &hold, &message, &err),
+            kz_request_message_decode(kz_buf_view(&nth_of(in, older->owner, "mean", 2)->message),
+                    &hold, &message, &err),
             KZ_OK);
     ((struct kz_request_body *)(void *)(hold.data + sizeof(struct kz_record)))->expires_ms = 1;
     kz_request_message_encode(&message, &expired.message);

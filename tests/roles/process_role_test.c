@@ -45,8 +45,8 @@ static void open_role(struct deployment *d)
 static void deploy(struct deployment *d, bool event_clock)
 {
     struct kz_memory_bus_options options = {0};
-    struct kz_bus_subscription *subscriptions =
-            kz_role_subscriptions(&rig_project, &options.subscription_count);
+    struct kz_bus_subscription *subscriptions = kz_role_subscriptions(
+            &rig_project, &options.subscription_count);
 
     *d = (struct deployment){.memory = kz_memory_store_new()};
     options.subscriptions = subscriptions;
@@ -313,8 +313,8 @@ static struct kz_bus_delivery *pull_dead(struct deployment *d)
 static void assert_dead(struct deployment *d, const char *data, const char *reason)
 {
     struct kz_bus_delivery *dead = pull_dead(d);
-    struct kz_str why =
-            kz_attribute_get(dead->attributes, dead->attribute_count, KZ_ATTRIBUTE_REASON);
+    struct kz_str why = kz_attribute_get(
+            dead->attributes, dead->attribute_count, KZ_ATTRIBUTE_REASON);
 
     assert_true(kz_str_is(dead->data, data));
     if (!why.size || !memmem(why.ptr, why.size, reason, strlen(reason)))

@@ -41,7 +41,8 @@ static struct kz_trigger_def rig_triggers[] = {
 static const char *rig_viewing[] = {"viewing"};
 static const char *rig_buying[] = {"buying"};
 static char rig_count_sql[] = "SELECT count(*) AS n, total(price) AS spent FROM events";
-static char rig_mean_sql[] = "SELECT avg(price) AS mean, count(*) AS n FROM events WHERE name = 'buy'";
+static char rig_mean_sql[] =
+        "SELECT avg(price) AS mean, count(*) AS n FROM events WHERE name = 'buy'";
 static char rig_last_sql[] = "SELECT max(ts) - min(ts) AS span FROM events";
 #define RIG_MODEL(model, sql_text, ...)                                                            \
     {                                                                                              \
@@ -78,8 +79,8 @@ static struct kz_action_def rig_actions[] = {
         RIG_ACTION("topic", "mean.score > 2 OR span.score > 100000", KZ_DELIVER_PUBSUB,
                 .having = "(SELECT count(*) FROM events WHERE name = 'buy') >= 2"),
         RIG_ACTION("shadowed", "span.score >= 0 AND counter.score >= 5", KZ_DELIVER_WEB),
-        RIG_ACTION("few", "counter.score >= 6", KZ_DELIVER_WEB, .caps = rig_total_cap,
-                .cap_count = 2),
+        RIG_ACTION(
+                "few", "counter.score >= 6", KZ_DELIVER_WEB, .caps = rig_total_cap, .cap_count = 2),
 };
 static struct kz_project rig_project = {
         .name = "rig",
@@ -394,8 +395,8 @@ static struct rig *rig_new_with(bool ordered)
 {
     struct rig *rig = kz_calloc(1, sizeof(*rig));
     struct kz_memory_bus_options options = {0};
-    struct kz_bus_subscription *subscriptions =
-            kz_role_subscriptions(&rig_project, &options.subscription_count);
+    struct kz_bus_subscription *subscriptions = kz_role_subscriptions(
+            &rig_project, &options.subscription_count);
     struct kz_err err;
 
     for (size_t i = 0; i < options.subscription_count; i++)
@@ -461,8 +462,8 @@ static void rig_publish_request(struct rig *rig, const struct rig_request *reque
 
     kz_lane_name(request->owner, key);
     message.key = kz_str(key);
-    assert_int_equal(rig->bus->ops->publish(
-                             rig->bus, KZ_TOPIC_REQUESTS, &message, 1, NULL, NULL, &err),
+    assert_int_equal(
+            rig->bus->ops->publish(rig->bus, KZ_TOPIC_REQUESTS, &message, 1, NULL, NULL, &err),
             KZ_OK);
 }
 

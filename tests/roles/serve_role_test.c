@@ -24,8 +24,8 @@ struct deployment {
     unsigned events;
 };
 
-static void send_event(struct deployment *d, const char *user, const char *anonymous, const char *name,
-        enum kz_identity_op identity)
+static void send_event(struct deployment *d, const char *user, const char *anonymous,
+        const char *name, enum kz_identity_op identity)
 {
     struct kz_intake_item *item = kz_calloc(1, sizeof(*item));
     struct kz_process_outcome outcome = {0};
@@ -52,8 +52,8 @@ static void send_event(struct deployment *d, const char *user, const char *anony
         struct rig_request request = {.owner = outcome.requests[i].owner};
         struct kz_str model;
 
-        assert_int_equal(kz_request_message_decode(
-                                 outcome.requests[i].message, &hold, &message, &err),
+        assert_int_equal(
+                kz_request_message_decode(outcome.requests[i].message, &hold, &message, &err),
                 KZ_OK);
         model = kz_request_message_model(&message);
         snprintf(request.model, sizeof(request.model), KZ_STR_FMT, KZ_STR_ARG(model));
@@ -124,7 +124,7 @@ static void on_prepared(void *arg, enum kz_code code, const struct kz_err *err)
         print_error("%s\n", err->message);
     asked->code = code;
     asked->known = code == KZ_OK &&
-            q->ops->find(q, (struct kz_user_key){'u', kz_str(asked->id)}, &asked->user);
+                   q->ops->find(q, (struct kz_user_key){'u', kz_str(asked->id)}, &asked->user);
     if (asked->look)
         asked->look(asked);
     asked->answered = true;
@@ -164,8 +164,8 @@ static void look_at_all(struct asked *asked)
     while ((slot = q->ops->slot(q, asked->user, KZ_SLOT_PREDICTION, slot))) {
         size_t count = q->ops->sources(q, asked->user, KZ_CHAIN_NOTES, sources);
 
-        assert_int_equal(kz_history_get_of(q->reader, slot->prediction.result, sources, count,
-                                 &out, &err),
+        assert_int_equal(
+                kz_history_get_of(q->reader, slot->prediction.result, sources, count, &out, &err),
                 KZ_OK);
         assert_int_equal(kz_prediction_decode((const void *)out.data, &prediction, &err), KZ_OK);
         if (kz_str_is(prediction.model, "counter"))
@@ -238,7 +238,7 @@ static void count_deliveries(struct asked *asked)
         if (i)
             assert_true(rows.lsns[i] >= rows.lsns[i - 1]);
         asked->count += rows.records[i]->type == KZ_RECORD_DELIVERY &&
-                body->state == KZ_DELIVERY_SHOWN;
+                        body->state == KZ_DELIVERY_SHOWN;
     }
     q->reader->ops->release(q->reader, &rows);
 }
@@ -291,12 +291,11 @@ static void a_user_s_predictions_and_deliveries_are_found_and_acknowledged(void 
     assert_int_equal(asked.count, 99);
     prepare(d, "ada", KZ_WANT_NOTES, count_deliveries, &asked);
     assert_int_equal(asked.count, 1);
-    assert_int_equal(
-            d->rig->bus->ops->open_source(d->rig->bus, &options, &told, &err), KZ_OK);
+    assert_int_equal(d->rig->bus->ops->open_source(d->rig->bus, &options, &told, &err), KZ_OK);
     assert_int_equal(d->rig->bus->ops->pull(told, deliveries, 16, 1000, &count, &err), KZ_OK);
     for (size_t i = 0; i < count; i++)
-        shown += memmem(deliveries[i]->data.ptr, deliveries[i]->data.size,
-                         "kizashi.action_shown", 20) != NULL;
+        shown += memmem(deliveries[i]->data.ptr, deliveries[i]->data.size, "kizashi.action_shown",
+                         20) != NULL;
     assert_int_equal(shown, 1);
     assert_int_equal(count, 2); /* delivered, shown */
     d->rig->bus->ops->close_source(told);
@@ -357,8 +356,8 @@ static void look_at_erasure(struct asked *asked)
     int64_t asked_ms = 0, done_ms = 0;
     struct kz_err err;
 
-    assert_int_equal(q->ops->erasure(q, asked->count, &asked->known, &asked_ms, &done_ms, &err),
-            KZ_OK);
+    assert_int_equal(
+            q->ops->erasure(q, asked->count, &asked->known, &asked_ms, &done_ms, &err), KZ_OK);
     assert_true(asked_ms > 0);
 }
 
@@ -423,8 +422,8 @@ static void *receive(void *arg)
             size += (size_t)got;
         key = strstr(text, "Idempotency-Key: ");
         if (key && r->hits < KZ_ARRAY_COUNT(r->keys))
-            snprintf(r->keys[r->hits], sizeof(r->keys[0]), "%.*s",
-                    (int)strcspn(key + 17, "\r"), key + 17);
+            snprintf(r->keys[r->hits], sizeof(r->keys[0]), "%.*s", (int)strcspn(key + 17, "\r"),
+                    key + 17);
         r->hits++;
         if (write(client, answer, strlen(answer)) < 0)
             print_error("the receiver could not answer\n");
@@ -485,8 +484,7 @@ static void a_forgotten_webhook_is_found_by_the_sweep(void **state)
 {
     struct receiver receiver = {.hits = 1};
     struct kz_action_def *action = &rig_actions[0];
-    struct kz_bus_pull_options options = {
-            .topic = KZ_TOPIC_NEWS, .name = KZ_SUBSCRIPTION_DELIVER};
+    struct kz_bus_pull_options options = {.topic = KZ_TOPIC_NEWS, .name = KZ_SUBSCRIPTION_DELIVER};
     struct kz_bus_source *thief;
     struct kz_bus_delivery *deliveries[4];
     struct deployment *d;
@@ -506,8 +504,7 @@ static void a_forgotten_webhook_is_found_by_the_sweep(void **state)
     for (int i = 0; i < 3; i++)
         send_event(d, "ada", "", "view", KZ_IDENTITY_NONE);
     await_waiting(d, "ada", 1, &asked);
-    assert_int_equal(
-            d->rig->bus->ops->open_source(d->rig->bus, &options, &thief, &err), KZ_OK);
+    assert_int_equal(d->rig->bus->ops->open_source(d->rig->bus, &options, &thief, &err), KZ_OK);
     assert_int_equal(d->rig->bus->ops->pull(thief, deliveries, 4, 5000, &count, &err), KZ_OK);
     assert_int_equal(count, 1);
     d->rig->bus->ops->ack(thief, deliveries, count);

@@ -45,8 +45,8 @@ static enum kz_code rounds(const struct kz_offline_reader *reader, struct kz_sql
         kz_prng_init(&prng, 42);
         memset(ret, 0, sizeof(*ret));
         for (int i = 0; i < USERS; i++)
-            KZ_TRY(one_user(reader, expr, model, (uint32_t)kz_prng_below(&prng, active_count), ret,
-                    err));
+            KZ_TRY(one_user(
+                    reader, expr, model, (uint32_t)kz_prng_below(&prng, active_count), ret, err));
     }
     ret->rows_mean /= (double)KZ_MAX(ret->whole.count, (uint64_t)1);
     return KZ_OK;

@@ -85,7 +85,7 @@ void kz_bench_users_init(
         users->history[at++] = u;
     while (at < history_count)
         users->history[at++] = users->active_count +
-                draw_user(&prng, KZ_MAX(user_count - users->active_count, 1u));
+                               draw_user(&prng, KZ_MAX(user_count - users->active_count, 1u));
     shuffle(users->history, history_count, &prng);
 }
 
@@ -139,7 +139,7 @@ static double own_cpu(void)
 
     (void)getrusage(RUSAGE_SELF, &usage); /* cannot fail */
     return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 static void put_digits(char *at, uint64_t value, unsigned digits)
@@ -183,7 +183,8 @@ static void put_event(struct generator *g, struct kz_buf *body, struct spot *spo
     kz_buf_printf(body, "%08u\",\"name\":\"%s\",\"ts\":", 0, name);
     spot->ts = (uint32_t)body->size;
     kz_buf_printf(body,
-            "%013d,\"props\":{\"product_id\":\"%07" PRIu64 "\",\"category_code\":\"electronics.%s\","
+            "%013d,\"props\":{\"product_id\":\"%07" PRIu64
+            "\",\"category_code\":\"electronics.%s\","
             "\"brand\":\"%s\",\"price\":%.2f,\"url\":\"https://shop.example/p/",
             1, kz_prng_below(&g->prng, 10000000), number % 3 ? "smartphone" : "video.tv",
             brands[number % KZ_ARRAY_COUNT(brands)], 1 + 999 * kz_prng_unit(&g->prng));
@@ -223,8 +224,8 @@ static void build_get(struct generator *g, struct conn *conn)
     conn->spots = kz_calloc(1, sizeof(*conn->spots));
     kz_buf_printf(&conn->out, "GET %.*s", (int)(at - g->load.path), g->load.path);
     conn->spots[0].user = (uint32_t)conn->out.size + 1;
-    kz_buf_printf(&conn->out, "u%08u%s HTTP/1.1\r\nHost: 127.0.0.1:%u\r\n\r\n", 0, at + 2,
-            g->load.port);
+    kz_buf_printf(
+            &conn->out, "u%08u%s HTTP/1.1\r\nHost: 127.0.0.1:%u\r\n\r\n", 0, at + 2, g->load.port);
 }
 
 static bool connect_one(struct generator *g, struct conn *conn)
@@ -262,7 +263,7 @@ static uint64_t event_ms(const struct generator *g, uint64_t number)
     if (g->load.kind != KZ_BENCH_HISTORY)
         return (uint64_t)g->wall_ms;
     return (uint64_t)g->wall_ms - BACK_MS +
-            (uint64_t)((double)BACK_MS * ((double)number / (double)g->load.users->history_count));
+           (uint64_t)((double)BACK_MS * ((double)number / (double)g->load.users->history_count));
 }
 
 static void fill(struct generator *g, struct conn *conn)
@@ -417,7 +418,8 @@ static void answered(struct generator *g, struct conn *conn)
 
 static void readable(struct generator *g, struct conn *conn)
 {
-    ssize_t n = recv(conn->fd, conn->in + conn->in_size, IN_BYTES - 1 - conn->in_size, MSG_DONTWAIT);
+    ssize_t n = recv(
+            conn->fd, conn->in + conn->in_size, IN_BYTES - 1 - conn->in_size, MSG_DONTWAIT);
 
     if (n < 0 && errno == EAGAIN)
         return;

@@ -43,22 +43,22 @@ struct kz_bench_load {
     unsigned port;
     const char *path; /* with its query; "%s" stands for the user in a GET */
     unsigned connections;
-    double rate;             /* requests a second; 0: closed loop */
-    double warm_s, seconds;  /* nothing is counted while warming up */
-    uint64_t request_max;    /* 0: only time ends it */
-    unsigned batch;          /* events of a request */
+    double rate;            /* requests a second; 0: closed loop */
+    double warm_s, seconds; /* nothing is counted while warming up */
+    uint64_t request_max;   /* 0: only time ends it */
+    unsigned batch;         /* events of a request */
     const struct kz_bench_users *users;
     unsigned run; /* makes event ids differ between runs: unique for each */
 };
 
 struct kz_bench_outcome {
     uint64_t requests, ok, refused, failed, broken; /* refused: 429, 503, 507 */
-    uint64_t events; /* accepted, and said so before the end */
+    uint64_t events;                                /* accepted, and said so before the end */
     uint64_t without_prediction;
     uint64_t unanswered; /* scheduled, and not answered within 5 s of the end, or not even sent */
     double seconds;
-    double cpu_s; /* of the generator, while counting */
-    struct kz_hist latency; /* from the scheduled time to the last byte of the answer */
+    double cpu_s;              /* of the generator, while counting */
+    struct kz_hist latency;    /* from the scheduled time to the last byte of the answer */
     struct kz_hist less_model; /* WAIT: the same less the time the model says it took */
     struct kz_hist model;
 };
@@ -71,7 +71,7 @@ struct kz_bench_child {
 KZ_MUST_USE enum kz_code kz_bench_load_start(
         const struct kz_bench_load *load, struct kz_bench_child *ret_child, struct kz_err *err);
 /* Waits for the child's end. */
-KZ_MUST_USE enum kz_code kz_bench_load_wait(struct kz_bench_child *child,
-        struct kz_bench_outcome *ret_outcome, struct kz_err *err);
-KZ_MUST_USE enum kz_code kz_bench_load_run(const struct kz_bench_load *load,
-        struct kz_bench_outcome *ret_outcome, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_bench_load_wait(
+        struct kz_bench_child *child, struct kz_bench_outcome *ret_outcome, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_bench_load_run(
+        const struct kz_bench_load *load, struct kz_bench_outcome *ret_outcome, struct kz_err *err);

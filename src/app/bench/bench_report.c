@@ -73,7 +73,8 @@ static bool is_memory(long type)
     return type == 0x01021994 || (unsigned long)type == 0x858458f6; /* tmpfs, ramfs */
 }
 
-static enum kz_code measure_sync(struct kz_bench_report *report, const char *dir, struct kz_err *err)
+static enum kz_code measure_sync(
+        struct kz_bench_report *report, const char *dir, struct kz_err *err)
 {
     enum { WRITES = 300, BLOCK = 4096 };
     static char block[BLOCK];

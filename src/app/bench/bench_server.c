@@ -29,7 +29,8 @@ static const char project_yaml[] =
         "  dedupe: 7d\n"
         "  retention: {age: 90d}\n"
         "# Ten rules. Of the live events 10 % match one: checkout 1.5 %, cart 5 %, wishlist 2 %,\n"
-        "# coupon_open 1.5 %. Only checkout asks the model at once; the others set timers and count.\n"
+        "# coupon_open 1.5 %. Only checkout asks the model at once; the others set timers and "
+        "count.\n"
         "triggers:\n"
         "  buying:     {when: \"name = 'checkout'\"}\n"
         "  abandoning: {when: \"name = 'cart' AND price > 50\", delay: 30m, unless: \"name = "
@@ -56,15 +57,14 @@ static const char project_yaml[] =
         "    replicas: {min: 1, max: 1}\n"
         "    timeout: 2s\n";
 
-static const char features_sql[] =
-        "SELECT count(*) AS events,\n"
-        "       count(*) FILTER (WHERE name = 'view') AS views,\n"
-        "       count(*) FILTER (WHERE name = 'cart') AS carts,\n"
-        "       coalesce(sum(price), 0.0) AS spent,\n"
-        "       coalesce(max(price), 0.0) AS dearest,\n"
-        "       coalesce(avg(price), 0.0) AS mean,\n"
-        "       coalesce(max(ts) - min(ts), 0) AS span\n"
-        "FROM events\n";
+static const char features_sql[] = "SELECT count(*) AS events,\n"
+                                   "       count(*) FILTER (WHERE name = 'view') AS views,\n"
+                                   "       count(*) FILTER (WHERE name = 'cart') AS carts,\n"
+                                   "       coalesce(sum(price), 0.0) AS spent,\n"
+                                   "       coalesce(max(price), 0.0) AS dearest,\n"
+                                   "       coalesce(avg(price), 0.0) AS mean,\n"
+                                   "       coalesce(max(ts) - min(ts), 0) AS span\n"
+                                   "FROM events\n";
 
 /* Its second output is the time it took, in microseconds, for the whole batch. */
 static const char model_py[] =
@@ -83,7 +83,8 @@ static const char model_py[] =
         "        took = (time.perf_counter_ns() - began) / 1e3\n"
         "        return [[score, took] for score in scores]\n";
 
-static enum kz_code write_file(const char *dir, const char *name, const char *text, struct kz_err *err)
+static enum kz_code write_file(
+        const char *dir, const char *name, const char *text, struct kz_err *err)
 {
     char path[PATH_MAX];
     FILE *file;
@@ -129,8 +130,7 @@ enum kz_code kz_bench_get(const struct kz_bench_server *server, const char *path
 
     snprintf(url, sizeof(url), "http://127.0.0.1:%u", server->port);
     KZ_TRY(kz_http_client_new(url, &client, err));
-    KZ_TRY(kz_http_client_request(
-            client, "GET", path, NULL, 0, KZ_STR_NULL, ASK_MS, &answer, err));
+    KZ_TRY(kz_http_client_request(client, "GET", path, NULL, 0, KZ_STR_NULL, ASK_MS, &answer, err));
     if (answer.status != 200)
         return kz_fail(err, KZ_UNAVAILABLE, "%s answered %d", path, answer.status);
     kz_buf_clear(ret_text);
@@ -391,14 +391,14 @@ static double machine_cpu(void)
 {
     unsigned long long user, nice, kernel, irq, softirq, steal;
     FILE *file = fopen("/proc/stat", "re");
-    int got = file ? fscanf(file, "cpu %llu %llu %llu %*u %*u %llu %llu %llu", &user, &nice, &kernel,
-                             &irq, &softirq, &steal)
+    int got = file ? fscanf(file, "cpu %llu %llu %llu %*u %*u %llu %llu %llu", &user, &nice,
+                             &kernel, &irq, &softirq, &steal)
                    : 0;
 
     if (file)
         fclose(file);
     return got == 6 ? (double)(user + nice + kernel + irq + softirq + steal) /
-                    (double)sysconf(_SC_CLK_TCK)
+                              (double)sysconf(_SC_CLK_TCK)
                     : 0;
 }
 

@@ -27,7 +27,7 @@ void kz_bench_server_stop(struct kz_bench_server *server, int signal, double *re
 /* A process and what it has started, in seconds of CPU and bytes of memory. */
 struct kz_bench_usage {
     double server_cpu_s, workers_cpu_s;
-    double machine_cpu_s; /* of everybody, since it was switched on */
+    double machine_cpu_s;     /* of everybody, since it was switched on */
     uint64_t anonymous_bytes; /* the server's own memory */
     uint64_t mapped_bytes;    /* its view of files, which the kernel may take back */
     uint64_t workers_bytes;

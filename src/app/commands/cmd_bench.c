@@ -40,7 +40,7 @@ struct bench {
     struct kz_bench_server server;
     struct kz_bench_report report;
     unsigned run;
-    double cost_start_us; /* CPU of an event on little data */
+    double cost_start_us;  /* CPU of an event on little data */
     double empty_start_ms; /* start on no data: the model's worker, mostly */
 };
 
@@ -78,8 +78,8 @@ static double ms_of(uint64_t ns)
 
 /* ---- measuring ------------------------------------------------------------------------------------ */
 
-static enum kz_code measure(struct bench *b, struct kz_bench_load load,
-        struct measured *ret, struct kz_err *err)
+static enum kz_code measure(
+        struct bench *b, struct kz_bench_load load, struct measured *ret, struct kz_err *err)
 {
     struct kz_bench_usage before, after;
     struct kz_bench_child child;
@@ -95,8 +95,8 @@ static enum kz_code measure(struct bench *b, struct kz_bench_load load,
     nap(load.seconds);
     kz_bench_usage(b->server.pid, &after);
     ret->pending = kz_bench_metrics(&b->server, &text, err) == KZ_OK
-            ? kz_bench_metric(&text, "kizashi_requests_pending")
-            : INFINITY;
+                           ? kz_bench_metric(&text, "kizashi_requests_pending")
+                           : INFINITY;
     kz_buf_done(&text);
     KZ_TRY(kz_bench_load_wait(&child, &ret->load, err));
     ret->used = after;
@@ -117,18 +117,17 @@ static void say_cpu(char *out, size_t size, const struct measured *m, double sec
            others = m->used.machine_cpu_s / seconds - server - model - generator;
 
     snprintf(out + used, size - used,
-            "%scores: server %.2f, model %.2f, generator %.2f, others %.2f", used ? "; " : "", server,
-            model, generator, KZ_MAX(others, 0.0));
+            "%scores: server %.2f, model %.2f, generator %.2f, others %.2f", used ? "; " : "",
+            server, model, generator, KZ_MAX(others, 0.0));
 }
 
 static void say_latency(char *out, size_t size, const struct kz_hist *h)
 {
     size_t used = strlen(out);
 
-    snprintf(out + used, size - used,
-            "%sp50 %.2f, p90 %.2f, p99 %.2f, p99.9 %.2f, max %.1f ms", used ? "; " : "",
-            ms_of(kz_hist_at(h, 0.5)), ms_of(kz_hist_at(h, 0.9)), ms_of(kz_hist_at(h, 0.99)),
-            ms_of(kz_hist_at(h, 0.999)), ms_of(h->max_ns));
+    snprintf(out + used, size - used, "%sp50 %.2f, p90 %.2f, p99 %.2f, p99.9 %.2f, max %.1f ms",
+            used ? "; " : "", ms_of(kz_hist_at(h, 0.5)), ms_of(kz_hist_at(h, 0.9)),
+            ms_of(kz_hist_at(h, 0.99)), ms_of(kz_hist_at(h, 0.999)), ms_of(h->max_ns));
 }
 
 struct sustain {
@@ -155,8 +154,9 @@ static void say_rung(const struct kz_bench_load *load, const struct measured *m,
     char cpu[160] = "";
 
     say_cpu(cpu, sizeof(cpu), m, m->load.seconds);
-    fprintf(stderr, "    %.0f a second: %.0f answered, p99 %.2f ms, %.0f pending, %" PRIu64
-                    " unanswered, %" PRIu64 " refused, %" PRIu64 " failed; %s: %s\n",
+    fprintf(stderr,
+            "    %.0f a second: %.0f answered, p99 %.2f ms, %.0f pending, %" PRIu64
+            " unanswered, %" PRIu64 " refused, %" PRIu64 " failed; %s: %s\n",
             load->rate * load->batch, (double)m->load.ok / m->load.seconds * load->batch,
             ms_of(kz_hist_at(&m->load.latency, 0.99)), m->pending, m->load.unanswered,
             m->load.refused, m->load.failed + m->load.broken, cpu, held ? "holds" : "no");
@@ -353,8 +353,10 @@ static void told_sustained(struct bench *b, const char *id, const char *what, co
 
 static enum kz_code intake(struct bench *b, struct kz_err *err)
 {
-    struct sustain s = {
-            .load = {.kind = KZ_BENCH_INTAKE, .path = "/v1/events", .connections = 32, .batch = BATCH},
+    struct sustain s = {.load = {.kind = KZ_BENCH_INTAKE,
+                                .path = "/v1/events",
+                                .connections = 32,
+                                .batch = BATCH},
             .p99_max_ms = 1000};
 
     if (!wanted(b, "intake"))
@@ -438,23 +440,25 @@ static void say_stages(const struct bench *b, char *out, size_t size)
     kz_buf_done(&text);
 }
 
-static void told_latency(struct bench *b, const char *id, const char *what, const struct measured *m)
+static void told_latency(
+        struct bench *b, const char *id, const char *what, const struct measured *m)
 {
     const struct kz_hist *h = &m->load.less_model;
     double p50 = ms_of(kz_hist_at(h, 0.5)), p99 = ms_of(kz_hist_at(h, 0.99));
     struct kz_bench_row *row = kz_bench_row(&b->report, id, what, "p50 1, p99 10 ms", "ms", p99);
 
     SAY(row->measured, "p50 %.2f, p99 %.2f ms", p50, p99);
-    SAY(row->details, "%.0f a second; p99.9 %.2f, max %.1f ms; the model's own p50 %.2f ms; %" PRIu64
-                      " without a prediction, %" PRIu64 " unanswered",
+    SAY(row->details,
+            "%.0f a second; p99.9 %.2f, max %.1f ms; the model's own p50 %.2f ms; %" PRIu64
+            " without a prediction, %" PRIu64 " unanswered",
             (double)m->load.ok / m->load.seconds, ms_of(kz_hist_at(h, 0.999)), ms_of(h->max_ns),
             ms_of(kz_hist_at(&m->load.model, 0.5)), m->load.without_prediction,
             m->load.unanswered + m->load.failed + m->load.refused);
     say_cpu(row->details, sizeof(row->details), m, m->load.seconds);
     say_stages(b, row->details, sizeof(row->details));
     row->verdict = p50 <= 1 && p99 <= 10 && !m->load.without_prediction && !m->load.unanswered
-            ? KZ_BENCH_MET
-            : KZ_BENCH_MISSED;
+                           ? KZ_BENCH_MET
+                           : KZ_BENCH_MISSED;
     kz_bench_say(row);
 }
 
@@ -562,10 +566,11 @@ static enum kz_code get(struct bench *b, struct kz_err *err)
 
 /* ---- starting, features --------------------------------------------------------------------------- */
 
-static enum kz_code restart(struct bench *b, int signal, const char *id, const char *what,
-        struct kz_err *err)
+static enum kz_code restart(
+        struct bench *b, int signal, const char *id, const char *what, struct kz_err *err)
 {
-    double stop_ms = 0, ready_ms, target_s = KZ_MAX(2.0 * (double)b->users.history_count / 1e7, 1.0);
+    double stop_ms = 0, ready_ms,
+           target_s = KZ_MAX(2.0 * (double)b->users.history_count / 1e7, 1.0);
     struct kz_bench_row *row;
     static char target[16];
 
@@ -575,7 +580,8 @@ static enum kz_code restart(struct bench *b, int signal, const char *id, const c
     row = kz_bench_row(&b->report, id, what, target, "s", ready_ms / 1e3);
     SAY(row->measured, "%.2f s", ready_ms / 1e3);
     SAY(row->details,
-            "until /readyz answers, with %zu events stored and more; %.2f s with none, which is the "
+            "until /readyz answers, with %zu events stored and more; %.2f s with none, which is "
+            "the "
             "model's worker; the end took %.2f s",
             b->users.history_count, b->empty_start_ms / 1e3, stop_ms / 1e3);
     kz_bench_at_most(row, target_s);
@@ -605,8 +611,9 @@ static enum kz_code features(struct bench *b, struct kz_err *err)
     row = kz_bench_row(
             &b->report, "features", "features over a user's last 50 events", "100 us", "us", us);
     SAY(row->measured, "p50 %.0f, p99 %.0f us", us, (double)kz_hist_at(&f.whole, 0.99) / 1e3);
-    SAY(row->details, "history and SQL of seven columns, one thread, %" PRIu64
-                      " users with %.0f events in it on average",
+    SAY(row->details,
+            "history and SQL of seven columns, one thread, %" PRIu64
+            " users with %.0f events in it on average",
             f.whole.count, f.rows_mean);
     kz_bench_at_most(row, 100);
     kz_bench_say(row);
@@ -672,8 +679,8 @@ static enum kz_code bench(struct bench *b, struct kz_err *err)
     return features(b, err);
 }
 
-static const char *const names[] = {"intake", "single", "latency", "together", "get", "nginx", "start",
-        "memory", "cost", "features"};
+static const char *const names[] = {"intake", "single", "latency", "together", "get", "nginx",
+        "start", "memory", "cost", "features"};
 
 static bool is_name(const char *text)
 {
@@ -718,10 +725,13 @@ const struct kz_command kz_command_bench = {
         .arguments = "[WHAT...]",
         .argument_max = KZ_ARGUMENTS_MAX,
         .summary = "Measures this machine against the targets: intake, latency, memory, start.",
-        .details = "WHAT: intake, single, latency, together, get, nginx, start, memory, cost, features;\n"
-                   "all of them where none is named. It makes a project of its own on the disk of --data,\n"
-                   "stores a history (1M users, 10M events), and loads it in an open loop. fsync is\n"
-                   "on. The load generator's share of the cores is stated beside each figure.",
+        .details =
+                "WHAT: intake, single, latency, together, get, nginx, start, memory, cost, "
+                "features;\n"
+                "all of them where none is named. It makes a project of its own on the disk of "
+                "--data,\n"
+                "stores a history (1M users, 10M events), and loads it in an open loop. fsync is\n"
+                "on. The load generator's share of the cores is stated beside each figure.",
         .example = "kizashi bench --quick intake latency",
         .options =
                 {

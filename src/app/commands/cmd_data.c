@@ -70,8 +70,8 @@ static void check_views(struct fsck *f, const struct kz_views *views, const char
 }
 
 /* The checkpoint and what came after has to be what the whole log gives. */
-static enum kz_code compare_views(struct fsck *f, const struct kz_project *project, const char *data,
-        struct kz_err *err)
+static enum kz_code compare_views(
+        struct fsck *f, const struct kz_project *project, const char *data, struct kz_err *err)
 {
     KZ_AUTO(kz_views_freep) struct kz_views *made = NULL;
     KZ_AUTO(kz_views_freep) struct kz_views *newest = NULL;
@@ -100,7 +100,8 @@ static enum kz_code compare_views(struct fsck *f, const struct kz_project *proje
     check_views(f, newest, "of the checkpoint");
     if (kz_views_hash(made) != kz_views_hash(newest)) {
         snprintf(line, sizeof(line),
-                "views: the checkpoint at seq %" PRIu64 " and the records after it do not give what "
+                "views: the checkpoint at seq %" PRIu64
+                " and the records after it do not give what "
                 "the whole log gives; removing \"%s\" makes the next start read the log",
                 info.seq, dir);
         problem(f, line);
@@ -108,8 +109,8 @@ static enum kz_code compare_views(struct fsck *f, const struct kz_project *proje
     return KZ_OK;
 }
 
-static enum kz_code fsck(struct fsck *f, const struct kz_project *project, const char *data,
-        struct kz_err *err)
+static enum kz_code fsck(
+        struct fsck *f, const struct kz_project *project, const char *data, struct kz_err *err)
 {
     KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
     char dir[PATH_MAX];
@@ -139,8 +140,8 @@ static int run_fsck(const struct kz_args *args)
         return kz_command_usage(args, "it needs DIR or --data PATH");
     kz_diag_set(KZ_DIAG_ERROR, false);
     /* Only the project's name is wanted of it, and one that is broken must not hide broken data. */
-    if (args->argument_count && kz_config_load(args->arguments[0], NULL, NULL, NULL, &config, &err) !=
-                    KZ_OK && !f.json)
+    if (args->argument_count &&
+            kz_config_load(args->arguments[0], NULL, NULL, NULL, &config, &err) != KZ_OK && !f.json)
         fprintf(stderr, "views are not compared: %s\n", err.message);
     kz_json_out_object(&f.out);
     kz_json_out_key(&f.out, "problems");
@@ -221,8 +222,8 @@ static enum kz_code dump_one(void *arg, kz_lsn lsn, const struct kz_record *reco
     return errno == EPIPE ? KZ_END : kz_fail_errno(d->err, "could not write");
 }
 
-static enum kz_code find_owners(struct dump *d, struct kz_history_reader *reader, const char *id,
-        struct kz_err *err)
+static enum kz_code find_owners(
+        struct dump *d, struct kz_history_reader *reader, const char *id, struct kz_err *err)
 {
     KZ_AUTO(kz_views_freep) struct kz_views *views = NULL;
     uint32_t user;
@@ -291,14 +292,16 @@ const struct kz_command kz_command_dump = {
         .arguments = "[DIR]",
         .argument_max = 1,
         .summary = "Prints the log's records as JSON, one a line; `up` may run meanwhile.",
-        .details = "Everything is in it, values of users included. docs/log-format.md says what each "
-                   "record means.",
+        .details =
+                "Everything is in it, values of users included. docs/log-format.md says what each "
+                "record means.",
         .example = "kizashi dump examples/shop --type decision --from 2026-11-24T00:00:00Z",
         .options =
                 {
                         {"from", "TIME", NULL, "records written at or after this, by our clock"},
                         {"until", "TIME", NULL, "records written before this"},
-                        {"type", "TYPE", NULL, "event, link, trigger, request, result, decision, ..."},
+                        {"type", "TYPE", NULL,
+                                "event, link, trigger, request, result, decision, ..."},
                         {"user", "U", NULL, "records of this user, and of ids merged into it"},
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
                 },

@@ -112,15 +112,15 @@ static pid_t spawn(const struct demo *d, char *const *command)
 
 static enum kz_code start_up(struct demo *d, struct kz_err *err)
 {
-    char *command[] = {d->binary, "up", d->shop, "--listen", (char *)d->address, "--data", d->data,
-            NULL};
+    char *command[] = {
+            d->binary, "up", d->shop, "--listen", (char *)d->address, "--data", d->data, NULL};
 
     d->up = spawn(d, command);
     return d->up > 0 ? KZ_OK : kz_fail_errno(err, "could not start a process");
 }
 
-static enum kz_code start_replay(struct demo *d, const char *speed, const char *users,
-        struct kz_err *err)
+static enum kz_code start_replay(
+        struct demo *d, const char *speed, const char *users, struct kz_err *err)
 {
     char *command[] = {d->binary, "replay", d->visits, "--url", d->url, "--speed", (char *)speed,
             "--users", (char *)users, "--ts", "shift", "--loop", "--quiet", NULL};
@@ -209,14 +209,16 @@ static void tell(const struct demo *d)
     if (d->key[0])
         snprintf(header, sizeof(header), "-H 'Authorization: Bearer %s' ", d->key);
     printf("\n"
-           "  The shop is up:  %s\n", d->url);
+           "  The shop is up:  %s\n",
+            d->url);
     if (d->key[0])
         printf("  Its admin key:   %s   (the page asks for it)\n", d->key);
     printf("  Real sessions of a web shop (OTTO, CC BY 4.0) are flowing into it. Look at the page, "
            "or try:\n\n"
            "  # an event, and its prediction in the same answer\n"
            "  curl -s %s'%s/v1/events?wait=purchase&timeout_ms=1000' -d "
-           "'{\"user_id\":\"you\",\"name\":\"cart\",\"props\":{\"product_id\":\"1004856\",\"price\":131.5}}'\n\n"
+           "'{\"user_id\":\"you\",\"name\":\"cart\",\"props\":{\"product_id\":\"1004856\","
+           "\"price\":131.5}}'\n\n"
            "  # what is known of a visitor, what became of it, and everything as it happens\n"
            "  curl -s %s%s/v1/users/you/predictions\n"
            "  curl -sN %s%s/v1/stream\n",
@@ -302,9 +304,10 @@ const struct kz_command kz_command_demo = {
         .name = "demo",
         .arguments = "",
         .summary = "Runs the example shop, with a real shop's sessions flowing into it.",
-        .details = "What `make run` and the container image show: `up` on examples/shop, and OTTO's "
-                   "sessions again\nand again, each time as new visitors. Where it listens to other "
-                   "machines, too, it makes an\nadmin key and prints it.",
+        .details =
+                "What `make run` and the container image show: `up` on examples/shop, and OTTO's "
+                "sessions again\nand again, each time as new visitors. Where it listens to other "
+                "machines, too, it makes an\nadmin key and prints it.",
         .example = "kizashi demo --listen 127.0.0.1:8081",
         .options =
                 {
@@ -312,7 +315,8 @@ const struct kz_command kz_command_demo = {
                                 "address and port (default: the environment's KIZASHI_LISTEN, else "
                                 "127.0.0.1:8080)"},
                         {"data", "PATH", NULL,
-                                "where the data goes (default: KIZASHI_DATA, else .kizashi in the shop)"},
+                                "where the data goes (default: KIZASHI_DATA, else .kizashi in the "
+                                "shop)"},
                         {"speed", "FACTOR", "4x", "how much faster than it was"},
                         {"users", "xN", "x8", "that many times as many visitors"},
                 },

@@ -20,10 +20,12 @@
 
 enum { FLUSH_BYTES = 1 << 20 };
 
-struct export {
+struct export
+{
     const struct kz_views *views; /* NULL: the reader has no events of anybody erased */
     uint64_t after, first_seq, last_seq, event_count;
-    uint64_t *linked; /* owners whose LINK records are in the log, sorted by the end of the first pass */
+    uint64_t *
+            linked; /* owners whose LINK records are in the log, sorted by the end of the first pass */
     size_t linked_count, linked_capacity;
     struct kz_buf out;
     struct kz_progress progress;
@@ -78,8 +80,8 @@ static enum kz_code put_users(struct export *e)
                 .first_seen_ms = u->first_seen_ms};
         uint32_t target = kz_views_target(e->views, user);
 
-        if (target != user && !bsearch(&u->owner, e->linked, e->linked_count, sizeof(*e->linked),
-                                      by_number)) {
+        if (target != user &&
+                !bsearch(&u->owner, e->linked, e->linked_count, sizeof(*e->linked), by_number)) {
             line.to = kz_views_key(e->views, target);
             line.merged = kz_views_merged_into(e->views, user) != 0;
         }
@@ -100,8 +102,9 @@ static enum kz_code put_known(struct export *e, struct kz_history_reader *reader
     for (size_t i = 0; i < stones; i++) {
         const struct kz_tombstone *stone = kz_views_tombstone_at(e->views, i);
 
-        kz_export_put(&(struct kz_export_line){.kind = KZ_EXPORT_ERASED,
-                              .stone = stone->id_hash, .at_ms = stone->at_ms},
+        kz_export_put(
+                &(struct kz_export_line){
+                        .kind = KZ_EXPORT_ERASED, .stone = stone->id_hash, .at_ms = stone->at_ms},
                 &e->out);
     }
     if (e->first_seq <= 1)
@@ -131,8 +134,8 @@ static enum kz_code put_event(void *arg, kz_lsn lsn, const struct kz_record *rec
     return flush(e);
 }
 
-static enum kz_code put_all(struct export *e, const struct kz_project *project,
-        struct kz_history_reader *reader)
+static enum kz_code put_all(
+        struct export *e, const struct kz_project *project, struct kz_history_reader *reader)
 {
     struct kz_export_line head = {
             .kind = KZ_EXPORT_HEAD, .project = kz_str(project->name), .seq = e->after};
@@ -149,24 +152,18 @@ static enum kz_code put_all(struct export *e, const struct kz_project *project,
     return fflush(stdout) == 0 ? KZ_OK : kz_fail_errno(e->err, "could not write");
 }
 
-static enum kz_code export(struct export *e, const struct kz_project *project, const char *data,
-        const char *backend)
-{
-    struct kz_offline_reader offline;
-    struct kz_backends backends;
-    enum kz_code rc;
+static enum kz_code export(
+        struct export *e, const struct kz_project *project, const char *data, const char *backend) {
+    struct kz_offline_reader offline; struct kz_backends backends; enum kz_code rc;
 
-    if (!backend && project->backends.history == KZ_BACKEND_EMBEDDED) {
-        KZ_TRY(kz_offline_open_reader(project, data, &offline, e->err));
-        e->views = offline.views;
-        rc = put_all(e, project, offline.reader);
-        kz_offline_close_reader(&offline);
-        return rc;
-    }
-    KZ_TRY(kz_backends_open(project, backend, KZ_NEEDS_STORE, &backends, e->err));
-    rc = put_all(e, project, backends.store->ops->reader(backends.store));
-    kz_backends_close(&backends);
-    return rc;
+    if (!backend && project->backends.history == KZ_BACKEND_EMBEDDED){
+            KZ_TRY(kz_offline_open_reader(project, data, &offline, e->err));
+            e->views = offline.views; rc = put_all(e, project, offline.reader);
+            kz_offline_close_reader(&offline); return rc;}
+KZ_TRY(kz_backends_open(project, backend, KZ_NEEDS_STORE, &backends, e->err));
+rc = put_all(e, project, backends.store->ops->reader(backends.store));
+kz_backends_close(&backends);
+return rc;
 }
 
 static int run(const struct kz_args *args)
@@ -196,11 +193,15 @@ const struct kz_command kz_command_export = {
         .arguments = "DIR",
         .argument_min = 1,
         .argument_max = 1,
-        .summary = "Prints the whole history as NDJSON, for `import` elsewhere; `up` may run meanwhile.",
-        .details = "Events in the order in which they came, with their times as they were held, and what is\n"
-                   "needed so that histories, sessions and links come out the same. The last line tells the seq\n"
+        .summary = "Prints the whole history as NDJSON, for `import` elsewhere; `up` may run "
+                   "meanwhile.",
+        .details = "Events in the order in which they came, with their times as they were held, "
+                   "and what is\n"
+                   "needed so that histories, sessions and links come out the same. The last line "
+                   "tells the seq\n"
                    "to go on from: `--after SEQ` exports what came later.",
-        .example = "kizashi export shop >shop.ndjson && kizashi import shop shop.ndjson --backend gcp",
+        .example =
+                "kizashi export shop >shop.ndjson && kizashi import shop shop.ndjson --backend gcp",
         .options =
                 {
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},

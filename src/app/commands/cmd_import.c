@@ -54,8 +54,8 @@ static void log_free(struct kz_import *import)
     free(into);
 }
 
-enum kz_code kz_import_log(const struct kz_import_options *options, struct kz_import **ret_import,
-        struct kz_err *err)
+enum kz_code kz_import_log(
+        const struct kz_import_options *options, struct kz_import **ret_import, struct kz_err *err)
 {
     static const struct kz_import_ops ops = {
             .add = log_add,
@@ -126,7 +126,8 @@ static enum kz_code add_line(struct importing *i, const struct kz_project *proje
     switch (line->kind) {
     case KZ_EXPORT_HEAD:
         if (!kz_str_is(line->project, project->name))
-            return kz_fail(err, KZ_INVALID, "the export is of project \"" KZ_STR_FMT "\", not of \"%s\"",
+            return kz_fail(err, KZ_INVALID,
+                    "the export is of project \"" KZ_STR_FMT "\", not of \"%s\"",
                     KZ_STR_ARG(line->project), project->name);
         return KZ_OK;
     case KZ_EXPORT_ERASED:
@@ -136,8 +137,9 @@ static enum kz_code add_line(struct importing *i, const struct kz_project *proje
         return add(i, text, number, err);
     case KZ_EXPORT_END:
         if (line->event_count != i->read)
-            return kz_fail(err, KZ_INVALID, "the export had %" PRIu64 " events, %" PRIu64 " are here",
-                    line->event_count, i->read);
+            return kz_fail(err, KZ_INVALID,
+                    "the export had %" PRIu64 " events, %" PRIu64 " are here", line->event_count,
+                    i->read);
         return KZ_OK;
     }
     return KZ_OK;
@@ -164,9 +166,12 @@ static enum kz_code add_export(struct importing *i, const struct kz_project *pro
     }
     kz_arena_done(&arena);
     if (rc == KZ_OK && line.kind != KZ_EXPORT_END) {
-        (void)kz_fail(err, KZ_INVALID, "\"%s\" is cut: an export ends with a line that says how many "
-                                       "events there are", i->problems.file);
-        return kz_hint(err, "what is there was taken; export again, and import that: nothing comes twice");
+        (void)kz_fail(err, KZ_INVALID,
+                "\"%s\" is cut: an export ends with a line that says how many "
+                "events there are",
+                i->problems.file);
+        return kz_hint(
+                err, "what is there was taken; export again, and import that: nothing comes twice");
     }
     return rc;
 }
@@ -250,10 +255,14 @@ const struct kz_command kz_command_import = {
         .argument_min = 2,
         .argument_max = 2,
         .summary = "Takes events from before as history: no triggers, no actions.",
-        .details = "FILE is NDJSON as POST /v1/events takes it, CSV with --map, or what `export` wrote. Events\n"
-                   "come in by ts, which is kept as it is; those of an export in their own order, with all\n"
-                   "their times. Retention counts from now. Run it again after a failure: what is there\n"
-                   "already is skipped. While `up` has the data, it waits for nobody: stop `up` first.",
+        .details = "FILE is NDJSON as POST /v1/events takes it, CSV with --map, or what `export` "
+                   "wrote. Events\n"
+                   "come in by ts, which is kept as it is; those of an export in their own order, "
+                   "with all\n"
+                   "their times. Retention counts from now. Run it again after a failure: what is "
+                   "there\n"
+                   "already is skipped. While `up` has the data, it waits for nobody: stop `up` "
+                   "first.",
         .example = "kizashi import examples/shop past.csv --map "
                    "ts=event_time,name=event_type,user_id=user_id",
         .options =
@@ -261,10 +270,12 @@ const struct kz_command kz_command_import = {
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
                         {"env", "NAME", NULL, "lays kizashi.NAME.yaml on kizashi.yaml"},
                         {"until", "TIME", NULL, "leaves out later events (default: now)"},
-                        {"map", "FIELD=COLUMN,...", NULL, "CSV: which column is ts, name, user_id, "
-                                                          "anonymous_id, event_id"},
+                        {"map", "FIELD=COLUMN,...", NULL,
+                                "CSV: which column is ts, name, user_id, "
+                                "anonymous_id, event_id"},
                         {"backend", "NAME", NULL,
-                                "gcp: into the store of a deployment of roles (default: as the project says)"},
+                                "gcp: into the store of a deployment of roles (default: as the "
+                                "project says)"},
                         {"quiet", NULL, NULL, "no progress"},
                         {"json", NULL, NULL, "prints the counts as JSON"},
                 },

@@ -121,8 +121,9 @@ static void print_new(const struct kz_args *args, const struct kz_key *key, cons
         printf("%.*s\n", (int)buf.size, buf.data);
     } else {
         printf("%s\n", secret);
-        fprintf(stderr, "%s key \"%s\" (%s). It is shown only now; send it as "
-                        "\"Authorization: Bearer KEY\".\n",
+        fprintf(stderr,
+                "%s key \"%s\" (%s). It is shown only now; send it as "
+                "\"Authorization: Bearer KEY\".\n",
                 kz_key_kind_name(key->kind), key->name, key->id);
     }
     kz_buf_done(&buf);
@@ -148,7 +149,8 @@ static int run_create(const struct kz_args *args)
                 args, "--kind is \"%s\", it has to be write, read, admin or signing", kind);
     kz_arena_init(&arena, 0);
     spec.event_count = split(kz_args_get(args, "events"), &arena, events, KZ_ARRAY_COUNT(events));
-    spec.origin_count = split(kz_args_get(args, "origins"), &arena, origins, KZ_ARRAY_COUNT(origins));
+    spec.origin_count = split(
+            kz_args_get(args, "origins"), &arena, origins, KZ_ARRAY_COUNT(origins));
     rc = open_keys(args, true, &auth, &err);
     if (rc == KZ_OK && !spec.name)
         spec.name = free_name(auth, kind, name);
@@ -166,8 +168,10 @@ const struct kz_command kz_command_keys_create = {
         .argument_min = 1,
         .argument_max = 1,
         .summary = "Makes a key; its secret is printed once and only its hash is kept.",
-        .details = "write is public and may ship in pages: it sends the events allowed to it. read reads\n"
-                   "predictions, admin does everything, signing signs tokens that prove who a user is.\n"
+        .details = "write is public and may ship in pages: it sends the events allowed to it. read "
+                   "reads\n"
+                   "predictions, admin does everything, signing signs tokens that prove who a user "
+                   "is.\n"
                    "As soon as there is a key, callers need one; a running `up` notices by itself.",
         .example = "kizashi keys create shop --kind write --name page --events 'view,cart' "
                    "--origins https://shop.example",
@@ -175,7 +179,8 @@ const struct kz_command kz_command_keys_create = {
                 {
                         {"kind", "KIND", "write", "write, read, admin or signing"},
                         {"name", "NAME", NULL, "what to call it; the kind where there is none"},
-                        {"events", "A,B", NULL, "write: event names it may send, * for any characters"},
+                        {"events", "A,B", NULL,
+                                "write: event names it may send, * for any characters"},
                         {"origins", "A,B", NULL, "web origins it may be used from"},
                         {"rate", "COUNT", "0", "events a second, 0 for no limit"},
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
@@ -248,7 +253,8 @@ static int run_revoke(const struct kz_args *args)
     if (open_keys(args, false, &auth, &err) != KZ_OK ||
             kz_auth_revoke(auth, args->arguments[1], kz_clock_ms(), &err) != KZ_OK)
         return kz_command_fail(&err);
-    printf("revoked \"%s\"; a running `up` refuses it within a second or two\n", args->arguments[1]);
+    printf("revoked \"%s\"; a running `up` refuses it within a second or two\n",
+            args->arguments[1]);
     return KZ_EXIT_DONE;
 }
 

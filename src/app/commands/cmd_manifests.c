@@ -88,9 +88,10 @@ static void label(const char *text, char *out, size_t size)
 
 static void put_head(struct render *r, const char *api, const char *kind, const char *part)
 {
-    PUT(r, "---\napiVersion: %s\nkind: %s\nmetadata:\n  name: %s-%s\n  namespace: %s\n"
-           "  labels: {app.kubernetes.io/name: kizashi, app.kubernetes.io/instance: %s, "
-           "app.kubernetes.io/component: %s}\n",
+    PUT(r,
+            "---\napiVersion: %s\nkind: %s\nmetadata:\n  name: %s-%s\n  namespace: %s\n"
+            "  labels: {app.kubernetes.io/name: kizashi, app.kubernetes.io/instance: %s, "
+            "app.kubernetes.io/component: %s}\n",
             api, kind, r->name, part, r->space, r->name, part);
 }
 
@@ -121,26 +122,31 @@ static void put_resources(struct render *r, struct needs needs)
 
     PUT(r, "          resources:\n");
     for (int limits = 0; limits < 2; limits++)
-        PUT(r, "            %s: {cpu: %" PRIu64 "m, memory: %" PRIu64 "Mi, ephemeral-storage: 1Gi}\n",
+        PUT(r,
+                "            %s: {cpu: %" PRIu64 "m, memory: %" PRIu64
+                "Mi, ephemeral-storage: 1Gi}\n",
                 limits ? "limits" : "requests", n.cpu_milli, n.memory_mib);
 }
 
 static void put_probes(struct render *r, const char *live, const char *ready)
 {
-    PUT(r, "          startupProbe: {httpGet: {path: %s, port: http}, periodSeconds: 2, "
-           "failureThreshold: 60}\n"
-           "          livenessProbe: {httpGet: {path: %s, port: http}, periodSeconds: 10, "
-           "timeoutSeconds: 5, failureThreshold: 3}\n"
-           "          readinessProbe: {httpGet: {path: %s, port: http}, periodSeconds: 3, "
-           "timeoutSeconds: 3, failureThreshold: 2}\n",
+    PUT(r,
+            "          startupProbe: {httpGet: {path: %s, port: http}, periodSeconds: 2, "
+            "failureThreshold: 60}\n"
+            "          livenessProbe: {httpGet: {path: %s, port: http}, periodSeconds: 10, "
+            "timeoutSeconds: 5, failureThreshold: 3}\n"
+            "          readinessProbe: {httpGet: {path: %s, port: http}, periodSeconds: 3, "
+            "timeoutSeconds: 3, failureThreshold: 2}\n",
             live, live, ready);
 }
 
 static void put_pod_security(struct render *r)
 {
-    PUT(r, "      securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: "
-           "10001, seccompProfile: {type: RuntimeDefault}}\n"
-           "      terminationGracePeriodSeconds: %u\n",
+    PUT(r,
+            "      securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, "
+            "fsGroup: "
+            "10001, seccompProfile: {type: RuntimeDefault}}\n"
+            "      terminationGracePeriodSeconds: %u\n",
             r->grace_s);
     if (r->spot)
         PUT(r, "      nodeSelector: {cloud.google.com/gke-spot: \"true\"}\n");
@@ -152,8 +158,9 @@ static void put_spread(struct render *r, const char *part)
 
     PUT(r, "      topologySpreadConstraints:\n");
     for (size_t i = 0; i < KZ_ARRAY_COUNT(keys); i++) {
-        PUT(r, "        - maxSkew: 1\n          topologyKey: %s\n          whenUnsatisfiable: "
-               "ScheduleAnyway\n          labelSelector:\n            matchLabels:\n",
+        PUT(r,
+                "        - maxSkew: 1\n          topologyKey: %s\n          whenUnsatisfiable: "
+                "ScheduleAnyway\n          labelSelector:\n            matchLabels:\n",
                 keys[i]);
         put_selector(r, "              ", part);
     }
@@ -162,8 +169,10 @@ static void put_spread(struct render *r, const char *part)
 static void put_deployment_head(struct render *r, const char *part, unsigned pods)
 {
     put_head(r, "apps/v1", "Deployment", part);
-    PUT(r, "spec:\n  replicas: %u\n  strategy: {rollingUpdate: {maxSurge: 25%%, maxUnavailable: 0}}\n"
-           "  selector:\n    matchLabels:\n",
+    PUT(r,
+            "spec:\n  replicas: %u\n  strategy: {rollingUpdate: {maxSurge: 25%%, maxUnavailable: "
+            "0}}\n"
+            "  selector:\n    matchLabels:\n",
             pods);
     put_selector(r, "      ", part);
     PUT(r, "  template:\n    metadata:\n      labels:\n        app.kubernetes.io/name: kizashi\n");
@@ -175,7 +184,8 @@ static void put_deployment_head(struct render *r, const char *part, unsigned pod
 
 static void put_container_security(struct render *r)
 {
-    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, "
+    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: "
+           "true, "
            "capabilities: {drop: [ALL]}}\n");
 }
 
@@ -205,7 +215,9 @@ static struct needs needs_of(const struct render *r, const struct role *role)
 
 static void put_arguments(struct render *r, const struct role *role, bool push)
 {
-    PUT(r, "          args: [up, /project, --role, %s, --listen, \"0.0.0.0:%d\", --data, /data, --log, json",
+    PUT(r,
+            "          args: [up, /project, --role, %s, --listen, \"0.0.0.0:%d\", --data, /data, "
+            "--log, json",
             role->name, PORT);
     if (r->project->backends.bus != KZ_BACKEND_GCP)
         PUT(r, ", --backend, gcp");
@@ -218,9 +230,10 @@ static void put_arguments(struct render *r, const struct role *role, bool push)
 
 static void put_volumes(struct render *r, const struct role *role)
 {
-    PUT(r, "          volumeMounts:\n            - {name: tmp, mountPath: /tmp}\n"
-           "            - {name: data, mountPath: /data%s}\n"
-           "      volumes:\n        - {name: tmp, emptyDir: {}}\n",
+    PUT(r,
+            "          volumeMounts:\n            - {name: tmp, mountPath: /tmp}\n"
+            "            - {name: data, mountPath: /data%s}\n"
+            "      volumes:\n        - {name: tmp, emptyDir: {}}\n",
             role->serves ? ", readOnly: true" : "");
     if (role->serves)
         PUT(r, "        - {name: data, secret: {secretName: %s-keys}}\n", r->name);
@@ -235,8 +248,9 @@ static void put_role(struct render *r, const struct role *role)
     put_quoted(r, r->image);
     PUT(r, "\n");
     put_arguments(r, role, false);
-    PUT(r, "          ports: [{name: http, containerPort: %d}]\n          env:\n"
-           "            - {name: GOOGLE_CLOUD_PROJECT, value: ",
+    PUT(r,
+            "          ports: [{name: http, containerPort: %d}]\n          env:\n"
+            "            - {name: GOOGLE_CLOUD_PROJECT, value: ",
             PORT);
     put_quoted(r, r->gcp);
     PUT(r, "}\n");
@@ -253,17 +267,18 @@ static void put_account(struct render *r, const char *part, const char *google)
 {
     put_head(r, "v1", "ServiceAccount", part);
     /* Workload identity: the pod is that Google service account, without a key. */
-    PUT(r, "  annotations: {iam.gke.io/gcp-service-account: %s@%s.iam.gserviceaccount.com}\n", google,
-            r->gcp);
+    PUT(r, "  annotations: {iam.gke.io/gcp-service-account: %s@%s.iam.gserviceaccount.com}\n",
+            google, r->gcp);
 }
 
 static void put_backlog(struct render *r, const struct role *role, const char *subscription)
 {
-    PUT(r, "    - type: External # what waits in Pub/Sub\n      external:\n        metric:\n"
-           "          name: pubsub.googleapis.com|subscription|num_undelivered_messages\n"
-           "          selector: {matchLabels: {resource.labels.subscription_id: "
-           "%skizashi-%s-%s}}\n"
-           "        target: {type: AverageValue, averageValue: \"%u\"}\n",
+    PUT(r,
+            "    - type: External # what waits in Pub/Sub\n      external:\n        metric:\n"
+            "          name: pubsub.googleapis.com|subscription|num_undelivered_messages\n"
+            "          selector: {matchLabels: {resource.labels.subscription_id: "
+            "%skizashi-%s-%s}}\n"
+            "        target: {type: AverageValue, averageValue: \"%u\"}\n",
             r->project->backends.gcp.prefix, r->project->name, subscription, role->backlog_target);
 }
 
@@ -273,13 +288,15 @@ static void put_scaling(struct render *r, const struct role *role)
     char subscription[256];
 
     put_head(r, "autoscaling/v2", "HorizontalPodAutoscaler", role->name);
-    PUT(r, "spec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %s-%s}\n"
-           "  minReplicas: %u\n  maxReplicas: %u\n"
-           "  behavior:\n"
-           "    scaleUp: {stabilizationWindowSeconds: 0, policies: [{type: Percent, value: 100, "
-           "periodSeconds: 15}]}\n"
-           "    scaleDown: {stabilizationWindowSeconds: 300, policies: [{type: Percent, value: 20, "
-           "periodSeconds: 60}]}\n  metrics:\n",
+    PUT(r,
+            "spec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %s-%s}\n"
+            "  minReplicas: %u\n  maxReplicas: %u\n"
+            "  behavior:\n"
+            "    scaleUp: {stabilizationWindowSeconds: 0, policies: [{type: Percent, value: 100, "
+            "periodSeconds: 15}]}\n"
+            "    scaleDown: {stabilizationWindowSeconds: 300, policies: [{type: Percent, value: "
+            "20, "
+            "periodSeconds: 60}]}\n  metrics:\n",
             r->name, role->name, role->pods_min, role->pods_max);
     if (!role->subscription) {
         PUT(r, "    - type: Resource\n      resource: {name: cpu, target: {type: Utilization, "
@@ -294,7 +311,8 @@ static void put_scaling(struct render *r, const struct role *role)
         put_backlog(r, role, subscription);
     }
     PUT(r, "    - type: Pods # how long it has waited: ours, by way of Managed Prometheus\n"
-           "      pods:\n        metric: {name: prometheus.googleapis.com|kizashi_lag_seconds|gauge}\n"
+           "      pods:\n        metric: {name: "
+           "prometheus.googleapis.com|kizashi_lag_seconds|gauge}\n"
            "        target: {type: AverageValue, averageValue: \"2\"}\n");
 }
 
@@ -308,16 +326,18 @@ static void put_disruption(struct render *r, const char *part)
 static void put_service(struct render *r, const char *part)
 {
     put_head(r, "v1", "Service", part);
-    PUT(r, "spec:\n  type: ClusterIP\n  ports: [{name: http, port: 80, targetPort: http}]\n  selector:\n");
+    PUT(r, "spec:\n  type: ClusterIP\n  ports: [{name: http, port: 80, targetPort: http}]\n  "
+           "selector:\n");
     put_selector(r, "    ", part);
 }
 
 static void put_monitoring(struct render *r)
 {
     put_head(r, "monitoring.googleapis.com/v1", "PodMonitoring", "metrics");
-    PUT(r, "spec:\n  selector: {matchLabels: {app.kubernetes.io/name: kizashi, "
-           "app.kubernetes.io/instance: %s}}\n"
-           "  endpoints: [{port: http, path: /metrics, interval: 15s}]\n",
+    PUT(r,
+            "spec:\n  selector: {matchLabels: {app.kubernetes.io/name: kizashi, "
+            "app.kubernetes.io/instance: %s}}\n"
+            "  endpoints: [{port: http, path: /metrics, interval: 15s}]\n",
             r->name);
 }
 
@@ -335,21 +355,24 @@ static void put_model(struct render *r, const struct kz_model_def *model)
            "      containers:\n        - name: model # speaks Open Inference v2 on $PORT\n"
            "          image: ");
     put_quoted(r, model->image);
-    PUT(r, "\n          ports: [{name: http, containerPort: %d}]\n"
-           "          env: [{name: PORT, value: \"%d\"}]\n",
+    PUT(r,
+            "\n          ports: [{name: http, containerPort: %d}]\n"
+            "          env: [{name: PORT, value: \"%d\"}]\n",
             PORT, PORT);
     put_resources(r, needs_of_model(model, 1));
     put_probes(r, "/v2/health/live", "/v2/health/ready");
-    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n"
+    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: "
+           "[ALL]}}\n"
            "          volumeMounts: [{name: tmp, mountPath: /tmp}]\n"
            "      volumes: [{name: tmp, emptyDir: {}}]\n");
     put_service(r, part);
     put_disruption(r, part);
     put_head(r, "autoscaling/v2", "HorizontalPodAutoscaler", part);
-    PUT(r, "spec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %s-%s}\n"
-           "  minReplicas: %u\n  maxReplicas: %u\n  metrics:\n"
-           "    - type: Resource\n      resource: {name: cpu, target: {type: Utilization, "
-           "averageUtilization: 60}}\n",
+    PUT(r,
+            "spec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %s-%s}\n"
+            "  minReplicas: %u\n  maxReplicas: %u\n  metrics:\n"
+            "    - type: Resource\n      resource: {name: cpu, target: {type: Utilization, "
+            "averageUtilization: 60}}\n",
             r->name, part, KZ_MAX(model->replicas.min, 1u), KZ_MAX(model->replicas.max, 1u));
 }
 
@@ -361,14 +384,17 @@ static void put_balloon(struct render *r)
 {
     if (!r->balloon)
         return;
-    PUT(r, "---\napiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: %s-balloon}\n"
-           "value: -10\npreemptionPolicy: Never\nglobalDefault: false\n"
-           "description: holds nodes for pods that are worth more\n",
+    PUT(r,
+            "---\napiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: "
+            "%s-balloon}\n"
+            "value: -10\npreemptionPolicy: Never\nglobalDefault: false\n"
+            "description: holds nodes for pods that are worth more\n",
             r->name);
     put_head(r, "v1", "ServiceAccount", "balloon");
     put_deployment_head(r, "balloon", r->balloon);
-    PUT(r, "      automountServiceAccountToken: false\n      priorityClassName: %s-balloon\n"
-           "      containers:\n        - name: balloon\n          image: ",
+    PUT(r,
+            "      automountServiceAccountToken: false\n      priorityClassName: %s-balloon\n"
+            "      containers:\n        - name: balloon\n          image: ",
             r->name);
     put_quoted(r, r->image);
     PUT(r, "\n          command: [sleep, infinity]\n");
@@ -395,29 +421,34 @@ static void put_cloud_run(struct render *r)
     account_id(r, infer->name, google);
     cpus = cpus > 4 ? 8 : cpus > 2 ? 4 : cpus;
     least = cpus >= 8 ? 4096 : cpus >= 4 ? 2048 : 512;
-    PUT(r, "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push. Each model's subscription has\n"
-           "# to be told so (docs/google-cloud.md, \"infer on Cloud Run\").\n"
-           "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: %s-infer\n"
-           "  annotations: {run.googleapis.com/ingress: internal}\n"
-           "spec:\n  template:\n    metadata:\n      annotations:\n"
-           "        autoscaling.knative.dev/minScale: \"1\"\n"
-           "        autoscaling.knative.dev/maxScale: \"100\"\n"
-           "        run.googleapis.com/cpu-throttling: \"false\"\n"
-           "        run.googleapis.com/execution-environment: gen2\n"
-           "    spec:\n      serviceAccountName: %s@%s.iam.gserviceaccount.com\n"
-           "      containerConcurrency: 64\n      timeoutSeconds: 60\n      containers:\n"
-           "        - image: ",
+    PUT(r,
+            "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push. Each model's "
+            "subscription has\n"
+            "# to be told so (docs/google-cloud.md, \"infer on Cloud Run\").\n"
+            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: %s-infer\n"
+            "  annotations: {run.googleapis.com/ingress: internal}\n"
+            "spec:\n  template:\n    metadata:\n      annotations:\n"
+            "        autoscaling.knative.dev/minScale: \"1\"\n"
+            "        autoscaling.knative.dev/maxScale: \"100\"\n"
+            "        run.googleapis.com/cpu-throttling: \"false\"\n"
+            "        run.googleapis.com/execution-environment: gen2\n"
+            "    spec:\n      serviceAccountName: %s@%s.iam.gserviceaccount.com\n"
+            "      containerConcurrency: 64\n      timeoutSeconds: 60\n      containers:\n"
+            "        - image: ",
             r->name, google, r->gcp);
     put_quoted(r, r->image);
     PUT(r, "\n");
     put_arguments(r, infer, true);
-    PUT(r, "          ports: [{name: http1, containerPort: %d}]\n          env: [{name: "
-           "GOOGLE_CLOUD_PROJECT, value: ",
+    PUT(r,
+            "          ports: [{name: http1, containerPort: %d}]\n          env: [{name: "
+            "GOOGLE_CLOUD_PROJECT, value: ",
             PORT);
     put_quoted(r, r->gcp);
-    PUT(r, "}]\n          resources: {limits: {cpu: \"%" PRIu64 "\", memory: %" PRIu64 "Mi}}\n"
-           "          startupProbe: {httpGet: {path: /readyz}, periodSeconds: 2, failureThreshold: 60}\n"
-           "          livenessProbe: {httpGet: {path: /healthz}, periodSeconds: 10}\n",
+    PUT(r,
+            "}]\n          resources: {limits: {cpu: \"%" PRIu64 "\", memory: %" PRIu64 "Mi}}\n"
+            "          startupProbe: {httpGet: {path: /readyz}, periodSeconds: 2, "
+            "failureThreshold: 60}\n"
+            "          livenessProbe: {httpGet: {path: /healthz}, periodSeconds: 10}\n",
             cpus, KZ_MAX(needs.memory_mib, least));
 }
 
@@ -427,10 +458,12 @@ static void put_all(struct render *r)
 {
     char google[31]; /* Google's limit on an account's id */
 
-    PUT(r, "# Made by `kizashi manifests`; apply with: kubectl apply -f -\n"
-           "# Before it: kizashi gcp init, and the keys of those who send and read:\n"
-           "#   kizashi keys create DIR --kind write --data keys && kubectl -n %s create secret generic "
-           "%s-keys --from-file=keys/keys.json\n",
+    PUT(r,
+            "# Made by `kizashi manifests`; apply with: kubectl apply -f -\n"
+            "# Before it: kizashi gcp init, and the keys of those who send and read:\n"
+            "#   kizashi keys create DIR --kind write --data keys && kubectl -n %s create secret "
+            "generic "
+            "%s-keys --from-file=keys/keys.json\n",
             r->space, r->name);
     PUT(r, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", r->space);
     for (size_t i = 0; i < KZ_ARRAY_COUNT(roles); i++) {
@@ -468,13 +501,16 @@ static enum kz_code check_sizes(const struct render *r, bool cloud_run, struct k
             needs = admitted(needs);
         if (needs.cpu_milli <= most.cpu_milli && needs.memory_mib <= most.memory_mib)
             continue;
-        (void)kz_fail(err, KZ_LIMIT, "a pod of %s \"%s\" would need %" PRIu64 "m of CPU and %" PRIu64
-                "Mi of memory; %s admits %" PRIu64 "m and %" PRIu64 "Mi", model ? "model" : "role",
-                model ? model->name : "infer", needs.cpu_milli, needs.memory_mib,
-                cloud_run ? "Cloud Run" : "Autopilot", most.cpu_milli, most.memory_mib);
-        return kz_hint(err, model ? "lower the model's resources"
-                                  : "lower \"replicas\" or \"resources\" of the models: pods make up "
-                                    "for it; or give a model an image of its own");
+        (void)kz_fail(err, KZ_LIMIT,
+                "a pod of %s \"%s\" would need %" PRIu64 "m of CPU and %" PRIu64
+                "Mi of memory; %s admits %" PRIu64 "m and %" PRIu64 "Mi",
+                model ? "model" : "role", model ? model->name : "infer", needs.cpu_milli,
+                needs.memory_mib, cloud_run ? "Cloud Run" : "Autopilot", most.cpu_milli,
+                most.memory_mib);
+        return kz_hint(
+                err, model ? "lower the model's resources"
+                           : "lower \"replicas\" or \"resources\" of the models: pods make up "
+                             "for it; or give a model an image of its own");
     }
     return KZ_OK;
 }
@@ -492,7 +528,8 @@ static int run(const struct kz_args *args)
     struct kz_err err;
 
     if (!r.image)
-        return kz_command_usage(args, "--image is missing: the image that holds the project in /project");
+        return kz_command_usage(
+                args, "--image is missing: the image that holds the project in /project");
     kz_diag_set(KZ_DIAG_WARN, false);
     config = kz_check_load(args->arguments[0], r.env, &err);
     if (!config)
@@ -501,8 +538,9 @@ static int run(const struct kz_args *args)
     if (!r.gcp) /* which is GOOGLE_CLOUD_PROJECT where the project has none of its own */
         r.gcp = r.project->backends.gcp.project;
     if (!r.gcp || !r.gcp[0])
-        return kz_command_usage(args, "--gcp-project is missing, the project has no backends.gcp.project, "
-                                      "and GOOGLE_CLOUD_PROJECT is not set");
+        return kz_command_usage(args,
+                "--gcp-project is missing, the project has no backends.gcp.project, "
+                "and GOOGLE_CLOUD_PROJECT is not set");
     r.grace_s = r.spot ? SPOT_GRACE_S : GRACE_S;
     label(r.project->name, project, sizeof(project));
     snprintf(r.name, sizeof(r.name), "kizashi-%s", project);
@@ -523,9 +561,12 @@ const struct kz_command kz_command_manifests = {
         .argument_min = 1,
         .argument_max = 1,
         .summary = "Prints what the project needs on GKE Autopilot, as YAML for kubectl.",
-        .details = "A Deployment for each role (infer's pods as large as the models' resources ask), with\n"
-                   "autoscalers on the Pub/Sub backlog and on our own lag, disruption budgets, service\n"
-                   "accounts with workload identity, Services and a PodMonitoring. A model with an `image`\n"
+        .details = "A Deployment for each role (infer's pods as large as the models' resources "
+                   "ask), with\n"
+                   "autoscalers on the Pub/Sub backlog and on our own lag, disruption budgets, "
+                   "service\n"
+                   "accounts with workload identity, Services and a PodMonitoring. A model with an "
+                   "`image`\n"
                    "is a Deployment of its own. docs/google-cloud.md tells the whole way.",
         .example = "kizashi manifests shop --image REGION-docker.pkg.dev/PROJECT/kizashi/shop:1 "
                    "--gcp-project PROJECT | kubectl apply -f -",
@@ -537,9 +578,11 @@ const struct kz_command kz_command_manifests = {
                                 "environment's GOOGLE_CLOUD_PROJECT)"},
                         {"namespace", "NAME", "kizashi", "Kubernetes namespace"},
                         {"env", "NAME", NULL, "pods run with kizashi.NAME.yaml laid over"},
-                        {"spot", NULL, NULL, "pods on Spot machines: cheaper, ended at short notice"},
+                        {"spot", NULL, NULL,
+                                "pods on Spot machines: cheaper, ended at short notice"},
                         {"balloon", "COUNT", "0", "pods that hold nodes for a quick scale-up"},
-                        {"cloud-run", NULL, NULL, "infer as a Cloud Run service instead of all this"},
+                        {"cloud-run", NULL, NULL,
+                                "infer as a Cloud Run service instead of all this"},
                 },
         .run = run,
 };

@@ -78,8 +78,8 @@ static const char *short_span(double seconds, char out[24])
 typedef void answer_printer(struct kz_json_value root, const struct kz_args *args);
 
 /* Calls, prints the answer as it is with --json, else through `print`. */
-static int ask(const struct kz_args *args, const char *method, const char *path, uint32_t timeout_ms,
-        answer_printer *print)
+static int ask(const struct kz_args *args, const char *method, const char *path,
+        uint32_t timeout_ms, answer_printer *print)
 {
     struct kz_online online;
     struct kz_json_value root;
@@ -163,7 +163,8 @@ static void print_overview(struct kz_json_value root)
             short_count(kz_online_number(root, "users"), a),
             short_bytes(kz_online_number(root, "rss_bytes"), b),
             short_count(kz_online_number(root, "dead_letters"), c));
-    printf("  log          %s in %" PRIu64 " segments, %" PRIu64 " of them sealed; %s free on its disk\n",
+    printf("  log          %s in %" PRIu64 " segments, %" PRIu64
+           " of them sealed; %s free on its disk\n",
             short_bytes(kz_online_number(log, "disk_bytes"), a), kz_online_count(log, "segments"),
             kz_online_count(log, "segments_sealed"),
             short_bytes(kz_online_number(root, "disk_free_bytes"), b));
@@ -230,8 +231,9 @@ const struct kz_command kz_command_status = {
         .name = "status",
         .arguments = "",
         .summary = "Says what is wrong, worst first, each with its remedy; then an overview.",
-        .details = "Exit code 0 when healthy or degraded (a fenced model), 1 when intake or serving\n"
-                   "fails or nobody answers.",
+        .details =
+                "Exit code 0 when healthy or degraded (a fenced model), 1 when intake or serving\n"
+                "fails or nobody answers.",
         .example = "kizashi status --url http://127.0.0.1:8080",
         .options = {KZ_ONLINE_OPTIONS, {"json", NULL, NULL, "the answer of the server as JSON"}},
         .run = run_status,
@@ -258,7 +260,8 @@ static void line(struct screen *screen, const char *fmt, ...)
 static void draw_flow(struct screen *screen, struct kz_json_value top)
 {
     struct kz_json_value rates = kz_json_get(top, "per_second"), now = kz_json_get(top, "now"),
-                         stages = kz_json_get(top, "stages"), commit = kz_json_get(stages, "commit"),
+                         stages = kz_json_get(top, "stages"),
+                         commit = kz_json_get(stages, "commit"),
                          total = kz_json_get(stages, "total");
     char a[24], b[24], c[24], d[24], e[24];
 
@@ -309,14 +312,14 @@ static void draw_models(struct screen *screen, struct kz_json_value status)
     char a[24], b[24], c[24], replicas[24];
 
     line(screen, "%s", "");
-    line(screen, "%-20s %-9s %9s %9s %9s %7s %9s  %s", "MODEL", "STATE", "REPLICAS", "PENDING", "DONE",
-            "DEAD", "MEMORY", "WHY");
+    line(screen, "%-20s %-9s %9s %9s %9s %7s %9s  %s", "MODEL", "STATE", "REPLICAS", "PENDING",
+            "DONE", "DEAD", "MEMORY", "WHY");
     while (kz_json_walk_element(&walk, &item)) {
         snprintf(replicas, sizeof(replicas), "%" PRIu64 "/%" PRIu64,
                 kz_online_count(item, "replicas_ready"), kz_online_count(item, "replicas_max"));
         line(screen, "%-20s %-9s %9s %9s %9s %7" PRIu64 " %9s  %.40s",
-                kz_online_text(item, "name", &name), kz_online_text(item, "state", &state), replicas,
-                short_count(kz_online_number(item, "pending"), a),
+                kz_online_text(item, "name", &name), kz_online_text(item, "state", &state),
+                replicas, short_count(kz_online_number(item, "pending"), a),
                 short_count(kz_online_number(item, "done"), b), kz_online_count(item, "dead"),
                 short_bytes(kz_online_number(item, "rss_bytes"), c),
                 kz_online_text(item, "reason", &reason));
@@ -333,8 +336,9 @@ static void draw_keep(struct screen *screen, struct kz_json_value top, struct kz
     char a[24], b[24], c[24], d[24];
 
     line(screen, "%s", "");
-    line(screen, "log      %s/s in %s commits/s, %s fsyncs/s; %s in %" PRIu64 " segments, %" PRIu64
-                 " sealed",
+    line(screen,
+            "log      %s/s in %s commits/s, %s fsyncs/s; %s in %" PRIu64 " segments, %" PRIu64
+            " sealed",
             short_bytes(kz_online_number(rates, "log_bytes_total"), a),
             short_count(kz_online_number(rates, "log_commits_total"), b), short_count(syncs, c),
             short_bytes(kz_online_number(log, "disk_bytes"), d), kz_online_count(log, "segments"),
@@ -377,8 +381,9 @@ static enum kz_code draw(struct kz_online *online, struct screen *screen, struct
     if (rc == KZ_OK) {
         char a[24];
 
-        line(screen, "%s  %s  up %s  (over the last %.0f s)", kz_online_text(status, "project", &name),
-                online->url, short_span(kz_online_number(status, "uptime_seconds"), a),
+        line(screen, "%s  %s  up %s  (over the last %.0f s)",
+                kz_online_text(status, "project", &name), online->url,
+                short_span(kz_online_number(status, "uptime_seconds"), a),
                 kz_online_number(top, "over_seconds"));
         line(screen, "%s", "");
         draw_flow(screen, top);
@@ -482,8 +487,7 @@ const struct kz_command kz_command_top = {
         .details = "Rates and latencies are over the last ten seconds. q or Ctrl-C leaves. Where\n"
                    "there is no terminal it prints once.",
         .example = "kizashi top",
-        .options = {KZ_ONLINE_OPTIONS,
-                {"every", "DURATION", "1s", "time between two pictures"},
+        .options = {KZ_ONLINE_OPTIONS, {"every", "DURATION", "1s", "time between two pictures"},
                 {"once", NULL, NULL, "prints once, on a terminal, too"},
                 {"json", NULL, NULL, "the answer of the server as JSON, once"}},
         .run = run_top,
@@ -582,7 +586,8 @@ const struct kz_command kz_command_requests_drop = {
         .name = "requests drop",
         .arguments = "",
         .summary = "Ends requests that wait for a model, without a result.",
-        .details = "For a backlog whose predictions nobody needs any more. Each is counted as dropped.",
+        .details = "For a backlog whose predictions nobody needs any more. Each is counted as "
+                   "dropped.",
         .example = "kizashi requests drop --model purchase",
         .options = {KZ_ONLINE_OPTIONS, {"model", "NAME", NULL, "whose requests"},
                 {"all", NULL, NULL, "of every model"}, JSON_OPTION},
@@ -602,7 +607,8 @@ static void print_letters(struct kz_json_value root, const struct kz_args *args)
     (void)args;
     while (kz_json_walk_element(&walk, &item)) {
         if (!shown++)
-            printf("%-10s %-24s %-9s %-12s %-14s %s\n", "ID", "AT", "STAGE", "MODEL", "CODE", "REASON");
+            printf("%-10s %-24s %-9s %-12s %-14s %s\n", "ID", "AT", "STAGE", "MODEL", "CODE",
+                    "REASON");
         printf("%-10s %-24s %-9s %-12s %-14s %s\n", kz_online_text(item, "id", &id),
                 kz_time_format((int64_t)kz_online_count(item, "at"), when),
                 kz_online_text(item, "stage", &stage), kz_online_text(item, "model", &model),
@@ -627,8 +633,8 @@ static int run_letters(const struct kz_args *args)
     struct kz_buf path = {0};
     int exit_code;
 
-    kz_buf_printf(&path, "/v1/admin/deadletters?limit=%" PRId64,
-            kz_args_int(args, "limit", 1, 1000));
+    kz_buf_printf(
+            &path, "/v1/admin/deadletters?limit=%" PRId64, kz_args_int(args, "limit", 1, 1000));
     if (before)
         kz_buf_printf(&path, "&before=%" PRId64, before);
     if (stage) {
@@ -691,7 +697,8 @@ const struct kz_command kz_command_deadletters_list = {
         .options = {KZ_ONLINE_OPTIONS, {"limit", "COUNT", "50", "how many"},
                 {"before", "ID", NULL, "older than this one"},
                 {"stage", "STAGE", NULL,
-                        "only of collect, shape, log, trigger, features, infer, predict, act, deliver"},
+                        "only of collect, shape, log, trigger, features, infer, predict, act, "
+                        "deliver"},
                 JSON_OPTION},
         .run = run_letters,
 };
@@ -752,8 +759,8 @@ static int run_backup(const struct kz_args *args)
     kz_buf_char(&encoded, '\0');
     if (!kz_args_flag(args, "json"))
         fprintf(stderr, "backing up to %s ...\n", encoded.data);
-    exit_code = ask(args, "POST", make_path(path, "/v1/admin/backup?dest=%s", encoded.data), COPY_MS,
-            print_backup);
+    exit_code = ask(args, "POST", make_path(path, "/v1/admin/backup?dest=%s", encoded.data),
+            COPY_MS, print_backup);
     kz_buf_done(&encoded);
     return exit_code;
 }

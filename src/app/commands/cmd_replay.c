@@ -84,7 +84,8 @@ static void begin_line(struct summary *s, const struct kz_record *record)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_result_body *body = (const void *)bytes.ptr;
-    struct kz_str output = kz_span_str(bytes, body->output), error = kz_span_str(bytes, body->error);
+    struct kz_str output = kz_span_str(bytes, body->output),
+                  error = kz_span_str(bytes, body->error);
     char hash[20];
 
     kz_buf_clear(&s->line);
@@ -117,7 +118,8 @@ static uint64_t rounded(double score)
     return (uint64_t)(int64_t)(score * 1e6 + (score < 0 ? -0.5 : 0.5));
 }
 
-static enum kz_code see_result(struct summary *s, const struct kz_record *record, struct kz_err *err)
+static enum kz_code see_result(
+        struct summary *s, const struct kz_record *record, struct kz_err *err)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_result_body *body = (const void *)bytes.ptr;
@@ -128,8 +130,8 @@ static enum kz_code see_result(struct summary *s, const struct kz_record *record
     switch ((enum kz_request_end)body->end) {
     case KZ_END_DONE:
         s->done++;
-        s->predictions_hash =
-                kz_hash_mix(kz_hash_mix(s->predictions_hash, what), rounded(body->score));
+        s->predictions_hash = kz_hash_mix(
+                kz_hash_mix(s->predictions_hash, what), rounded(body->score));
         break;
     case KZ_END_SUPERSEDED:
         s->superseded++;
@@ -167,8 +169,7 @@ static void see_decision(struct summary *s, const struct kz_record *record)
         return;
     kz_json_out_object(&s->json);
     kz_json_out_kv_str(&s->json, "action", kz_span_str(bytes, body->action_name));
-    kz_json_out_kv_cstr(
-            &s->json, "decision", kz_decision_name((enum kz_decision)body->decision));
+    kz_json_out_kv_cstr(&s->json, "decision", kz_decision_name((enum kz_decision)body->decision));
     kz_json_out_object_end(&s->json);
 }
 
@@ -203,8 +204,8 @@ static enum kz_code see(void *arg, kz_lsn lsn, const struct kz_record *record)
     }
 }
 
-static enum kz_code columns_of(struct summary *s, const struct kz_project *project,
-        struct kz_sql *sql, struct kz_err *err)
+static enum kz_code columns_of(
+        struct summary *s, const struct kz_project *project, struct kz_sql *sql, struct kz_err *err)
 {
     s->model_count = project->model_count;
     s->columns = kz_calloc(project->model_count + 1, sizeof(*s->columns));
@@ -215,8 +216,8 @@ static enum kz_code columns_of(struct summary *s, const struct kz_project *proje
         s->columns[m].name = kz_name_hash(kz_str(model->name));
         if (!model->features_sql)
             continue;
-        KZ_TRY(kz_sql_compile(sql, KZ_SQL_FEATURES, model->features_sql, model->features_place,
-                &expr, err));
+        KZ_TRY(kz_sql_compile(
+                sql, KZ_SQL_FEATURES, model->features_sql, model->features_place, &expr, err));
         kz_sql_columns(expr, &s->columns[m].names, &s->columns[m].count);
     }
     return KZ_OK;
@@ -392,7 +393,8 @@ static int replay_dir(const struct kz_args *args)
     struct kz_err err;
 
     if (clock && strcmp(clock, "event") != 0)
-        return kz_command_usage(args, "--dir runs on virtual time: --clock event, not \"%s\"", clock);
+        return kz_command_usage(
+                args, "--dir runs on virtual time: --clock event, not \"%s\"", clock);
     if (kz_args_get(args, "url") || kz_args_get(args, "speed") || kz_args_get(args, "users") ||
             kz_args_get(args, "ts") || kz_args_flag(args, "loop"))
         return kz_command_usage(
@@ -414,10 +416,12 @@ static int run_replay(const struct kz_args *args)
     if (kz_args_get(args, "dir"))
         return replay_dir(args);
     if (clock && strcmp(clock, "event") == 0 &&
-            (!kz_args_get(args, "url") || kz_args_get(args, "speed") || kz_args_get(args, "users") ||
-                    kz_args_get(args, "ts") || kz_args_flag(args, "loop")))
-        return kz_command_usage(args, "--clock event needs --dir DIR, or --url of roles that run on "
-                                      "it, and then no --speed, --users, --ts and --loop");
+            (!kz_args_get(args, "url") || kz_args_get(args, "speed") ||
+                    kz_args_get(args, "users") || kz_args_get(args, "ts") ||
+                    kz_args_flag(args, "loop")))
+        return kz_command_usage(args,
+                "--clock event needs --dir DIR, or --url of roles that run on "
+                "it, and then no --speed, --users, --ts and --loop");
     if (kz_args_get(args, "out") || kz_args_get(args, "data"))
         return kz_command_usage(args, "--out and --data go with --dir");
     return kz_replay_url(args);
@@ -436,7 +440,8 @@ const struct kz_command kz_command_replay = {
                 "passes,\neach with all its consequences before the next. Two runs give the same "
                 "features bit for bit;\nthe hashes printed at the end tell. It begins with fresh "
                 "data (--data). Webhooks are decided, not sent.\n\n"
-                "With --url and --clock event, roles that were started with --clock event run on the "
+                "With --url and --clock event, roles that were started with --clock event run on "
+                "the "
                 "events' times.",
         .example = "kizashi replay events.csv --dir examples/shop --data /tmp/replay --clock event "
                    "--map ts=event_time,name=event_type,user_id=user_id",
@@ -454,8 +459,9 @@ const struct kz_command kz_command_replay = {
                         {"env", "NAME", NULL, "with --dir: lays kizashi.NAME.yaml on kizashi.yaml"},
                         {"clock", "wall|event", NULL, "event: virtual time, with --dir"},
                         {"out", "FILE", NULL, "with --dir: every result as a line of JSON"},
-                        {"map", "FIELD=COLUMN,...", NULL, "CSV: which column is ts, name, user_id, "
-                                                          "anonymous_id, event_id"},
+                        {"map", "FIELD=COLUMN,...", NULL,
+                                "CSV: which column is ts, name, user_id, "
+                                "anonymous_id, event_id"},
                         {"quiet", NULL, NULL, "no progress"},
                         {"json", NULL, NULL, "prints the summary as JSON"},
                 },

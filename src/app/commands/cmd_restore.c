@@ -49,8 +49,8 @@ static void see_problem(void *arg, const char *line)
     fprintf(stderr, "%s\n", line);
 }
 
-static enum kz_code verify(struct restore *r, const char *dir, uint64_t *ret_records,
-        struct kz_err *err)
+static enum kz_code verify(
+        struct restore *r, const char *dir, uint64_t *ret_records, struct kz_err *err)
 {
     enum kz_code rc = kz_log_fsck(kz_fs_posix(), dir, see_problem, r, ret_records, err);
 
@@ -60,7 +60,8 @@ static enum kz_code verify(struct restore *r, const char *dir, uint64_t *ret_rec
     return rc;
 }
 
-static enum kz_code copy_file(struct restore *r, const char *from, const char *to, struct kz_err *err)
+static enum kz_code copy_file(
+        struct restore *r, const char *from, const char *to, struct kz_err *err)
 {
     struct kz_fs *fs = kz_fs_posix();
     KZ_AUTO(kz_file_closep) struct kz_file *in = NULL, *out = NULL;
@@ -82,7 +83,8 @@ static enum kz_code copy_file(struct restore *r, const char *from, const char *t
     return out->ops->sync(out, err);
 }
 
-static enum kz_code copy_log(struct restore *r, const char *from, const char *to, struct kz_err *err)
+static enum kz_code copy_log(
+        struct restore *r, const char *from, const char *to, struct kz_err *err)
 {
     struct kz_fs *fs = kz_fs_posix();
     char source[PATH_MAX], target[PATH_MAX];
@@ -112,9 +114,10 @@ static enum kz_code must_be_fresh(const char *data, struct kz_err *err)
     snprintf(path, sizeof(path), "%s/log", data);
     if (!kz_fs_exists(kz_fs_posix(), path))
         return KZ_OK;
-    (void)kz_fail(err, KZ_CONFLICT, "\"%s\" has data already; a backup is restored into none", data);
-    return kz_hint(err, "move it away (mv %s %s.old), or name another place with --data PATH", data,
-            data);
+    (void)kz_fail(
+            err, KZ_CONFLICT, "\"%s\" has data already; a backup is restored into none", data);
+    return kz_hint(
+            err, "move it away (mv %s %s.old), or name another place with --data PATH", data, data);
 }
 
 static void see_any(void *arg, const char *name)
@@ -146,8 +149,8 @@ static enum kz_code remove_files(const char *dir, struct kz_err *err)
 
 /* Adds a file's erasures; one that is not there has none. Without a known project the first file
  * found says which it is. */
-static enum kz_code add_erasures(struct restore *r, const char *path, struct kz_buf *list,
-        struct kz_err *err)
+static enum kz_code add_erasures(
+        struct restore *r, const char *path, struct kz_buf *list, struct kz_err *err)
 {
     struct kz_fs *fs = kz_fs_posix();
 
@@ -159,8 +162,8 @@ static enum kz_code add_erasures(struct restore *r, const char *path, struct kz_
 }
 
 /* `where` is a data directory, a backup, a project, or the file itself. */
-static enum kz_code add_named(struct restore *r, const char *where, struct kz_buf *list,
-        struct kz_err *err)
+static enum kz_code add_named(
+        struct restore *r, const char *where, struct kz_buf *list, struct kz_err *err)
 {
     char path[PATH_MAX];
     struct stat st;
@@ -238,7 +241,8 @@ static enum kz_code bring_erasures(struct restore *r, struct kz_err *err)
 }
 
 /* A pipeline that opens says them again; then the log is rewritten without those users. */
-static enum kz_code carry_out(struct restore *r, const struct kz_project *project, struct kz_err *err)
+static enum kz_code carry_out(
+        struct restore *r, const struct kz_project *project, struct kz_err *err)
 {
     KZ_AUTO(kz_offline_freep) struct kz_offline *offline = NULL;
     struct kz_offline_options options = {.project = project, .data_dir = r->to};
@@ -264,15 +268,17 @@ static enum kz_code carry_out(struct restore *r, const struct kz_project *projec
  * before it. */
 static enum kz_code restore(struct restore *r, uint64_t *ret_records, struct kz_err *err)
 {
-    static const char marker[] = "restored from a backup: actions are paused until `kizashi actions "
-                                 "resume --all`\n";
+    static const char marker[] =
+            "restored from a backup: actions are paused until `kizashi actions "
+            "resume --all`\n";
     struct kz_fs *fs = kz_fs_posix();
     KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
     char from[PATH_MAX], partial[PATH_MAX], path[PATH_MAX];
 
     snprintf(from, sizeof(from), "%s/log", r->from);
     if (!kz_fs_exists(fs, from))
-        return kz_fail(err, KZ_NOT_FOUND, "\"%s\" is no backup: it has no directory \"log\"", r->from);
+        return kz_fail(
+                err, KZ_NOT_FOUND, "\"%s\" is no backup: it has no directory \"log\"", r->from);
     KZ_TRY(must_be_fresh(r->to, err));
     KZ_TRY(verify(r, from, ret_records, err));
     KZ_TRY(fs->ops->mkdir(fs, r->to, err));
@@ -341,17 +347,20 @@ const struct kz_command kz_command_restore = {
         .argument_min = 2,
         .argument_max = 2,
         .summary = "Puts a backup back into a project without data; actions start paused.",
-        .details = "The backup and its copy are verified as by `kizashi fsck`. Keys are not part of "
-                   "a backup.\nUsers who were erased after it was made are erased again: the file "
-                   "\"erasures\" says who, in the\ndata that is replaced, in data moved away beside it "
-                   "(.kizashi.old), or where --erased-from says.",
+        .details =
+                "The backup and its copy are verified as by `kizashi fsck`. Keys are not part of "
+                "a backup.\nUsers who were erased after it was made are erased again: the file "
+                "\"erasures\" says who, in the\ndata that is replaced, in data moved away beside "
+                "it "
+                "(.kizashi.old), or where --erased-from says.",
         .example = "kizashi restore /backups/monday examples/shop",
         .options =
                 {
                         {"data", "PATH", NULL, "where the data goes, instead of DIR/.kizashi"},
                         {"env", "NAME", NULL, "overlays kizashi.NAME.yaml"},
                         {"erased-from", "PATH", NULL,
-                                "a newer backup, other data of the project, or its file of erasures"},
+                                "a newer backup, other data of the project, or its file of "
+                                "erasures"},
                 },
         .run = run_restore,
 };

@@ -18,7 +18,13 @@
 #include "sys/clock.h"
 #include "sys/random.h"
 
-enum { BATCH_MAX = 10000, REASONS_MAX = 5, WAIT_FIRST_MS = 50, WAIT_MAX_MS = 5000, ANSWER_MS = 60000 };
+enum {
+    BATCH_MAX = 10000,
+    REASONS_MAX = 5,
+    WAIT_FIRST_MS = 50,
+    WAIT_MAX_MS = 5000,
+    ANSWER_MS = 60000
+};
 
 /* ---- posting with patience ------------------------------------------------------------------------ */
 
@@ -211,7 +217,8 @@ static int report(const struct poster *poster, bool json, bool quiet)
     for (size_t i = 0; i < poster->reason_count && !json; i++)
         fprintf(stderr, "  rejected: %s\n", poster->reasons[i]);
     if (!json && poster->rejected > poster->reason_count)
-        fprintf(stderr, "  and %" PRIu64 " more; `kizashi deadletters list` shows what the server kept\n",
+        fprintf(stderr,
+                "  and %" PRIu64 " more; `kizashi deadletters list` shows what the server kept\n",
                 poster->rejected - poster->reason_count);
     return poster->rejected ? KZ_EXIT_FAILED : KZ_EXIT_DONE;
 }
@@ -220,8 +227,9 @@ static int report(const struct poster *poster, bool json, bool quiet)
 static int report_failure(const struct poster *poster, const struct kz_err *err)
 {
     if (handled(poster))
-        fprintf(stderr, "kizashi: stopped after %" PRIu64 " accepted, %" PRIu64 " duplicates, %" PRIu64
-                        " rejected; sending the file again is safe\n",
+        fprintf(stderr,
+                "kizashi: stopped after %" PRIu64 " accepted, %" PRIu64 " duplicates, %" PRIu64
+                " rejected; sending the file again is safe\n",
                 poster->accepted, poster->duplicates, poster->rejected);
     return kz_command_fail(err);
 }
@@ -273,8 +281,8 @@ static int run_send(const struct kz_args *args)
     if (poster_open(&poster, args, (size_t)batch, &err) == KZ_OK) {
         poster.patience_ms = patience_ms;
         exit_code = send_all(&poster, file, quiet || json, &err) == KZ_OK
-                ? report(&poster, json, false)
-                : report_failure(&poster, &err);
+                            ? report(&poster, json, false)
+                            : report_failure(&poster, &err);
     } else {
         exit_code = kz_command_fail(&err);
     }
@@ -288,18 +296,21 @@ const struct kz_command kz_command_send = {
         .argument_min = 1,
         .argument_max = 1,
         .summary = "Sends events of a file to a running Kizashi.",
-        .details = "NDJSON as POST /v1/events takes it, or CSV; columns that are not mapped become\n"
-                   "props. What is refused for a while is sent again, and an event without an\n"
-                   "event_id gets one made of the file and its line: sending a file twice is safe.\n"
-                   "Exit code 1 if anything was rejected. For history from before use `import`.",
+        .details =
+                "NDJSON as POST /v1/events takes it, or CSV; columns that are not mapped become\n"
+                "props. What is refused for a while is sent again, and an event without an\n"
+                "event_id gets one made of the file and its line: sending a file twice is safe.\n"
+                "Exit code 1 if anything was rejected. For history from before use `import`.",
         .example = "kizashi send log.csv --map ts=event_time,name=event_type,user_id=user_id",
         .options =
                 {
                         KZ_ONLINE_OPTIONS,
-                        {"map", "MAP", NULL, "CSV: FIELD=COLUMN,... for ts, name, user_id, "
-                                             "anonymous_id, event_id"},
+                        {"map", "MAP", NULL,
+                                "CSV: FIELD=COLUMN,... for ts, name, user_id, "
+                                "anonymous_id, event_id"},
                         {"batch", "COUNT", "500", "events of a request"},
-                        {"retry-for", "DURATION", "10m", "how long to go on when refused or cut off"},
+                        {"retry-for", "DURATION", "10m",
+                                "how long to go on when refused or cut off"},
                         {"quiet", NULL, NULL, "no progress"},
                         {"json", NULL, NULL, "the outcome as JSON"},
                 },
@@ -319,7 +330,7 @@ struct replay {
     bool shift, loop, event_clock;
     char token[16]; /* of this run, so that a loop's visitors are new in every run */
     uint64_t round;
-    int64_t first_ms, last_ms;  /* ts of the file's first and last event that has one */
+    int64_t first_ms, last_ms;           /* ts of the file's first and last event that has one */
     int64_t started_ms, started_mono_ms; /* of the round */
 };
 
@@ -386,7 +397,7 @@ static void put_suffixed(struct kz_json_out *out, struct kz_json_value value, co
 static bool is_id(struct kz_json_value key)
 {
     return kz_json_is(key, "user_id") || kz_json_is(key, "anonymous_id") ||
-            kz_json_is(key, "event_id");
+           kz_json_is(key, "event_id");
 }
 
 /* The event as this round and copy play it. */
@@ -502,7 +513,8 @@ static enum kz_code survey(struct replay *replay, struct kz_err *err)
         replay->last_ms = line.ts_ms;
     }
     if (!kz_event_file_count(replay->file))
-        return kz_fail(err, KZ_INVALID, "\"%s\" has no event that can be read", replay->poster->path);
+        return kz_fail(
+                err, KZ_INVALID, "\"%s\" has no event that can be read", replay->poster->path);
     return KZ_OK;
 }
 
@@ -515,8 +527,8 @@ static enum kz_code end_of_time(struct replay *replay, struct kz_err *err)
     char path[80];
 
     snprintf(path, sizeof(path), "/v1/watermark?ms=%" PRId64, replay->last_ms + years_ms);
-    if (kz_online_call(&replay->poster->online, "POST", path, KZ_STR_NULL, ANSWER_MS, &answer, err) !=
-            KZ_OK)
+    if (kz_online_call(&replay->poster->online, "POST", path, KZ_STR_NULL, ANSWER_MS, &answer,
+                err) != KZ_OK)
         return kz_wrap(err, "at the end of the replay (is it a role collect with --clock event?)");
     return KZ_OK;
 }

@@ -34,8 +34,8 @@ static enum kz_code flush_out(struct kz_err *err)
 
 /* ---- sql ---------------------------------------------------------------------------------------------- */
 
-static size_t lookup(void *arg, struct kz_str id, enum kz_chain chain,
-        struct kz_source out[KZ_SOURCES_MAX])
+static size_t lookup(
+        void *arg, struct kz_str id, enum kz_chain chain, struct kz_source out[KZ_SOURCES_MAX])
 {
     const struct kz_offline_reader *reader = arg;
     uint32_t user = kz_offline_find(reader->views, id);
@@ -138,8 +138,7 @@ static enum kz_code scan_user(struct asking *a, uint32_t user, enum kz_chain cha
     struct kz_source sources[KZ_SOURCES_MAX];
     struct kz_history_query q = {
             .sources = sources,
-            .source_count =
-                    kz_views_sources(a->reader.views, user, chain, UINT64_MAX, sources),
+            .source_count = kz_views_sources(a->reader.views, user, chain, UINT64_MAX, sources),
             .chain = chain,
             .as_of = UINT64_MAX,
             .since_ms = INT64_MIN,
@@ -223,8 +222,7 @@ static void moment_of_event(struct asking *a, const struct finding *f, uint32_t 
     struct kz_event event = {0};
 
     KZ_IGNORE(kz_event_decode(record, &event, NULL)); /* see_event() has decoded it */
-    *ret = (struct kz_offline_moment){
-            .user = now || !then ? user : then,
+    *ret = (struct kz_offline_moment){.user = now || !then ? user : then,
             .as_of = now ? UINT64_MAX : f->event_lsn,
             .params = {
                     .now_ms = now ? KZ_MAX(kz_clock_ms(), known->last_ts_ms) : f->ts_latest_ms,
@@ -253,8 +251,7 @@ static enum kz_code find_moment(struct asking *a, const char *id, const char *as
     if (as_of)
         KZ_TRY(scan_user(a, user, KZ_CHAIN_NOTES, see_note, &f, err));
     if (f.request)
-        return kz_offline_moment_of(
-                &a->reader, f.request_lsn, record_in(&a->request), ret, err);
+        return kz_offline_moment_of(&a->reader, f.request_lsn, record_in(&a->request), ret, err);
     moment_of_event(a, &f, user, !as_of, ret);
     return KZ_OK;
 }
@@ -268,8 +265,8 @@ static enum kz_code print_table(const char *const *names, const struct kz_row *r
         const struct kz_value *served, size_t served_count, struct kz_err *err)
 {
     static const char *const columns[] = {"feature", "value", "served"};
-    KZ_AUTO(kz_format_freep) struct kz_format *format =
-            kz_format_new(KZ_FORMAT_TABLE, write_out, stdout);
+    KZ_AUTO(kz_format_freep)
+    struct kz_format *format = kz_format_new(KZ_FORMAT_TABLE, write_out, stdout);
     size_t column_count = served ? 3 : 2;
 
     KZ_TRY(kz_format_columns(format, columns, column_count, err));
@@ -329,12 +326,13 @@ static enum kz_code print_answer(const struct asking *a, const struct kz_offline
                 KZ_STR_ARG(moment->params.user_id), KZ_STR_ARG(moment->params.event_id),
                 kz_time_format(moment->params.now_ms, now),
                 moment->params.truncated ? ", history truncated" : "");
-        KZ_TRY(print_table(answer->names, &answer->row,
-                answer->was_served ? answer->served : NULL, answer->served_count, err));
+        KZ_TRY(print_table(answer->names, &answer->row, answer->was_served ? answer->served : NULL,
+                answer->served_count, err));
         if (answer->was_served)
-            printf("%s\n", answer->same ? "bit for bit what was served"
-                                        : "NOT what was served: SQL, tables or columns have changed "
-                                          "since, or the log has");
+            printf("%s\n", answer->same
+                                   ? "bit for bit what was served"
+                                   : "NOT what was served: SQL, tables or columns have changed "
+                                     "since, or the log has");
         return flush_out(err);
     }
     kz_json_out_object(&out);
@@ -356,8 +354,8 @@ static enum kz_code print_answer(const struct asking *a, const struct kz_offline
 }
 
 /* `ret_same` stays true where nothing was served to compare with. */
-static enum kz_code features_of(struct asking *a, const struct kz_args *args, bool *ret_same,
-        struct kz_err *err)
+static enum kz_code features_of(
+        struct asking *a, const struct kz_args *args, bool *ret_same, struct kz_err *err)
 {
     struct kz_offline_moment moment;
     struct answer answer = {.same = true};
@@ -372,8 +370,8 @@ static enum kz_code features_of(struct asking *a, const struct kz_args *args, bo
         const struct kz_result_body *body = (const void *)bytes.ptr;
         struct kz_str row = kz_span_str(bytes, body->features);
 
-        KZ_TRY(kz_row_decode(row, answer.served, KZ_ARRAY_COUNT(answer.served),
-                &answer.served_count, err));
+        KZ_TRY(kz_row_decode(
+                row, answer.served, KZ_ARRAY_COUNT(answer.served), &answer.served_count, err));
         kz_row_encode(answer.row.values, answer.row.count, &encoded);
         answer.was_served = true;
         answer.same = kz_str_eq(row, kz_buf_view(&encoded));
@@ -400,7 +398,7 @@ struct verifying {
     struct kz_sql_expr **exprs;
     struct counts {
         uint64_t served, equal, differ, gone, past;
-    } *counts; /* [model_count] */
+    } * counts; /* [model_count] */
     struct served *batch;
     size_t count;
     kz_lsn from;
@@ -443,11 +441,13 @@ static void show_difference(struct verifying *v, const struct served *s,
             reader->ops->get(reader, s->lsn, 0, &v->result, NULL) != KZ_OK)
         return;
     bytes = kz_record_body(record_in(&v->result));
-    if (kz_row_decode(kz_span_str(bytes, ((const struct kz_result_body *)(const void *)bytes.ptr)->features),
+    if (kz_row_decode(kz_span_str(bytes,
+                              ((const struct kz_result_body *)(const void *)bytes.ptr)->features),
                 served, KZ_ARRAY_COUNT(served), &count, NULL) != KZ_OK)
         return;
-    fprintf(stderr, "%s of " KZ_STR_FMT ", event " KZ_STR_FMT ":", v->project->models[s->model].name,
-            KZ_STR_ARG(moment->params.user_id), KZ_STR_ARG(moment->params.event_id));
+    fprintf(stderr, "%s of " KZ_STR_FMT ", event " KZ_STR_FMT ":",
+            v->project->models[s->model].name, KZ_STR_ARG(moment->params.user_id),
+            KZ_STR_ARG(moment->params.event_id));
     kz_sql_columns(v->exprs[s->model], &names, &name_count);
     if (count != row->count)
         fprintf(stderr, " %zu columns, served %zu", row->count, count);
@@ -489,7 +489,8 @@ static enum kz_code verify_one(struct verifying *v, const struct served *s, stru
     kz_row_encode(row.values, row.count, &v->row);
     if (kz_hash_str(kz_buf_view(&v->row)) == s->features_hash) {
         counts->equal++;
-    } else if (v->kept_from_ms != INT64_MIN && (!model->history.window_ms ||
+    } else if (v->kept_from_ms != INT64_MIN &&
+               (!model->history.window_ms ||
                        moment.params.now_ms - model->history.window_ms < v->kept_from_ms)) {
         counts->past++; /* what it saw is not all kept any more */
     } else {
@@ -577,8 +578,7 @@ static uint64_t print_counts(const struct verifying *v, bool as_json)
 static enum kz_code verify(struct kz_offline_reader *reader, const struct kz_project *project,
         const struct kz_args *args, bool *ret_same, struct kz_err *err)
 {
-    struct verifying v = {
-            .reader = reader, .project = project, .only = kz_args_get(args, "model")};
+    struct verifying v = {.reader = reader, .project = project, .only = kz_args_get(args, "model")};
     KZ_AUTO(kz_sql_closep) struct kz_sql *sql = NULL;
     enum kz_code rc;
 
@@ -619,8 +619,8 @@ static enum kz_code one_user(struct kz_offline_reader *reader, const struct kz_p
         return kz_fail(err, KZ_INVALID, "model \"%s\" has no features: it gets the raw history",
                 a.model->name);
     KZ_TRY(kz_sql_open(project, &sql, err));
-    rc = kz_sql_compile(sql, KZ_SQL_FEATURES, a.model->features_sql, a.model->features_place,
-            &a.expr, err);
+    rc = kz_sql_compile(
+            sql, KZ_SQL_FEATURES, a.model->features_sql, a.model->features_place, &a.expr, err);
     if (rc == KZ_OK)
         rc = features_of(&a, args, ret_same, err);
     kz_buf_done(&a.event);
@@ -668,10 +668,11 @@ const struct kz_command kz_command_features = {
         .argument_min = 1,
         .argument_max = 1,
         .summary = "Recomputes features from the log, and compares them with what was served.",
-        .details = "With --user: the features of one user as of an event (--as-of) or now; where "
-                   "that event\nasked the model, as of that request, beside what was served.\n\n"
-                   "With --verify: every request served, recomputed and compared bit for bit; exit "
-                   "1 on any\ndifference. The project has to be as it was then: SQL, tables, columns.",
+        .details =
+                "With --user: the features of one user as of an event (--as-of) or now; where "
+                "that event\nasked the model, as of that request, beside what was served.\n\n"
+                "With --verify: every request served, recomputed and compared bit for bit; exit "
+                "1 on any\ndifference. The project has to be as it was then: SQL, tables, columns.",
         .example = "kizashi features examples/shop --model purchase --user u1",
         .options =
                 {

@@ -105,8 +105,8 @@ static void gather_decision(struct gathering *g, const struct kz_record *record)
 
     if (outcome->action_count == outcome->action_capacity) {
         outcome->action_capacity = outcome->action_capacity * 2 + 64;
-        outcome->actions =
-                kz_realloc(outcome->actions, outcome->action_capacity * sizeof(*outcome->actions));
+        outcome->actions = kz_realloc(
+                outcome->actions, outcome->action_capacity * sizeof(*outcome->actions));
     }
     outcome->actions[outcome->action_count++] = (struct kz_outcome_action){
             .at_ms = request ? request->at_ms : record->at_ms - g->start_ms,
@@ -156,8 +156,8 @@ static void rejected(void *arg, uint64_t line, const char *code, struct kz_str m
     r->count++;
 }
 
-static enum kz_code play(struct kz_offline *offline, const struct kz_project_test *test,
-        struct kz_err *err)
+static enum kz_code play(
+        struct kz_offline *offline, const struct kz_project_test *test, struct kz_err *err)
 {
     struct kz_pipeline *pipeline = kz_offline_pipeline(offline);
 
@@ -234,7 +234,8 @@ static void show(struct suite *suite, const char *shown, const char *name, bool 
             kz_json_out_str(&suite->out, line);
         else
             printf("        " KZ_STR_FMT "\n", KZ_STR_ARG(line));
-        rest = kz_str_n(rest.ptr + line.size + (end != NULL), rest.size - line.size - (end != NULL));
+        rest = kz_str_n(
+                rest.ptr + line.size + (end != NULL), rest.size - line.size - (end != NULL));
     }
     if (suite->json) {
         kz_json_out_array_end(&suite->out);
@@ -279,7 +280,8 @@ static int is_test(const struct dirent *entry)
 {
     const char *dot = strrchr(entry->d_name, '.');
 
-    return entry->d_name[0] != '.' && dot && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0);
+    return entry->d_name[0] != '.' && dot &&
+           (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0);
 }
 
 static int by_name(const struct dirent **a, const struct dirent **b)

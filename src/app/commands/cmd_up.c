@@ -22,8 +22,13 @@
 #include "sys/clock.h"
 #include "sys/http.h"
 
-enum { GRACE_MS = 1000, DRAIN_MS = 5000, LAST_ANSWERS_MS = 2000, KEYS_EVERY_MS = 900,
-    ONE_WORD_MS = 1000 };
+enum {
+    GRACE_MS = 1000,
+    DRAIN_MS = 5000,
+    LAST_ANSWERS_MS = 2000,
+    KEYS_EVERY_MS = 900,
+    ONE_WORD_MS = 1000
+};
 
 struct up {
     uv_loop_t loop;
@@ -113,8 +118,8 @@ static void handle(void *arg, struct kz_http_request *req)
         kz_serve_unknown(up->serve, req);
 }
 
-static enum kz_code admit(void *arg, const struct kz_http_request *req, size_t *body_max_bytes,
-        struct kz_err *err)
+static enum kz_code admit(
+        void *arg, const struct kz_http_request *req, size_t *body_max_bytes, struct kz_err *err)
 {
     struct up *up = arg;
 
@@ -167,7 +172,8 @@ static void on_signal(uv_signal_t *signal, int number)
     }
     up->stopping = true;
     up->stopping_ms = kz_mono_ms();
-    kz_diag_info("stopping: no new connections, finishing what is acknowledged", "signal=%d", number);
+    kz_diag_info(
+            "stopping: no new connections, finishing what is acknowledged", "signal=%d", number);
     uv_timer_start(&up->timer, on_grace, GRACE_MS, 0);
     kz_serve_drain(up->serve);
     kz_http_server_stop(up->server, DRAIN_MS, on_drained, up);
@@ -217,15 +223,15 @@ static void collect_metrics(void *arg, struct kz_buf *out)
 
 #define X(name, gauge, help)                                                                       \
     kz_buf_printf(out,                                                                             \
-            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name              \
+            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name             \
             " %s\nkizashi_collect_" #name " %" PRIu64 "\n",                                        \
             (gauge) ? "gauge" : "counter", counters->name);
     KZ_COLLECT_COUNTERS(X)
 #undef X
 }
 
-static enum kz_code listen_on(struct up *up, const char *address, const char *data,
-        struct kz_err *err)
+static enum kz_code listen_on(
+        struct up *up, const char *address, const char *data, struct kz_err *err)
 {
     struct kz_http_options limits = kz_http_options_default();
     struct kz_http_handler handler = {
@@ -289,8 +295,8 @@ static void announce(struct up *up, const char *address)
     if (strncmp(address, "unix:", 5) == 0)
         snprintf(shown, sizeof(shown), "%s", address);
     else
-        snprintf(shown, sizeof(shown), "http://%.*s:%u", (int)(colon ? colon - address : 0), address,
-                kz_http_server_port(up->server));
+        snprintf(shown, sizeof(shown), "http://%.*s:%u", (int)(colon ? colon - address : 0),
+                address, kz_http_server_port(up->server));
     printf("%s is up: %s\n", project->name, shown);
     fflush(stdout);
 }
@@ -356,24 +362,33 @@ const struct kz_command kz_command_up = {
         .arguments = "DIR",
         .argument_min = 1,
         .argument_max = 1,
-        .summary = "Runs a project: takes events, asks models, keeps predictions, delivers actions.",
-        .details = "Everything is in this one process and its model workers; data is in DIR/.kizashi.\n"
-                   "SIGTERM stops it within 10 seconds and loses nothing; neither does kill -9.\n"
-                   "With --role it is a part of a deployment that shares its data in the backends of\n"
-                   "kizashi.yaml: collect takes events, process stores them and decides who is asked,\n"
-                   "infer asks the models, serve answers readers and delivers.",
+        .summary =
+                "Runs a project: takes events, asks models, keeps predictions, delivers actions.",
+        .details =
+                "Everything is in this one process and its model workers; data is in "
+                "DIR/.kizashi.\n"
+                "SIGTERM stops it within 10 seconds and loses nothing; neither does kill -9.\n"
+                "With --role it is a part of a deployment that shares its data in the backends of\n"
+                "kizashi.yaml: collect takes events, process stores them and decides who is "
+                "asked,\n"
+                "infer asks the models, serve answers readers and delivers.",
         .example = "kizashi up examples/shop --listen 127.0.0.1:8080",
         .options =
                 {
                         {"listen", "ADDR", "127.0.0.1:8080",
-                                "address and port, [::1]:8080, or unix:PATH; port 0 takes a free one"},
+                                "address and port, [::1]:8080, or unix:PATH; port 0 takes a free "
+                                "one"},
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
                         {"env", "NAME", NULL, "lays kizashi.NAME.yaml on kizashi.yaml"},
-                        {"role", "LIST", NULL, "collect, process, infer, serve: some of them, by commas"},
-                        {"backend", "NAME", NULL, "with --role: memory or gcp, instead of the project's"},
-                        {"model", "LIST", NULL, "with --role infer: only these models; default all"},
+                        {"role", "LIST", NULL,
+                                "collect, process, infer, serve: some of them, by commas"},
+                        {"backend", "NAME", NULL,
+                                "with --role: memory or gcp, instead of the project's"},
+                        {"model", "LIST", NULL,
+                                "with --role infer: only these models; default all"},
                         {"push", NULL, NULL,
-                                "with --role infer: requests come by POST /v1/pubsub/push (Cloud Run)"},
+                                "with --role infer: requests come by POST /v1/pubsub/push (Cloud "
+                                "Run)"},
                         {"clock", "CLOCK", "wall", "with --role: event, for tests on virtual time"},
                         {"log", "FORMAT", "text", "log lines as text or json"},
                         {"verbose", NULL, NULL, "debug lines, too"},

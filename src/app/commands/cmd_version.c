@@ -39,7 +39,8 @@ static void print_engines(void)
     printf("zstd        %s\n", ZSTD_versionString());
     printf("zlib        %s\n", zlibVersion());
     printf("libyaml     %s\n", yaml_get_version_string());
-    printf("curl        %s (%s)\n", curl->version, curl->ssl_version ? curl->ssl_version : "no TLS");
+    printf("curl        %s (%s)\n", curl->version,
+            curl->ssl_version ? curl->ssl_version : "no TLS");
     printf("checkpoints version %d\n", KZ_CHECKPOINT_VERSION);
     kz_python_probe(NULL, &python);
     if (!python.found) {

@@ -202,8 +202,8 @@ static int parse_option(struct kz_args *args, int argc, char **argv, int *at)
     } else if (*at + 1 < argc) {
         args->values[index] = argv[++*at];
     } else {
-        return kz_command_usage(args, "--%s needs a value: --%s %s", option->name, option->name,
-                option->metavar);
+        return kz_command_usage(
+                args, "--%s needs a value: --%s %s", option->name, option->name, option->metavar);
     }
     return 0;
 }
@@ -215,7 +215,8 @@ static int parse(struct kz_args *args, int argc, char **argv)
     for (int i = (int)words_of(args->command->name); i < argc; i++) {
         if (!only_arguments && strcmp(argv[i], "--") == 0) {
             only_arguments = true;
-        } else if (!only_arguments && (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)) {
+        } else if (!only_arguments &&
+                   (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)) {
             print_command(stdout, args->command);
             exit(KZ_EXIT_DONE);
         } else if (!only_arguments && strncmp(argv[i], "--", 2) == 0) {
@@ -224,12 +225,12 @@ static int parse(struct kz_args *args, int argc, char **argv)
             if (rc)
                 return rc;
         } else if (!only_arguments && argv[i][0] == '-' && argv[i][1] &&
-                option_index(args->command, argv[i] + 1, strlen(argv[i] + 1)) >= 0) {
+                   option_index(args->command, argv[i] + 1, strlen(argv[i] + 1)) >= 0) {
             args->values[option_index(args->command, argv[i] + 1, strlen(argv[i] + 1))] = "";
         } else if (!only_arguments && argv[i][0] == '-' && argv[i][1]) {
             return kz_command_usage(args, "unknown option %s", argv[i]);
         } else if (args->argument_count < args->command->argument_max &&
-                args->argument_count < KZ_ARGUMENTS_MAX) {
+                   args->argument_count < KZ_ARGUMENTS_MAX) {
             args->arguments[args->argument_count++] = argv[i];
         } else {
             return kz_command_usage(args, "one argument too many: \"%s\"", argv[i]);
@@ -307,9 +308,9 @@ int64_t kz_args_int(const struct kz_args *args, const char *option, int64_t min,
     if (!text)
         return 0;
     if (end == text || *end || value < min || value > max)
-        exit(kz_command_usage(args, "--%s is \"%s\", it has to be a whole number from %" PRId64
-                                    " to %" PRId64,
-                option, text, min, max));
+        exit(kz_command_usage(args,
+                "--%s is \"%s\", it has to be a whole number from %" PRId64 " to %" PRId64, option,
+                text, min, max));
     return value;
 }
 

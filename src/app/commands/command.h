@@ -12,8 +12,8 @@ enum { KZ_EXIT_DONE = 0, KZ_EXIT_FAILED = 1, KZ_EXIT_USAGE = 2 };
 enum { KZ_OPTIONS_MAX = 24, KZ_ARGUMENTS_MAX = 16 };
 
 struct kz_option {
-    const char *name;    /* "listen": --listen ADDR, --listen=ADDR */
-    const char *metavar; /* "ADDR"; NULL: a flag */
+    const char *name;     /* "listen": --listen ADDR, --listen=ADDR */
+    const char *metavar;  /* "ADDR"; NULL: a flag */
     const char *standard; /* default, as text; NULL none */
     const char *help;
 };
@@ -24,9 +24,9 @@ struct kz_command {
     const char *name;      /* "models pause" for a subcommand */
     const char *arguments; /* "DIR [FILE]" as in the synopsis */
     unsigned argument_min, argument_max;
-    const char *summary;   /* one line */
-    const char *details;   /* paragraphs for --help and the man page, or NULL */
-    const char *example;   /* one command line, or NULL */
+    const char *summary; /* one line */
+    const char *details; /* paragraphs for --help and the man page, or NULL */
+    const char *example; /* one command line, or NULL */
     struct kz_option options[KZ_OPTIONS_MAX];
     int (*run)(const struct kz_args *args);
 };
@@ -35,7 +35,8 @@ struct kz_args {
     const struct kz_command *command;
     const char *arguments[KZ_ARGUMENTS_MAX];
     unsigned argument_count;
-    const char *values[KZ_OPTIONS_MAX]; /* by the option's place in the table; flags: "" when given */
+    const char
+            *values[KZ_OPTIONS_MAX]; /* by the option's place in the table; flags: "" when given */
 };
 
 /* The value given, else the default, else NULL. The name must be one of the command's. */
@@ -55,12 +56,13 @@ int kz_command_fail(const struct kz_err *err);
 int kz_command_usage(const struct kz_args *args, const char *fmt, ...) KZ_PRINTF(2, 3);
 
 /* Where a project's data lives: --data, or DIR/.kizashi. In `out`, returned. */
-const char *kz_command_data(const struct kz_args *args, const char *dir, char *out, size_t out_size);
+const char *kz_command_data(
+        const struct kz_args *args, const char *dir, char *out, size_t out_size);
 
 /* A line of progress on a terminal, a line every few seconds elsewhere; nothing when quiet. */
 struct kz_progress {
-    const char *what;  /* "replaying" */
-    uint64_t total;    /* 0: not known */
+    const char *what; /* "replaying" */
+    uint64_t total;   /* 0: not known */
     int64_t started_ms, shown_ms;
     bool terminal, quiet;
 };

@@ -18,7 +18,15 @@
 
 enum { COLUMNS_MAX = 256, PROBLEMS_SHOWN = 10 };
 
-enum field { FIELD_PROP, FIELD_TS, FIELD_NAME, FIELD_USER, FIELD_ANONYMOUS, FIELD_EVENT_ID, FIELD_COUNT };
+enum field {
+    FIELD_PROP,
+    FIELD_TS,
+    FIELD_NAME,
+    FIELD_USER,
+    FIELD_ANONYMOUS,
+    FIELD_EVENT_ID,
+    FIELD_COUNT
+};
 static const char *const field_names[] = {
         NULL, "ts", "name", "user_id", "anonymous_id", "event_id"};
 
@@ -69,7 +77,8 @@ static enum kz_code read_in(struct kz_event_file *file, struct kz_err *err)
         file->data = kz_buf_view(&all);
         return n < 0 ? kz_fail_errno(err, "could not read standard input") : KZ_OK;
     }
-    fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO is refused, not waited for */
+    fd = open(
+            file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO is refused, not waited for */
     if (fd < 0)
         return kz_fail_errno(err, "could not open \"%s\"", file->path);
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
@@ -92,16 +101,16 @@ static enum kz_code read_in(struct kz_event_file *file, struct kz_err *err)
 
 /* ---- CSV header and map ------------------------------------------------------------------------------- */
 
-static enum kz_code find_column(struct kz_event_file *file, struct kz_str name, size_t *ret_index,
-        struct kz_err *err)
+static enum kz_code find_column(
+        struct kz_event_file *file, struct kz_str name, size_t *ret_index, struct kz_err *err)
 {
     for (size_t i = 0; i < file->column_count; i++)
         if (kz_str_is(name, file->names[i])) {
             *ret_index = i;
             return KZ_OK;
         }
-    return kz_fail(err, KZ_INVALID, "%s has no column \"" KZ_STR_FMT "\"", file->path,
-            KZ_STR_ARG(name));
+    return kz_fail(
+            err, KZ_INVALID, "%s has no column \"" KZ_STR_FMT "\"", file->path, KZ_STR_ARG(name));
 }
 
 /* "ts=event_time,name=event_type" */
@@ -116,17 +125,18 @@ static enum kz_code apply_map(struct kz_event_file *file, struct kz_err *err)
         size_t column = 0;
 
         if (!equals)
-            return kz_fail(err, KZ_INVALID, "--map \"%s\": \"%.*s\" has no \"=\"", file->map, (int)size,
-                    at);
+            return kz_fail(err, KZ_INVALID, "--map \"%s\": \"%.*s\" has no \"=\"", file->map,
+                    (int)size, at);
         for (int f = FIELD_TS; f < FIELD_COUNT; f++)
             if (kz_str_is(kz_str_n(at, (size_t)(equals - at)), field_names[f]))
                 field = (enum field)f;
         if (field == FIELD_COUNT)
             return kz_fail(err, KZ_INVALID,
-                    "--map: \"%.*s\" is no field; they are ts, name, user_id, anonymous_id, event_id",
+                    "--map: \"%.*s\" is no field; they are ts, name, user_id, anonymous_id, "
+                    "event_id",
                     (int)(equals - at), at);
-        KZ_TRY(find_column(file, kz_str_n(equals + 1, size - (size_t)(equals + 1 - at)), &column,
-                err));
+        KZ_TRY(find_column(
+                file, kz_str_n(equals + 1, size - (size_t)(equals + 1 - at)), &column, err));
         file->fields[column] = field;
         at += size + (at[size] == ',');
     }
@@ -158,7 +168,8 @@ static enum kz_code read_header(struct kz_event_file *file, struct kz_err *err)
     for (size_t i = 0; i < file->column_count; i++)
         has[file->fields[i]] = true;
     if (!has[FIELD_NAME] || !(has[FIELD_USER] || has[FIELD_ANONYMOUS])) {
-        (void)kz_fail(err, KZ_INVALID, "%s: no column is mapped to \"name\" or to a user", file->path);
+        (void)kz_fail(
+                err, KZ_INVALID, "%s: no column is mapped to \"name\" or to a user", file->path);
         return kz_hint(err, "--map ts=COLUMN,name=COLUMN,user_id=COLUMN");
     }
     file->rows_at = file->data.size - kz_csv_rest(&file->reader).size;
@@ -166,8 +177,8 @@ static enum kz_code read_header(struct kz_event_file *file, struct kz_err *err)
     return KZ_OK;
 }
 
-enum kz_code kz_event_file_open(const char *path, const char *map, struct kz_event_file **ret_file,
-        struct kz_err *err)
+enum kz_code kz_event_file_open(
+        const char *path, const char *map, struct kz_event_file **ret_file, struct kz_err *err)
 {
     KZ_AUTO(kz_event_file_closep) struct kz_event_file *file = kz_calloc(1, sizeof(*file));
     size_t start = 0;
@@ -180,7 +191,7 @@ enum kz_code kz_event_file_open(const char *path, const char *map, struct kz_eve
         start++;
     file->csv = start < file->data.size && file->data.ptr[start] != '{';
     file->base = kz_hash(file->data.ptr, KZ_MIN(file->data.size, (size_t)1 << 16)) ^
-            (uint64_t)file->data.size;
+                 (uint64_t)file->data.size;
     if (file->csv)
         KZ_TRY(read_header(file, err));
     KZ_TRY(kz_event_file_rewind(file, false, NULL, NULL, err));
@@ -241,7 +252,8 @@ static void skip_line(struct kz_event_file *file)
     csv->line++;
 }
 
-static enum kz_code next_csv(struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
+static enum kz_code next_csv(
+        struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
 {
     struct kz_csv_row row;
     struct kz_json_out out;
@@ -300,7 +312,8 @@ static enum kz_code next_csv(struct kz_event_file *file, struct kz_event_line *r
     return KZ_OK;
 }
 
-static enum kz_code next_json(struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
+static enum kz_code next_json(
+        struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
 {
     struct kz_str line = KZ_STR_NULL;
     struct kz_json_value root, value, key;
@@ -360,8 +373,8 @@ static enum kz_code next_json(struct kz_event_file *file, struct kz_event_line *
     return KZ_OK;
 }
 
-static enum kz_code next_in_file(struct kz_event_file *file, struct kz_event_line *ret,
-        struct kz_err *err)
+static enum kz_code next_in_file(
+        struct kz_event_file *file, struct kz_event_line *ret, struct kz_err *err)
 {
     enum kz_code rc = file->csv ? next_csv(file, ret, err) : next_json(file, ret, err);
 
@@ -378,13 +391,14 @@ static void seek(struct kz_event_file *file, uint64_t offset, uint64_t line)
         return;
     }
     kz_csv_done(&file->reader);
-    kz_csv_init(&file->reader, kz_str_n(file->data.ptr + offset, file->data.size - offset), ',', true);
+    kz_csv_init(
+            &file->reader, kz_str_n(file->data.ptr + offset, file->data.size - offset), ',', true);
     file->reader.begun = true;
     file->reader.line = line;
 }
 
-enum kz_code kz_event_file_next(struct kz_event_file *file, struct kz_event_line *ret_line,
-        struct kz_err *err)
+enum kz_code kz_event_file_next(
+        struct kz_event_file *file, struct kz_event_line *ret_line, struct kz_err *err)
 {
     if (!file->order)
         return next_in_file(file, ret_line, err);
@@ -419,7 +433,8 @@ enum kz_code kz_event_file_rewind(struct kz_event_file *file, bool sorted,
         return KZ_OK;
     struct place *order = NULL;
     for (;;) {
-        struct place place = {.offset = file->offset, .line = file->csv ? file->reader.line : file->line + 1};
+        struct place place = {
+                .offset = file->offset, .line = file->csv ? file->reader.line : file->line + 1};
         struct kz_event_line line;
         enum kz_code rc = next_in_file(file, &line, err);
 

@@ -18,8 +18,8 @@ struct kz_event_file;
 
 /* `path` "-": standard input (read whole). `map` NULL: the fields by their own names. The format is
  * by content: a line that begins with '{' is NDJSON. */
-KZ_MUST_USE enum kz_code kz_event_file_open(const char *path, const char *map,
-        struct kz_event_file **ret_file, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_event_file_open(
+        const char *path, const char *map, struct kz_event_file **ret_file, struct kz_err *err);
 void kz_event_file_close(struct kz_event_file *file);
 KZ_DEFINE_FREEP(struct kz_event_file, kz_event_file_close)
 
@@ -34,8 +34,8 @@ struct kz_event_line {
 };
 
 /* KZ_END behind the last. */
-KZ_MUST_USE enum kz_code kz_event_file_next(struct kz_event_file *file, struct kz_event_line *ret_line,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_event_file_next(
+        struct kz_event_file *file, struct kz_event_line *ret_line, struct kz_err *err);
 /* From the start again; with `sorted` the events come by ts (equal ones as in the file), which
  * reads the whole file once. Broken rows go to `broken` (may be NULL) while sorting. */
 KZ_MUST_USE enum kz_code kz_event_file_rewind(struct kz_event_file *file, bool sorted,

@@ -113,8 +113,8 @@ static enum kz_code wrong(const char *what, struct kz_json_value value, struct k
 }
 
 /* A whole number from 0 on. */
-static enum kz_code get_number(struct kz_json_value object, const char *name, int64_t *ret,
-        struct kz_err *err)
+static enum kz_code get_number(
+        struct kz_json_value object, const char *name, int64_t *ret, struct kz_err *err)
 {
     struct kz_json_value value = kz_json_get(object, name);
     int64_t number;
@@ -153,8 +153,9 @@ static enum kz_code read_head(struct kz_json_value root, struct kz_arena *arena,
 
     KZ_TRY(get_number(root, "kizashi_export", &version, err));
     if (version != EXPORT_VERSION)
-        return kz_fail(err, KZ_UNSUPPORTED, "the export is of format %" PRId64 ", this program reads %d",
-                version, EXPORT_VERSION);
+        return kz_fail(err, KZ_UNSUPPORTED,
+                "the export is of format %" PRId64 ", this program reads %d", version,
+                EXPORT_VERSION);
     if (project.kind != KZ_JSON_STRING)
         return wrong("project", project, err);
     KZ_TRY(kz_json_str(project, arena, &line->project, err));
@@ -253,7 +254,7 @@ static enum kz_code set_times(
     if (client_ts.kind == KZ_JSON_NULL)
         event->client_ts_ms = 0;
     else if (client_ts.kind != KZ_JSON_NONE &&
-            kz_json_i64(client_ts, &event->client_ts_ms, NULL) != KZ_OK)
+             kz_json_i64(client_ts, &event->client_ts_ms, NULL) != KZ_OK)
         return wrong("client_ts", client_ts, err);
     if (kz_json_get(root, "imported").kind == KZ_JSON_TRUE)
         event->flags |= KZ_EVENT_IMPORTED;

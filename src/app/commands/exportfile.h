@@ -30,15 +30,15 @@ enum kz_export_kind {
 
 struct kz_export_line {
     enum kz_export_kind kind;
-    struct kz_str project;    /* HEAD */
-    uint64_t stone;           /* ERASED: the id's hash */
-    int64_t at_ms;            /* ERASED: when it was asked for */
-    struct kz_user_key user;  /* USER */
-    int64_t first_seen_ms;    /* USER */
-    struct kz_user_key to;    /* USER: whom their events go to; empty: themselves */
-    bool merged;              /* USER: `to` has their history */
-    uint64_t event_count;     /* END */
-    uint64_t seq;             /* HEAD: exported is what came after it; END: of the last event */
+    struct kz_str project;   /* HEAD */
+    uint64_t stone;          /* ERASED: the id's hash */
+    int64_t at_ms;           /* ERASED: when it was asked for */
+    struct kz_user_key user; /* USER */
+    int64_t first_seen_ms;   /* USER */
+    struct kz_user_key to;   /* USER: whom their events go to; empty: themselves */
+    bool merged;             /* USER: `to` has their history */
+    uint64_t event_count;    /* END */
+    uint64_t seq;            /* HEAD: exported is what came after it; END: of the last event */
 };
 
 /* Each appends a line. */

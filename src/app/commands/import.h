@@ -36,8 +36,8 @@ struct kz_import_ops {
 };
 
 /* Into the log in data_dir, which nobody else may have. */
-KZ_MUST_USE enum kz_code kz_import_log(const struct kz_import_options *options,
-        struct kz_import **ret_import, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_import_log(
+        const struct kz_import_options *options, struct kz_import **ret_import, struct kz_err *err);
 /* Into the store that the project, or `backend`, names. */
-KZ_MUST_USE enum kz_code kz_import_store(const struct kz_import_options *options,
-        struct kz_import **ret_import, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_import_store(
+        const struct kz_import_options *options, struct kz_import **ret_import, struct kz_err *err);

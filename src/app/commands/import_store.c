@@ -104,7 +104,8 @@ static enum kz_code send_batch(struct into_store *into, struct kz_err *err)
     KZ_TRY(shape(into, &shaped, err));
     taken_count = without_rejected(&shaped, taken);
     do {
-        rc = taken_count ? kz_process_events(into->process, taken, taken_count, &outcome, err) : KZ_OK;
+        rc = taken_count ? kz_process_events(into->process, taken, taken_count, &outcome, err)
+                         : KZ_OK;
     } while (again(into, rc, until_ms));
     KZ_TRY(rc);
     count(into, &shaped);
@@ -156,7 +157,8 @@ static enum kz_code put_state(struct kz_views *views, const struct kz_store_user
             body.to_owner = kz_owner_hash(line->to, 0);
             body.merged = line->merged ? body.to_owner : 0;
         }
-        if (!linked && line->first_seen_ms && (!body.first_seen_ms || line->first_seen_ms < body.first_seen_ms))
+        if (!linked && line->first_seen_ms &&
+                (!body.first_seen_ms || line->first_seen_ms < body.first_seen_ms))
             body.first_seen_ms = line->first_seen_ms;
         memcpy(carry.data, &body, sizeof(body));
         kz_buf_str(&owners, state.linked);
@@ -173,15 +175,16 @@ static enum kz_code put_state(struct kz_views *views, const struct kz_store_user
 }
 
 /* The one linked to first: the other one's state names them. */
-static enum kz_code put_user(struct into_store *into, const struct kz_export_line *line,
-        struct kz_err *err)
+static enum kz_code put_user(
+        struct into_store *into, const struct kz_export_line *line, struct kz_err *err)
 {
     struct kz_store *store = into->backends.store;
     KZ_AUTO(kz_views_freep) struct kz_views *views = kz_views_new_small();
     struct kz_user_key keys[2] = {line->to, line->user};
     size_t from = line->to.id.size ? 1 : 0, user_count = from + 1;
     struct kz_store_user users[2] = {0};
-    struct kz_store_commit commit = {.users = users, .user_count = user_count, .now_ms = kz_clock_ms()};
+    struct kz_store_commit commit = {
+            .users = users, .user_count = user_count, .now_ms = kz_clock_ms()};
     struct kz_buf bytes[2] = {0};
     struct kz_store_txn *txn;
     enum kz_code rc;
@@ -194,7 +197,8 @@ static enum kz_code put_user(struct into_store *into, const struct kz_export_lin
     KZ_TRY(store->ops->begin(store, &txn, err));
     rc = store->ops->read_users(txn, users, user_count, err);
     for (size_t i = 0; rc == KZ_OK && i < user_count; i++) {
-        rc = put_state(views, &users[i], keys[i], line, i < from ? users[from].owner : 0, &bytes[i], err);
+        rc = put_state(
+                views, &users[i], keys[i], line, i < from ? users[from].owner : 0, &bytes[i], err);
         users[i].state = kz_buf_view(&bytes[i]);
     }
     if (rc == KZ_OK)
@@ -206,8 +210,8 @@ static enum kz_code put_user(struct into_store *into, const struct kz_export_lin
     return rc;
 }
 
-static enum kz_code put_stone(struct into_store *into, const struct kz_export_line *line,
-        struct kz_err *err)
+static enum kz_code put_stone(
+        struct into_store *into, const struct kz_export_line *line, struct kz_err *err)
 {
     struct kz_store *store = into->backends.store;
     struct kz_stone stone = {
@@ -258,8 +262,8 @@ static void store_free(struct kz_import *import)
     free(into);
 }
 
-enum kz_code kz_import_store(const struct kz_import_options *options, struct kz_import **ret_import,
-        struct kz_err *err)
+enum kz_code kz_import_store(
+        const struct kz_import_options *options, struct kz_import **ret_import, struct kz_err *err)
 {
     static const struct kz_import_ops ops = {
             .add = store_add,
@@ -281,8 +285,9 @@ enum kz_code kz_import_store(const struct kz_import_options *options, struct kz_
     if (rc == KZ_OK)
         rc = store->ops->check(store, err);
     if (rc == KZ_OK)
-        rc = kz_process_open(&(struct kz_process_options){.project = options->project,
-                                     .store = store, .silent = true},
+        rc = kz_process_open(
+                &(struct kz_process_options){
+                        .project = options->project, .store = store, .silent = true},
                 &into->process, err);
     if (rc != KZ_OK) {
         store_free(&into->import);

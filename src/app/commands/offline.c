@@ -390,8 +390,8 @@ static enum kz_code send(struct kz_offline *offline, struct batch *batch, struct
     return offline->failed ? failure_of(offline, err) : KZ_OK;
 }
 
-enum kz_code kz_offline_add(struct kz_offline *offline, struct kz_str json, uint64_t line,
-        struct kz_err *err)
+enum kz_code kz_offline_add(
+        struct kz_offline *offline, struct kz_str json, uint64_t line, struct kz_err *err)
 {
     struct batch *batch = &offline->batches[offline->filling];
 
@@ -446,8 +446,8 @@ enum kz_code kz_offline_finish(struct kz_offline *offline, struct kz_err *err)
 
 /* ---- reading -------------------------------------------------------------------------------------- */
 
-enum kz_code kz_offline_open_log(const char *data_dir, struct kz_offline_reader *ret_reader,
-        struct kz_err *err)
+enum kz_code kz_offline_open_log(
+        const char *data_dir, struct kz_offline_reader *ret_reader, struct kz_err *err)
 {
     struct kz_offline_reader reader = {0};
     char dir[PATH_MAX];
@@ -456,7 +456,8 @@ enum kz_code kz_offline_open_log(const char *data_dir, struct kz_offline_reader 
     snprintf(dir, sizeof(dir), "%s/log", data_dir);
     if (!kz_fs_exists(options.fs, dir)) {
         (void)kz_fail(err, KZ_NOT_FOUND, "there is no data in \"%s\"", data_dir);
-        return kz_hint(err, "`kizashi up`, `import` or `replay` make some; --data names another place");
+        return kz_hint(
+                err, "`kizashi up`, `import` or `replay` make some; --data names another place");
     }
     KZ_TRY(kz_log_open(&options, &reader.log, &reader.found, err));
     reader.reader = kz_log_reader(reader.log);
@@ -506,8 +507,8 @@ void kz_offline_close_reader(struct kz_offline_reader *reader)
     *reader = (struct kz_offline_reader){0};
 }
 
-enum kz_code kz_offline_lock(const char *data, bool make, struct kz_file **ret_lock,
-        struct kz_err *err)
+enum kz_code kz_offline_lock(
+        const char *data, bool make, struct kz_file **ret_lock, struct kz_err *err)
 {
     struct kz_fs *fs = kz_fs_posix();
     KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
@@ -516,8 +517,8 @@ enum kz_code kz_offline_lock(const char *data, bool make, struct kz_file **ret_l
     snprintf(path, sizeof(path), "%s/lock", data);
     if (!make && !kz_fs_exists(fs, path))
         return KZ_OK;
-    KZ_TRY(fs->ops->open(fs, path,
-            KZ_OPEN_READ | KZ_OPEN_WRITE | (make ? KZ_OPEN_CREATE : 0), &lock, err));
+    KZ_TRY(fs->ops->open(
+            fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | (make ? KZ_OPEN_CREATE : 0), &lock, err));
     if (kz_file_lock(lock, NULL) != KZ_OK) {
         (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process", data);
         return kz_hint(err, "stop it first; or `kizashi backup` while it runs, and look at that");
@@ -541,9 +542,9 @@ enum kz_code kz_offline_moment_of(const struct kz_offline_reader *reader, kz_lsn
     uint32_t user = kz_views_find_owner(reader->views, request->owner);
 
     if (!user)
-        return kz_fail(err, KZ_NOT_FOUND, "the user of request %" PRIu64 " was erased", request->seq);
-    *ret_moment = (struct kz_offline_moment){
-            .user = user,
+        return kz_fail(
+                err, KZ_NOT_FOUND, "the user of request %" PRIu64 " was erased", request->seq);
+    *ret_moment = (struct kz_offline_moment){.user = user,
             .as_of = lsn,
             .params = {
                     .now_ms = body->now_ms,

@@ -23,7 +23,7 @@ struct kz_offline_options {
     const char *data_dir;
     bool virtual_clock; /* kz_pipeline_set_clock(); what is written is synced as a whole, at close */
     bool ask;
-    bool exported;        /* lines are events of an export (app/commands/exportfile.h), and keep their times */
+    bool exported; /* lines are events of an export (app/commands/exportfile.h), and keep their times */
     uint32_t event_flags; /* enum kz_event_flags, set on every event */
     /* An event that was not taken, with the line of kz_offline_add(). May be NULL. */
     void (*rejected)(void *arg, uint64_t line, const char *code, struct kz_str message);
@@ -50,8 +50,8 @@ const struct kz_offline_tally *kz_offline_tally(const struct kz_offline *offline
 KZ_MUST_USE enum kz_code kz_offline_wait_models(struct kz_offline *offline, struct kz_err *err);
 /* Adds an event as POST /v1/events takes it, one line of JSON (copied); every KZ_OFFLINE_BATCH of
  * them go in together. `line` is for messages. */
-KZ_MUST_USE enum kz_code kz_offline_add(struct kz_offline *offline, struct kz_str json,
-        uint64_t line, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_offline_add(
+        struct kz_offline *offline, struct kz_str json, uint64_t line, struct kz_err *err);
 /* What was added goes in; on virtual time, with all its consequences. */
 KZ_MUST_USE enum kz_code kz_offline_flush(struct kz_offline *offline, struct kz_err *err);
 /* Virtual time: lets every timer there is come due, each with its consequences. */
@@ -70,8 +70,8 @@ struct kz_offline_reader {
 KZ_MUST_USE enum kz_code kz_offline_open_reader(const struct kz_project *project,
         const char *data_dir, struct kz_offline_reader *ret_reader, struct kz_err *err);
 /* The log alone; `views` stays NULL. */
-KZ_MUST_USE enum kz_code kz_offline_open_log(const char *data_dir,
-        struct kz_offline_reader *ret_reader, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_offline_open_log(
+        const char *data_dir, struct kz_offline_reader *ret_reader, struct kz_err *err);
 void kz_offline_close_reader(struct kz_offline_reader *reader);
 
 /* Keeps `up` out for as long as the file is open; `make`: also where there is no data yet. A backup has

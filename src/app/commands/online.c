@@ -17,8 +17,8 @@ enum kz_code kz_online_open(
     kz_http_client_set_answer_max(online.client, ANSWER_MAX_BYTES);
     *ret_online = online;
     if (key && *key) {
-        int size = snprintf(ret_online->authorization, sizeof(ret_online->authorization),
-                "Bearer %s", key);
+        int size = snprintf(
+                ret_online->authorization, sizeof(ret_online->authorization), "Bearer %s", key);
 
         if (size >= (int)sizeof(ret_online->authorization) || strpbrk(key, "\r\n")) {
             kz_online_close(ret_online);
@@ -87,8 +87,8 @@ enum kz_code kz_online_call(struct kz_online *online, const char *method, const 
 
     online->status = 0;
     online->retry_s = 0;
-    rc = kz_http_client_request(online->client, method, path, online->headers,
-            online->header_count, body, timeout_ms, &answer, err);
+    rc = kz_http_client_request(online->client, method, path, online->headers, online->header_count,
+            body, timeout_ms, &answer, err);
     if (rc == KZ_UNAVAILABLE)
         return kz_hint(err, "is it running? start it with `kizashi up DIR`, or say where it is: "
                             "--url URL");
@@ -130,8 +130,8 @@ uint64_t kz_online_count(struct kz_json_value object, const char *name)
     int64_t count;
 
     return kz_json_i64(kz_json_get(object, name), &count, NULL) == KZ_OK && count > 0
-            ? (uint64_t)count
-            : 0;
+                   ? (uint64_t)count
+                   : 0;
 }
 
 const char *kz_online_text(struct kz_json_value object, const char *name, struct kz_buf *buf)

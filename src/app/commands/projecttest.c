@@ -22,8 +22,8 @@ static const char *const decision_names[] = {
 const char *kz_test_decision_name(enum kz_decision decision)
 {
     return decision < KZ_ARRAY_COUNT(decision_names) && decision_names[decision]
-            ? decision_names[decision]
-            : "unknown";
+                   ? decision_names[decision]
+                   : "unknown";
 }
 
 /* ---- reading -------------------------------------------------------------------------------------- */
@@ -75,8 +75,8 @@ static bool is_map(struct reading *r, const struct kz_yaml *node, const char *co
     return true;
 }
 
-static const struct kz_yaml *scalar_of(struct reading *r, const struct kz_yaml *map, const char *key,
-        bool required)
+static const struct kz_yaml *scalar_of(
+        struct reading *r, const struct kz_yaml *map, const char *key, bool required)
 {
     const struct kz_yaml *node = kz_yaml_get(map, key);
 
@@ -89,8 +89,8 @@ static const struct kz_yaml *scalar_of(struct reading *r, const struct kz_yaml *
     return node;
 }
 
-static const char *text_of(struct reading *r, const struct kz_yaml *map, const char *key,
-        bool required)
+static const char *text_of(
+        struct reading *r, const struct kz_yaml *map, const char *key, bool required)
 {
     const struct kz_yaml *node = scalar_of(r, map, key, required);
 
@@ -172,7 +172,8 @@ static const char *model_of(struct reading *r, const struct kz_yaml *map)
 
 static void read_event(struct reading *r, const struct kz_yaml *node, struct kz_test_event *event)
 {
-    static const char *const keys[] = {"at", "id", "user", "anonymous", "name", "ts", "props", NULL};
+    static const char *const keys[] = {
+            "at", "id", "user", "anonymous", "name", "ts", "props", NULL};
     const char *user, *anonymous, *name, *id;
     const struct kz_yaml *props;
     struct kz_buf json = {0};
@@ -246,7 +247,8 @@ static void read_request(struct reading *r, const struct kz_yaml *node, struct k
             return;
         }
     problem(r, status->place,
-            "\"%s\" is no status; there are done, superseded, expired, dropped, dead", status->text);
+            "\"%s\" is no status; there are done, superseded, expired, dropped, dead",
+            status->text);
 }
 
 static void read_value(struct reading *r, const struct kz_yaml *node, struct kz_test_value *ret)
@@ -264,7 +266,8 @@ static void read_value(struct reading *r, const struct kz_yaml *node, struct kz_
         ret->value = (struct kz_value){.type = KZ_TYPE_TEXT, .text = kz_str(node->text)};
 }
 
-static void read_features(struct reading *r, const struct kz_yaml *node, struct kz_test_features *ret)
+static void read_features(
+        struct reading *r, const struct kz_yaml *node, struct kz_test_features *ret)
 {
     static const char *const keys[] = {"at", "user", "model", "values", NULL};
     const struct kz_yaml *values;
@@ -287,8 +290,8 @@ static void read_features(struct reading *r, const struct kz_yaml *node, struct 
     }
 }
 
-static void read_prediction(struct reading *r, const struct kz_yaml *node,
-        struct kz_test_prediction *ret)
+static void read_prediction(
+        struct reading *r, const struct kz_yaml *node, struct kz_test_prediction *ret)
 {
     static const char *const keys[] = {
             "at", "user", "model", "score", "within", "min", "max", NULL};
@@ -349,8 +352,8 @@ static void read_action(struct reading *r, const struct kz_yaml *node, struct kz
             read_one((r), list_->items[(size)], &(array)[(size)]);                                 \
     } while (0)
 
-static void read_expectations(struct reading *r, const struct kz_yaml *node,
-        struct kz_project_test *test)
+static void read_expectations(
+        struct reading *r, const struct kz_yaml *node, struct kz_project_test *test)
 {
     static const char *const keys[] = {"requests", "features", "predictions", "actions", NULL};
 
@@ -387,8 +390,8 @@ enum kz_code kz_project_test_read(struct kz_arena *arena, const struct kz_projec
             problem(&r, root->place, "\"expect\" is missing: a test has to be able to fail");
     }
     if (r.problems)
-        return kz_fail(err, KZ_CONFIG, "%zu error%s in %s", r.problems, r.problems == 1 ? "" : "s",
-                shown);
+        return kz_fail(
+                err, KZ_CONFIG, "%zu error%s in %s", r.problems, r.problems == 1 ? "" : "s", shown);
     qsort(test.events, test.event_count, sizeof(*test.events), by_at);
     *ret_test = test;
     return KZ_OK;
@@ -409,7 +412,7 @@ static void place(struct kz_buf *out, struct kz_place at)
 static bool is_request(const struct kz_test_request *want, const struct kz_outcome_request *got)
 {
     return want->at_ms == got->at_ms && strcmp(want->user, got->user) == 0 &&
-            strcmp(want->model, got->model) == 0 && strcmp(want->trigger, got->trigger) == 0;
+           strcmp(want->model, got->model) == 0 && strcmp(want->trigger, got->trigger) == 0;
 }
 
 static const char *status(const struct kz_outcome_request *got)
@@ -417,8 +420,8 @@ static const char *status(const struct kz_outcome_request *got)
     return got->ended ? kz_request_end_name(got->end) : "pending";
 }
 
-static size_t compare_found(const struct kz_test_request *want, const struct kz_outcome_request *got,
-        struct kz_buf *out)
+static size_t compare_found(const struct kz_test_request *want,
+        const struct kz_outcome_request *got, struct kz_buf *out)
 {
     char at[KZ_DURATION_BYTES], now[KZ_TIME_BYTES], wanted[KZ_TIME_BYTES];
     size_t differences = 0;
@@ -442,8 +445,8 @@ static size_t compare_found(const struct kz_test_request *want, const struct kz_
     return differences;
 }
 
-static size_t compare_requests(const struct kz_project_test *test, const struct kz_outcome *outcome,
-        struct kz_buf *out)
+static size_t compare_requests(
+        const struct kz_project_test *test, const struct kz_outcome *outcome, struct kz_buf *out)
 {
     bool *taken = kz_calloc(outcome->request_count + 1, sizeof(*taken));
     char at[KZ_DURATION_BYTES];
@@ -536,8 +539,8 @@ static size_t compare_row(const struct kz_test_features *want, const struct kz_o
 }
 
 /* The next request of that moment, user and model behind `after`; NULL at the end. */
-static const struct kz_outcome_request *next_request(const struct kz_outcome *outcome, int64_t at_ms,
-        const char *user, const char *model, const struct kz_outcome_request *after)
+static const struct kz_outcome_request *next_request(const struct kz_outcome *outcome,
+        int64_t at_ms, const char *user, const char *model, const struct kz_outcome_request *after)
 {
     const struct kz_outcome_request *end = outcome->requests + outcome->request_count;
 
@@ -547,8 +550,8 @@ static const struct kz_outcome_request *next_request(const struct kz_outcome *ou
     return NULL;
 }
 
-static size_t compare_features(const struct kz_test_features *want, const struct kz_outcome *outcome,
-        struct kz_buf *out)
+static size_t compare_features(
+        const struct kz_test_features *want, const struct kz_outcome *outcome, struct kz_buf *out)
 {
     const struct kz_outcome_request *got = NULL;
     char at[KZ_DURATION_BYTES];
@@ -580,12 +583,12 @@ static bool score_holds(const struct kz_test_prediction *want, const struct kz_o
     if (!got->ended || got->end != KZ_END_DONE || !got->has_score)
         return false;
     return (!want->has_score || fabs(got->score - want->score) <= want->within) &&
-            (!want->has_min || got->score >= want->min) &&
-            (!want->has_max || got->score <= want->max);
+           (!want->has_min || got->score >= want->min) &&
+           (!want->has_max || got->score <= want->max);
 }
 
-static size_t compare_prediction(const struct kz_test_prediction *want,
-        const struct kz_outcome *outcome, struct kz_buf *out)
+static size_t compare_prediction(
+        const struct kz_test_prediction *want, const struct kz_outcome *outcome, struct kz_buf *out)
 {
     const struct kz_outcome_request *got = NULL, *last = NULL;
     char at[KZ_DURATION_BYTES];
@@ -617,8 +620,8 @@ static size_t compare_prediction(const struct kz_test_prediction *want,
     return 1;
 }
 
-static size_t compare_none(const struct kz_test_action *want, const struct kz_outcome *outcome,
-        struct kz_buf *out)
+static size_t compare_none(
+        const struct kz_test_action *want, const struct kz_outcome *outcome, struct kz_buf *out)
 {
     char at[KZ_DURATION_BYTES];
 
@@ -638,11 +641,11 @@ static size_t compare_none(const struct kz_test_action *want, const struct kz_ou
 static bool is_action(const struct kz_test_action *want, const struct kz_outcome_action *got)
 {
     return want->at_ms == got->at_ms && strcmp(want->user, got->user) == 0 &&
-            strcmp(want->action, got->action) == 0;
+           strcmp(want->action, got->action) == 0;
 }
 
-static size_t compare_actions(const struct kz_project_test *test, const struct kz_outcome *outcome,
-        struct kz_buf *out)
+static size_t compare_actions(
+        const struct kz_project_test *test, const struct kz_outcome *outcome, struct kz_buf *out)
 {
     bool *taken = kz_calloc(outcome->action_count + 1, sizeof(*taken));
     char at[KZ_DURATION_BYTES];

@@ -27,8 +27,8 @@ static void note(void *arg, const struct kz_err *err)
 }
 
 /* Reads `text` as a test; the problems go to `out`. */
-static enum kz_code read_text(struct kz_arena *arena, const char *text, struct kz_project_test *test,
-        struct kz_buf *out)
+static enum kz_code read_text(
+        struct kz_arena *arena, const char *text, struct kz_project_test *test, struct kz_buf *out)
 {
     char path[] = "/tmp/projecttest-XXXXXX";
     int fd = mkstemp(path);
@@ -70,7 +70,8 @@ static void test_every_problem_has_its_place(void **state)
             KZ_CONFIG);
     assert_text(&out,
             "t.yaml:2:8: \"soon\" is no time; write it like 2026-01-31T09:30:00.000Z\n"
-            "t.yaml:4:23: unknown key \"nane\"; there are at, id, user, anonymous, name, ts, props\n"
+            "t.yaml:4:23: unknown key \"nane\"; there are at, id, user, anonymous, name, ts, "
+            "props\n"
             "t.yaml:4:5: \"name\" is missing\n"
             "t.yaml:6:19: \"x\" is no duration; write it like 500ms, 2s, 10m, 24h, 7d or 1h30m\n"
             "t.yaml:6:38: the project has no model \"sell\"\n"
@@ -103,14 +104,15 @@ static void test_events_are_sent_by_time_then_as_listed(void **state)
 
     (void)state;
     kz_arena_init(&arena, 0);
-    assert_int_equal(read_text(&arena,
-                             "name: n\nstart: 2026-03-02T01:00:00Z\n"
-                             "events:\n"
-                             "  - {at: 2s, user: c, name: view}\n"
-                             "  - {at: 1s, anonymous: a, name: view, ts: 2026-03-02T00:00:00Z}\n"
-                             "  - {at: 1s, user: b, id: e, name: view, props: {price: 1.5, on: true}}\n"
-                             "expect: {actions: []}\n",
-                             &test, &out),
+    assert_int_equal(
+            read_text(&arena,
+                    "name: n\nstart: 2026-03-02T01:00:00Z\n"
+                    "events:\n"
+                    "  - {at: 2s, user: c, name: view}\n"
+                    "  - {at: 1s, anonymous: a, name: view, ts: 2026-03-02T00:00:00Z}\n"
+                    "  - {at: 1s, user: b, id: e, name: view, props: {price: 1.5, on: true}}\n"
+                    "expect: {actions: []}\n",
+                    &test, &out),
             KZ_OK);
     assert_int_equal(test.start_ms, 1772413200000);
     assert_int_equal(test.event_count, 3);
@@ -179,14 +181,15 @@ static void assert_differs(const char *expect, const struct kz_outcome *got, con
 static void test_what_holds_differs_in_nothing(void **state)
 {
     (void)state;
-    assert_differs("  requests: [{at: 2s, user: u, model: buy, trigger: looking, now: "
-                   "2026-03-02T01:00:02Z}]\n"
-                   "  features: [{at: 2s, user: u, model: buy, values: {views: 3, price: null, city: "
-                   "Kyoto}}]\n"
-                   "  predictions: [{at: 2s, user: u, model: buy, score: 0.2500005}, {at: 2s, user: "
-                   "u, model: buy, min: 0.25, max: 0.25}]\n"
-                   "  actions: [{at: 2s, user: u, action: coupon, decision: holdout}, {user: v, "
-                   "action: coupon, decision: none}]\n",
+    assert_differs(
+            "  requests: [{at: 2s, user: u, model: buy, trigger: looking, now: "
+            "2026-03-02T01:00:02Z}]\n"
+            "  features: [{at: 2s, user: u, model: buy, values: {views: 3, price: null, city: "
+            "Kyoto}}]\n"
+            "  predictions: [{at: 2s, user: u, model: buy, score: 0.2500005}, {at: 2s, user: "
+            "u, model: buy, min: 0.25, max: 0.25}]\n"
+            "  actions: [{at: 2s, user: u, action: coupon, decision: holdout}, {user: v, "
+            "action: coupon, decision: none}]\n",
             &outcome, "");
 }
 
@@ -196,8 +199,9 @@ static void test_lists_of_requests_and_actions_are_complete(void **state)
     assert_differs("  requests: []\n  actions: []\n", &outcome,
             "request not expected: at 2s of u, buy by looking, done\n"
             "action not expected: coupon for u at 2s, holdout\n");
-    assert_differs("  requests: [{at: 2s, user: u, model: buy, trigger: looking}, {at: 2s, user: u, "
-                   "model: buy, trigger: looking}]\n",
+    assert_differs(
+            "  requests: [{at: 2s, user: u, model: buy, trigger: looking}, {at: 2s, user: u, "
+            "model: buy, trigger: looking}]\n",
             &outcome, "request missing: at 2s of u, buy by looking (t.yaml:5)\n");
     /* A list that is left out is not looked at. */
     assert_differs("  predictions: [{at: 2s, user: u, model: buy, min: 0}]\n", &outcome, "");
@@ -206,14 +210,15 @@ static void test_lists_of_requests_and_actions_are_complete(void **state)
 static void test_each_difference_is_named(void **state)
 {
     (void)state;
-    assert_differs("  requests: [{at: 2s, user: u, model: buy, trigger: looking, status: expired, "
-                   "now: 2026-03-02T01:00:00Z}]\n"
-                   "  features: [{at: 2s, user: u, model: buy, values: {views: 3.00001, price: 0, "
-                   "city: \"3\", sum: 1}}]\n"
-                   "  predictions: [{at: 2s, user: u, model: buy, score: 0.2500015}, {at: 3s, user: "
-                   "u, model: buy, min: 0}]\n"
-                   "  actions: [{at: 2s, user: u, action: coupon, decision: delivered}, {user: u, "
-                   "action: coupon, decision: none}]\n",
+    assert_differs(
+            "  requests: [{at: 2s, user: u, model: buy, trigger: looking, status: expired, "
+            "now: 2026-03-02T01:00:00Z}]\n"
+            "  features: [{at: 2s, user: u, model: buy, values: {views: 3.00001, price: 0, "
+            "city: \"3\", sum: 1}}]\n"
+            "  predictions: [{at: 2s, user: u, model: buy, score: 0.2500015}, {at: 3s, user: "
+            "u, model: buy, min: 0}]\n"
+            "  actions: [{at: 2s, user: u, action: coupon, decision: delivered}, {user: u, "
+            "action: coupon, decision: none}]\n",
             &outcome,
             "request at 2s of u, buy by looking: status is done, expected expired (t.yaml:5)\n"
             "request at 2s of u, buy by looking: @now is 2026-03-02T01:00:02.000Z, expected "

@@ -37,8 +37,8 @@ static void rule_problem(void *arg, const struct kz_err *err)
     problem(arg, err);
 }
 
-static void compile(struct checking *c, enum kz_sql_kind kind, const char *text,
-        struct kz_place place)
+static void compile(
+        struct checking *c, enum kz_sql_kind kind, const char *text, struct kz_place place)
 {
     struct kz_sql_expr *expr;
     struct kz_err err;
@@ -66,7 +66,8 @@ static void check_model(struct checking *c, const struct kz_model_def *model)
         known |= model->runtime && strcmp((*r)->name, model->runtime) == 0;
     if (!known && model->runtime) {
         (void)kz_place_fail(&err, model->place,
-                "runtime \"%s\" is not in this build; it has \"python\" and \"http\"", model->runtime);
+                "runtime \"%s\" is not in this build; it has \"python\" and \"http\"",
+                model->runtime);
         problem(c, &err);
     }
     compile(c, KZ_SQL_FEATURES, model->features_sql, model->features_place);
@@ -158,8 +159,9 @@ static void no_release(struct kz_history_reader *reader, struct kz_history_rows 
     (void)reader, (void)rows;
 }
 
-size_t kz_check_models(const struct kz_project *project, const struct kz_runtime_ops *const *runtimes,
-        int64_t timeout_ms, kz_config_report *report, void *arg)
+size_t kz_check_models(const struct kz_project *project,
+        const struct kz_runtime_ops *const *runtimes, int64_t timeout_ms, kz_config_report *report,
+        void *arg)
 {
     static const struct kz_history_reader_ops ops = {.scan = no_scan, .release = no_release};
     struct kz_history_reader reader = {&ops};
@@ -180,7 +182,7 @@ size_t kz_check_models(const struct kz_project *project, const struct kz_runtime
     if (kz_infer_open(&options, &infer, &err) != KZ_OK)
         problem(&m.checking, &err);
     else if (kz_infer_wait_ready(infer, timeout_ms, model_problem, &m, &err) != KZ_OK &&
-            !m.checking.problems)
+             !m.checking.problems)
         problem(&m.checking, &err);
     return m.checking.problems;
 }

@@ -11,8 +11,9 @@ size_t kz_check_sql(const struct kz_project *project, kz_config_report *report, 
 /* Whether enough of a project with problems was read to compile its SQL. */
 bool kz_check_can_sql(const struct kz_project *project);
 /* Loads every model once with its runtime and lets it go again. */
-size_t kz_check_models(const struct kz_project *project, const struct kz_runtime_ops *const *runtimes,
-        int64_t timeout_ms, kz_config_report *report, void *arg);
+size_t kz_check_models(const struct kz_project *project,
+        const struct kz_runtime_ops *const *runtimes, int64_t timeout_ms, kz_config_report *report,
+        void *arg);
 
 /* Loads and checks a project, printing every problem to stderr; NULL (and `err`) where it is wrong.
  * The caller frees the config. */

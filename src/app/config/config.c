@@ -39,8 +39,8 @@ static void read_columns(
                 KZ_COLUMNS_MAX);
         return;
     }
-    project->events.columns =
-            kz_arena_zero(reader->arena, (map->count + 1) * sizeof(*project->events.columns));
+    project->events.columns = kz_arena_zero(
+            reader->arena, (map->count + 1) * sizeof(*project->events.columns));
     for (size_t i = 0; i < map->count; i++) {
         struct kz_column_def *column = &project->events.columns[project->events.column_count++];
         struct kz_fields f = kz_fields(reader, map->items[i], "a column");
@@ -94,8 +94,8 @@ static void read_events(
 static void read_table(struct kz_config_reader *reader, const struct kz_yaml *key,
         const struct kz_yaml *node, struct kz_table_def *table)
 {
-    struct kz_fields f =
-            kz_fields(reader, node, kz_arena_printf(reader->arena, "table \"%s\"", key->text));
+    struct kz_fields f = kz_fields(
+            reader, node, kz_arena_printf(reader->arena, "table \"%s\"", key->text));
     const struct kz_yaml *columns;
 
     kz_config_check_name(reader, key, "table");
@@ -147,8 +147,8 @@ static void read_limits(
     project->limits.reserve_bytes = kz_fields_bytes(&f, "reserve", 64ull << 20);
     project->limits.pending_max = (uint32_t)kz_fields_integer(&f, "pending", 1000000, 1, 100000000);
     project->limits.python = kz_fields_text(&f, "python", NULL);
-    project->limits.dead_letters_max =
-            (uint32_t)kz_fields_integer(&f, "dead_letters", 100000, 1, 10000000);
+    project->limits.dead_letters_max = (uint32_t)kz_fields_integer(
+            &f, "dead_letters", 100000, 1, 10000000);
     if (project->limits.segment_size_bytes < (16ull << 20) ||
             project->limits.segment_size_bytes > (3ull << 30))
         kz_config_problem(reader, map ? map->place : (struct kz_place){project->file, 0, 0},
@@ -237,8 +237,8 @@ static void read_backends(
     if (map) {
         def->place = map->place;
         def->bus = (enum kz_backend)(KZ_BACKEND_MEMORY + kz_fields_one_of(&f, "bus", bus, 1));
-        def->history =
-                (enum kz_backend)(KZ_BACKEND_MEMORY + kz_fields_one_of(&f, "history", history, 1));
+        def->history = (enum kz_backend)(
+                KZ_BACKEND_MEMORY + kz_fields_one_of(&f, "history", history, 1));
         def->predictions = (enum kz_backend)(
                 KZ_BACKEND_MEMORY + kz_fields_one_of(&f, "predictions", predictions, 1));
     }
@@ -299,24 +299,24 @@ static void read_project(
     read_backends(reader, kz_fields_take(&f, "backends"), project);
     read_events(reader, kz_fields_take(&f, "events"), project);
     map = named(&f, "tables", &project->table_count);
-    project->tables =
-            kz_arena_zero(reader->arena, (project->table_count + 1) * sizeof(*project->tables));
+    project->tables = kz_arena_zero(
+            reader->arena, (project->table_count + 1) * sizeof(*project->tables));
     for (size_t i = 0; i < project->table_count; i++)
         read_table(reader, map->keys[i], map->items[i], &project->tables[i]);
     map = named(&f, "triggers", &project->trigger_count);
-    project->triggers =
-            kz_arena_zero(reader->arena, (project->trigger_count + 1) * sizeof(*project->triggers));
+    project->triggers = kz_arena_zero(
+            reader->arena, (project->trigger_count + 1) * sizeof(*project->triggers));
     for (size_t i = 0; i < project->trigger_count; i++)
         kz_config_trigger(reader, map->keys[i], map->items[i], &project->triggers[i], project);
     map = named(&f, "models", &project->model_count);
-    project->models =
-            kz_arena_zero(reader->arena, (project->model_count + 1) * sizeof(*project->models));
+    project->models = kz_arena_zero(
+            reader->arena, (project->model_count + 1) * sizeof(*project->models));
     for (size_t i = 0; i < project->model_count; i++)
         kz_config_model(reader, map->keys[i], map->items[i], &project->models[i], project);
     check_after(reader, project);
     map = named(&f, "actions", &project->action_count);
-    project->actions =
-            kz_arena_zero(reader->arena, (project->action_count + 1) * sizeof(*project->actions));
+    project->actions = kz_arena_zero(
+            reader->arena, (project->action_count + 1) * sizeof(*project->actions));
     for (size_t i = 0; i < project->action_count; i++)
         kz_config_action(reader, map->keys[i], map->items[i], &project->actions[i], project);
     read_limits(reader, kz_fields_take(&f, "limits"), project);

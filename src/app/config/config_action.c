@@ -196,8 +196,8 @@ void kz_config_action(struct kz_config_reader *reader, const struct kz_yaml *key
         const struct kz_yaml *node, struct kz_action_def *action, const struct kz_project *project)
 {
     static const char *const modes[] = {"off", "shadow", "on", NULL};
-    struct kz_fields f =
-            kz_fields(reader, node, kz_arena_printf(reader->arena, "action \"%s\"", key->text));
+    struct kz_fields f = kz_fields(
+            reader, node, kz_arena_printf(reader->arena, "action \"%s\"", key->text));
     const struct kz_yaml *caps, *goal;
 
     kz_config_check_name(reader, key, "action");

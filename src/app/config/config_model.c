@@ -17,8 +17,8 @@ static void read_history(struct kz_config_reader *reader, const struct kz_yaml *
 
     int64_t age_ms = project->events.retention_age_ms;
 
-    history->window_ms =
-            kz_fields_duration(&f, "window", age_ms ? KZ_MIN(age_ms, WINDOW_MS) : WINDOW_MS);
+    history->window_ms = kz_fields_duration(
+            &f, "window", age_ms ? KZ_MIN(age_ms, WINDOW_MS) : WINDOW_MS);
     history->events_max = (uint32_t)kz_fields_integer(&f, "max_events", 500, 1, 10000000);
     if (age_ms && history->window_ms > age_ms)
         kz_config_problem(reader, map ? map->place : (struct kz_place){project->file, 0, 0},
@@ -42,8 +42,8 @@ void kz_config_trigger(struct kz_config_reader *reader, const struct kz_yaml *ke
         const struct kz_yaml *node, struct kz_trigger_def *trigger,
         const struct kz_project *project)
 {
-    struct kz_fields f =
-            kz_fields(reader, node, kz_arena_printf(reader->arena, "trigger \"%s\"", key->text));
+    struct kz_fields f = kz_fields(
+            reader, node, kz_arena_printf(reader->arena, "trigger \"%s\"", key->text));
     const struct kz_yaml *count_map;
 
     kz_config_check_name(reader, key, "trigger");
@@ -217,8 +217,8 @@ static void read_replicas(
     struct kz_fields f = kz_fields(reader, map, "\"replicas\"");
 
     model->replicas.min = (uint32_t)kz_fields_integer(&f, "min", 1, 0, 256);
-    model->replicas.max =
-            (uint32_t)kz_fields_integer(&f, "max", KZ_MAX(model->replicas.min, 1u), 1, 256);
+    model->replicas.max = (uint32_t)kz_fields_integer(
+            &f, "max", KZ_MAX(model->replicas.min, 1u), 1, 256);
     if (model->replicas.max < model->replicas.min)
         kz_config_problem(reader, model->place, "\"replicas\": max is less than min");
     kz_fields_finish(&f);
@@ -245,8 +245,8 @@ void kz_config_model(struct kz_config_reader *reader, const struct kz_yaml *key,
 {
     static const char *const runtimes[] = {
             "python", "mlflow", "lightgbm", "xgboost", "onnx", "process", "http", NULL};
-    struct kz_fields f =
-            kz_fields(reader, node, kz_arena_printf(reader->arena, "model \"%s\"", key->text));
+    struct kz_fields f = kz_fields(
+            reader, node, kz_arena_printf(reader->arena, "model \"%s\"", key->text));
     const struct kz_yaml *config;
 
     kz_config_check_name(reader, key, "model");

@@ -185,8 +185,8 @@ enum kz_code kz_yaml_read(struct kz_arena *arena, const char *path, const char *
     if (slash)
         *slash = '\0';
     KZ_TRY(kz_fs_read_all(kz_fs_posix(), path, SIZE_MAX_BYTES, &data, &size, err));
-    return parse(arena, kz_arena_cstr(arena, kz_str(shown)), slash ? dir : ".", data, size, ret_root,
-            err);
+    return parse(arena, kz_arena_cstr(arena, kz_str(shown)), slash ? dir : ".", data, size,
+            ret_root, err);
 }
 
 const struct kz_yaml *kz_yaml_get(const struct kz_yaml *map, const char *key)
@@ -198,8 +198,8 @@ const struct kz_yaml *kz_yaml_get(const struct kz_yaml *map, const char *key)
     return NULL;
 }
 
-const struct kz_yaml *kz_yaml_overlay(struct kz_arena *arena, const struct kz_yaml *base,
-        const struct kz_yaml *over)
+const struct kz_yaml *kz_yaml_overlay(
+        struct kz_arena *arena, const struct kz_yaml *base, const struct kz_yaml *over)
 {
     struct kz_yaml *both;
 
@@ -214,8 +214,8 @@ const struct kz_yaml *kz_yaml_overlay(struct kz_arena *arena, const struct kz_ya
         const struct kz_yaml *new = kz_yaml_get(over, base->keys[i]->text);
 
         both->keys[both->count] = base->keys[i];
-        both->items[both->count++] =
-                new ? kz_yaml_overlay(arena, base->items[i], new) : base->items[i];
+        both->items[both->count++] = new ? kz_yaml_overlay(arena, base->items[i], new)
+                                         : base->items[i];
     }
     for (size_t i = 0; i < over->count; i++)
         if (!kz_yaml_get(base, over->keys[i]->text)) {
@@ -228,7 +228,7 @@ const struct kz_yaml *kz_yaml_overlay(struct kz_arena *arena, const struct kz_ya
 bool kz_yaml_is_null(const struct kz_yaml *node)
 {
     return node->kind == KZ_YAML_SCALAR && !node->quoted &&
-            (!node->text[0] || strcmp(node->text, "~") == 0 || strcmp(node->text, "null") == 0);
+           (!node->text[0] || strcmp(node->text, "~") == 0 || strcmp(node->text, "null") == 0);
 }
 
 static void scalar_json(struct kz_json_out *out, const struct kz_yaml *node)

@@ -14,9 +14,9 @@ enum kz_yaml_kind { KZ_YAML_SCALAR, KZ_YAML_MAP, KZ_YAML_LIST };
 struct kz_yaml {
     enum kz_yaml_kind kind;
     struct kz_place place;
-    bool quoted;        /* a scalar in quotes or a block: never null, number or boolean */
-    const char *text;   /* scalar, NUL-terminated, ${env:} and ${file:} put in */
-    size_t count;       /* map pairs or list items */
+    bool quoted;                 /* a scalar in quotes or a block: never null, number or boolean */
+    const char *text;            /* scalar, NUL-terminated, ${env:} and ${file:} put in */
+    size_t count;                /* map pairs or list items */
     const struct kz_yaml **keys; /* [count] scalars, maps only */
     const struct kz_yaml **items;
 };
@@ -25,8 +25,8 @@ struct kz_yaml {
 KZ_MUST_USE enum kz_code kz_yaml_read(struct kz_arena *arena, const char *path, const char *shown,
         const struct kz_yaml **ret_root, struct kz_err *err);
 /* `over` laid on `base`: maps merge key by key, everything else is replaced. */
-const struct kz_yaml *kz_yaml_overlay(struct kz_arena *arena, const struct kz_yaml *base,
-        const struct kz_yaml *over);
+const struct kz_yaml *kz_yaml_overlay(
+        struct kz_arena *arena, const struct kz_yaml *base, const struct kz_yaml *over);
 const struct kz_yaml *kz_yaml_get(const struct kz_yaml *map, const char *key);
 bool kz_yaml_is_null(const struct kz_yaml *node);
 /* The node as JSON text in the arena; plain scalars become numbers, booleans and null by YAML 1.2's

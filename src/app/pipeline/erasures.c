@@ -41,8 +41,7 @@ static bool parse_line(struct kz_str line, struct kz_erasure *ret_erasure)
     copy[line.size] = '\0';
     erasure.id_hash = strtoull(copy, &end, 16);
     erasure.asked_ms = strtoll(end, NULL, 10);
-    if (print_line(again, &erasure) != (int)line.size + 1 ||
-            memcmp(copy, again, line.size) != 0)
+    if (print_line(again, &erasure) != (int)line.size + 1 || memcmp(copy, again, line.size) != 0)
         return false;
     *ret_erasure = erasure;
     return true;
@@ -89,8 +88,8 @@ enum kz_code kz_erasures_read(struct kz_fs *fs, const char *path, const char *pr
 
     KZ_TRY(open_text(fs, path, &data, &text, &name, err));
     if (!kz_str_is(name, project))
-        return kz_fail(err, KZ_CONFLICT, "\"%s\" is of project \"" KZ_STR_FMT "\", not \"%s\"", path,
-                KZ_STR_ARG(name), project);
+        return kz_fail(err, KZ_CONFLICT, "\"%s\" is of project \"" KZ_STR_FMT "\", not \"%s\"",
+                path, KZ_STR_ARG(name), project);
     while (next_line(&text, &line)) {
         struct kz_erasure erasure;
 

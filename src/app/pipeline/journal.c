@@ -32,7 +32,7 @@ static bool is_same_event(void *arg, const struct kz_record *record)
         return false;
     key = kz_event_key(&event);
     return key.kind == id->as_sent.kind && kz_str_eq(key.id, id->as_sent.id) &&
-            kz_str_eq(event.event_id, id->event_id);
+           kz_str_eq(event.event_id, id->event_id);
 }
 
 static enum kz_code log_find(struct kz_journal *journal, const struct kz_journal_id *id,

@@ -302,8 +302,8 @@ static bool earlier(const struct timer *a, const struct timer *b)
     return a->name < b->name;
 }
 
-void kz_pl_set_timer(struct kz_pipeline *p, enum timer_kind kind, int64_t at_ms, uint64_t owner,
-        uint64_t name)
+void kz_pl_set_timer(
+        struct kz_pipeline *p, enum timer_kind kind, int64_t at_ms, uint64_t owner, uint64_t name)
 {
     struct timers *t = &p->timers;
     struct timer timer = {at_ms, owner, name, kind};
@@ -357,19 +357,19 @@ static void set_timers(struct kz_pipeline *p)
         int64_t due_ms = kz_trigger_due(&slot->trigger);
 
         if (due_ms)
-            kz_pl_set_timer(p, TIMER_TRIGGER, due_ms,
-                    kz_views_user(p->views, cursor.user)->owner, slot->name);
+            kz_pl_set_timer(p, TIMER_TRIGGER, due_ms, kz_views_user(p->views, cursor.user)->owner,
+                    slot->name);
     }
     cursor = (struct kz_slot_cursor){0};
     while ((slot = kz_views_next_slot(p->views, KZ_SLOT_DELIVERY, &cursor))) {
         uint64_t owner = kz_views_user(p->views, cursor.user)->owner;
 
         if (slot->delivery.kind == KZ_DELIVER_WEB)
-            kz_pl_set_timer(p, TIMER_EXPIRY, slot->delivery.expires_at_ms, owner,
-                    slot->delivery.decision);
+            kz_pl_set_timer(
+                    p, TIMER_EXPIRY, slot->delivery.expires_at_ms, owner, slot->delivery.decision);
         else
-            kz_pl_set_timer(p, TIMER_RETRY, slot->delivery.retry_at_ms, owner,
-                    slot->delivery.decision);
+            kz_pl_set_timer(
+                    p, TIMER_RETRY, slot->delivery.retry_at_ms, owner, slot->delivery.decision);
     }
 }
 
@@ -407,7 +407,8 @@ static void requeue_pending(struct kz_pipeline *p)
             qsort(b->items, b->count, sizeof(*b->items), by_request); /* head is 0 here */
     }
     if (orphans)
-        kz_diag_warn("pending requests of models that are gone", "remedy=\"kizashi requests drop\"");
+        kz_diag_warn(
+                "pending requests of models that are gone", "remedy=\"kizashi requests drop\"");
 }
 
 /* ---- turns ------------------------------------------------------------------------------------------ */
@@ -495,9 +496,8 @@ static enum kz_code unsettled(struct kz_pipeline *p, int64_t timeout_ms, struct 
                 status.waiting, status.replicas_ready, status.paused ? ", paused" : "",
                 status.fenced ? ", fenced" : "");
     }
-    (void)kz_fail(err, KZ_TIMEOUT,
-            "requests were still under way after %lld ms: " KZ_STR_FMT, (long long)timeout_ms,
-            KZ_STR_ARG(kz_buf_view(&text)));
+    (void)kz_fail(err, KZ_TIMEOUT, "requests were still under way after %lld ms: " KZ_STR_FMT,
+            (long long)timeout_ms, KZ_STR_ARG(kz_buf_view(&text)));
     kz_buf_done(&text);
     return KZ_TIMEOUT;
 }
@@ -577,8 +577,8 @@ struct kz_infer *kz_pipeline_infer(struct kz_pipeline *p)
     return p->infer;
 }
 
-size_t kz_pipeline_feature_names(struct kz_pipeline *p, unsigned model,
-        const char *const **ret_names)
+size_t kz_pipeline_feature_names(
+        struct kz_pipeline *p, unsigned model, const char *const **ret_names)
 {
     size_t count = 0;
 
@@ -769,9 +769,8 @@ static enum kz_code open_rules(struct kz_pipeline *p, struct kz_err *err)
     return kz_pl_actions_open(p, err);
 }
 
-enum kz_code kz_pl_parts_open(const struct kz_pipeline_options *options,
-        struct kz_journal *journal, struct kz_history_reader *reader,
-        struct kz_pipeline **ret_pipeline, struct kz_err *err)
+enum kz_code kz_pl_parts_open(const struct kz_pipeline_options *options, struct kz_journal *journal,
+        struct kz_history_reader *reader, struct kz_pipeline **ret_pipeline, struct kz_err *err)
 {
     KZ_AUTO(kz_pipeline_closep) struct kz_pipeline *p = new_pipeline(options);
 

@@ -34,10 +34,10 @@ struct kz_pipeline_options {
     const struct kz_runtime_ops *const *runtimes;
     void (*wake)(void *arg); /* any thread: a turn is wanted */
     void *arg;
-    bool virtual_clock;   /* time is set by kz_pipeline_set_clock() */
-    bool sync_inline;     /* commits return durable; no sync thread (tests, replay) */
-    bool ask;             /* false: nothing is asked or delivered (import, tools) */
-    bool actions_paused;  /* start so (after restore) */
+    bool virtual_clock;  /* time is set by kz_pipeline_set_clock() */
+    bool sync_inline;    /* commits return durable; no sync thread (tests, replay) */
+    bool ask;            /* false: nothing is asked or delivered (import, tools) */
+    bool actions_paused; /* start so (after restore) */
 };
 
 KZ_MUST_USE enum kz_code kz_pipeline_open(const struct kz_pipeline_options *options,
@@ -53,8 +53,8 @@ struct kz_infer;
 struct kz_infer *kz_pipeline_infer(struct kz_pipeline *pipeline);
 
 /* The column names of a model's features; 0 for a model without. Borrowed. */
-size_t kz_pipeline_feature_names(struct kz_pipeline *pipeline, unsigned model,
-        const char *const **ret_names);
+size_t kz_pipeline_feature_names(
+        struct kz_pipeline *pipeline, unsigned model, const char *const **ret_names);
 
 /* One turn. Call it after submitting, when woken, and when kz_pipeline_next_ms() says so. */
 void kz_pipeline_turn(struct kz_pipeline *pipeline);
@@ -66,11 +66,11 @@ void kz_pipeline_end_waiting(struct kz_pipeline *pipeline);
 
 /* Virtual time. Moves our clock forward to `now_ms`, firing timers on the way, each with all its
  * consequences, before the next. */
-KZ_MUST_USE enum kz_code kz_pipeline_set_clock(struct kz_pipeline *pipeline, int64_t now_ms,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pipeline_set_clock(
+        struct kz_pipeline *pipeline, int64_t now_ms, struct kz_err *err);
 /* Turns until no request is inside and everything is durable. KZ_TIMEOUT after `timeout_ms` real. */
-KZ_MUST_USE enum kz_code kz_pipeline_settle(struct kz_pipeline *pipeline, int64_t timeout_ms,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pipeline_settle(
+        struct kz_pipeline *pipeline, int64_t timeout_ms, struct kz_err *err);
 /* The due time of the earliest timer; INT64_MAX for none. */
 int64_t kz_pipeline_timer_ms(struct kz_pipeline *pipeline);
 

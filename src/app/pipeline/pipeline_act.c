@@ -42,11 +42,11 @@ enum kz_code kz_pl_actions_open(struct kz_pipeline *p, struct kz_err *err)
         action->models = kz_calloc(project->model_count + 1, sizeof(*action->models));
         for (size_t m = 0; m < project->model_count; m++)
             action->models[m] = mentions(def->when, project->models[m].name);
-        KZ_TRY(kz_sql_compile(p->sql, KZ_SQL_PREDICTION, def->when, def->when_place, &action->when,
-                err));
+        KZ_TRY(kz_sql_compile(
+                p->sql, KZ_SQL_PREDICTION, def->when, def->when_place, &action->when, err));
         if (def->having)
-            KZ_TRY(kz_sql_compile(p->sql, KZ_SQL_HAVING, def->having, def->having_place,
-                    &action->having, err));
+            KZ_TRY(kz_sql_compile(
+                    p->sql, KZ_SQL_HAVING, def->having, def->having_place, &action->having, err));
         KZ_TRY(kz_local_check(def->schedule.tz, err));
         for (size_t c = 0; c < def->cap_count; c++)
             KZ_TRY(kz_local_check(def->caps[c].tz, err));
@@ -81,8 +81,8 @@ static size_t latest(struct kz_pipeline *p, uint32_t user, unsigned fresh,
                 record = kz_record_original(record);
                 kz_buf_put(&outputs[m], record, record->size);
             }
-            if (!outputs[m].size && kz_pl_get(p, user, KZ_CHAIN_NOTES, slot->prediction.result, &outputs[m],
-                             NULL) != KZ_OK)
+            if (!outputs[m].size && kz_pl_get(p, user, KZ_CHAIN_NOTES, slot->prediction.result,
+                                            &outputs[m], NULL) != KZ_OK)
                 continue;
             record = (const struct kz_record *)(void *)outputs[m].data;
         }
@@ -102,8 +102,8 @@ struct predictions {
     size_t count;
 };
 
-static struct predictions predictions_of(struct kz_pipeline *p, uint32_t user, unsigned fresh,
-        const struct kz_record *result)
+static struct predictions predictions_of(
+        struct kz_pipeline *p, uint32_t user, unsigned fresh, const struct kz_record *result)
 {
     struct predictions all;
 
@@ -195,8 +195,8 @@ static enum kz_code decide(struct kz_pipeline *p, const struct action *action, u
     struct kz_act_input input = {
             .now_ms = p->now_ms,
             .paused = p->options.actions_paused ||
-                    kz_views_paused(p->views, "action", kz_str(def->name)) ||
-                    (p->remote && p->remote->is_paused(p->remote->arg, action)),
+                      kz_views_paused(p->views, "action", kz_str(def->name)) ||
+                      (p->remote && p->remote->is_paused(p->remote->arg, action)),
             .key = kz_views_key(p->views, user),
             .state = slot ? &slot->action : NULL,
             .cap_used = used,
@@ -210,9 +210,8 @@ static enum kz_code decide(struct kz_pipeline *p, const struct action *action, u
 
         kz_local_time(cap->tz, p->now_ms, NULL, NULL, &day_start_ms);
         since_ms[i] = kz_act_cap_since(cap, p->now_ms, day_start_ms);
-        used[i] = cap->per_user
-                ? kz_views_deliveries(p->views, user, action->name, since_ms[i])
-                : kz_views_deliveries_total(p->views, action->name, since_ms[i]);
+        used[i] = cap->per_user ? kz_views_deliveries(p->views, user, action->name, since_ms[i])
+                                : kz_views_deliveries_total(p->views, action->name, since_ms[i]);
         if (p->remote && !cap->per_user)
             used[i] = 0; /* reserve() tells */
     }
@@ -320,9 +319,9 @@ static enum kz_code put_decision(struct kz_pipeline *p, const struct action *act
     }
     if (told && !p->remote)
         KZ_TRY(put_action_event(p, action, user,
-                decision == KZ_DECISION_DELIVER      ? "delivered"
-                        : decision == KZ_DECISION_SHADOW ? "shadowed"
-                                                         : "held_out",
+                decision == KZ_DECISION_DELIVER  ? "delivered"
+                : decision == KZ_DECISION_SHADOW ? "shadowed"
+                                                 : "held_out",
                 seq, err));
     return KZ_OK;
 }
@@ -548,8 +547,8 @@ void kz_pl_webhook_outcomes(struct kz_pipeline *p)
     }
 }
 
-enum kz_code kz_pl_acknowledge(struct kz_query *query, uint32_t user, uint64_t decision,
-        struct kz_err *err)
+enum kz_code kz_pl_acknowledge(
+        struct kz_query *query, uint32_t user, uint64_t decision, struct kz_err *err)
 {
     struct kz_pipeline *p = kz_pl_of_query(query);
     const struct kz_slot *slot = kz_views_delivery(p->views, user, decision);
@@ -560,13 +559,13 @@ enum kz_code kz_pl_acknowledge(struct kz_query *query, uint32_t user, uint64_t d
         return kz_fail(err, KZ_NOT_FOUND, "no delivery %llu waits for this user",
                 (unsigned long long)decision);
     if (read_decision(p, user, slot->delivery.decision_lsn))
-        action = action_by_name(p,
-                ((const struct kz_decision_body *)(void *)(p->record.data +
-                         sizeof(struct kz_record)))
-                        ->action);
+        action = action_by_name(
+                p, ((const struct kz_decision_body *)(void *)(p->record.data +
+                                                              sizeof(struct kz_record)))
+                           ->action);
     KZ_TRY(kz_pl_group(p, 0, err));
-    KZ_TRY(put_delivery(p, user, slot, KZ_DELIVERY_SHOWN, slot->delivery.attempt_count, 0,
-            KZ_STR_NULL, err));
+    KZ_TRY(put_delivery(
+            p, user, slot, KZ_DELIVERY_SHOWN, slot->delivery.attempt_count, 0, KZ_STR_NULL, err));
     p->counters.deliveries_shown_total++;
     if (action)
         return put_action_event(p, action, user, "shown", decision, err);

@@ -39,8 +39,8 @@ static struct backlog_entry backlog_pop(struct backlog *b)
 
 /* ---- waiters: answers that wait for a prediction ------------------------------------------------ */
 
-static void waiter_add(struct kz_pipeline *p, uint64_t request, unsigned model,
-        struct kz_submission *submission)
+static void waiter_add(
+        struct kz_pipeline *p, uint64_t request, unsigned model, struct kz_submission *submission)
 {
     struct waiter *w = kz_calloc(1, sizeof(*w));
     struct waiter **bucket = &p->waiters[request % WAITER_BUCKETS];
@@ -71,7 +71,7 @@ static void add_pending(struct kz_submission *s, unsigned model, const char *rea
 void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule)
 {
     const char *reason = rule->def->debounce_ms ? "debounced"
-            : rule->def->delay_ms               ? "delayed"
+                         : rule->def->delay_ms  ? "delayed"
                                                 : "not_triggered"; /* count: not reached */
 
     for (size_t i = 0; i < rule->model_count; i++)
@@ -110,8 +110,8 @@ static void settle_pending(struct kz_pipeline *p, struct kz_submission *s)
             add_pending(s, m, "not_triggered");
 }
 
-void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
-        const struct kz_err *err)
+void kz_pl_submission_done(
+        struct kz_submission *submission, enum kz_code code, const struct kz_err *err)
 {
     kz_lsn *results = submission->results;
     unsigned *models = submission->result_models;
@@ -243,8 +243,8 @@ static struct kz_infer_job *make_job(struct kz_pipeline *p, unsigned model, uint
     return job;
 }
 
-static enum kz_code put_request(struct kz_pipeline *p, unsigned model, const struct asking *asking,
-        struct kz_err *err)
+static enum kz_code put_request(
+        struct kz_pipeline *p, unsigned model, const struct asking *asking, struct kz_err *err)
 {
     const struct kz_user *user = kz_views_user(p->views, asking->user);
     struct kz_user_key key = kz_views_key(p->views, asking->user);
@@ -271,8 +271,8 @@ static enum kz_code put_request(struct kz_pipeline *p, unsigned model, const str
     uint64_t seq;
 
     fixed.id_hash = kz_hash_mix(kz_hash_mix(user->owner, kz_hash_str(asking->event_id)),
-            kz_hash_mix(kz_hash_mix(kz_name_hash(kz_str(asking->trigger)),
-                                kz_name_hash(kz_str(name))),
+            kz_hash_mix(
+                    kz_hash_mix(kz_name_hash(kz_str(asking->trigger)), kz_name_hash(kz_str(name))),
                     (uint64_t)fixed.now_ms));
     kz_buf_clear(&p->body);
     w = kz_body_begin(&p->body, &fixed, sizeof(fixed));
@@ -290,7 +290,8 @@ static enum kz_code put_request(struct kz_pipeline *p, unsigned model, const str
     /* One that is too old already (a clock held to max_behind) ends in kz_pl_refill(). */
     if (kz_infer_room(p->infer, model) > 0 && !p->models[model].backlog.count &&
             !(fixed.expires_ms && p->now_ms > fixed.expires_ms))
-        queue_job(p, make_job(p, model, asking->user, lsn, p->journal->ops->staged(p->journal, lsn)));
+        queue_job(
+                p, make_job(p, model, asking->user, lsn, p->journal->ops->staged(p->journal, lsn)));
     else
         kz_pl_backlog_push(p, model, (struct backlog_entry){user->owner, seq, lsn});
     return KZ_OK;
@@ -346,8 +347,7 @@ static kz_lsn find_request(struct kz_pipeline *p, uint32_t user, uint64_t reques
     struct kz_source sources[KZ_SOURCES_MAX];
     struct kz_history_query query = {
             .sources = sources,
-            .source_count =
-                    kz_views_sources(p->views, user, KZ_CHAIN_NOTES, UINT64_MAX, sources),
+            .source_count = kz_views_sources(p->views, user, KZ_CHAIN_NOTES, UINT64_MAX, sources),
             .chain = KZ_CHAIN_NOTES,
             .as_of = UINT64_MAX,
             .events_max = 100000,
@@ -366,8 +366,8 @@ static kz_lsn find_request(struct kz_pipeline *p, uint32_t user, uint64_t reques
     return found;
 }
 
-enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t request,
-        struct kz_err *err)
+enum kz_code kz_pl_ask_again(
+        struct kz_pipeline *p, uint64_t owner, uint64_t request, struct kz_err *err)
 {
     uint32_t user = kz_views_state_user(p->views, owner);
     kz_lsn lsn = user ? find_request(p, user, request) : 0;
@@ -397,8 +397,8 @@ enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t req
     unsigned model = model_index(p, kz_span_str(bytes, body->model));
 
     rc = model == UINT_MAX || !p->options.ask
-            ? kz_fail(err, KZ_NOT_FOUND, "its model is not part of the project any more")
-            : put_request(p, model, &asking, err);
+                 ? kz_fail(err, KZ_NOT_FOUND, "its model is not part of the project any more")
+                 : put_request(p, model, &asking, err);
     free(trigger);
     kz_buf_done(&found);
     return rc;
@@ -441,13 +441,13 @@ struct ending {
     struct kz_str model, user_id, event_id, output, features, version, error;
     char user_kind;
     int64_t started_us;
-    uint8_t flags; /* enum kz_result_flags */
+    uint8_t flags;               /* enum kz_result_flags */
     struct kz_result_body fixed; /* what else is known; filled in by put_result() */
 };
 
 /* Stages the RESULT; its news and waiters follow when it is durable. */
-static enum kz_code put_result(struct kz_pipeline *p, struct ending *e, kz_lsn *ret_lsn,
-        struct kz_err *err)
+static enum kz_code put_result(
+        struct kz_pipeline *p, struct ending *e, kz_lsn *ret_lsn, struct kz_err *err)
 {
     const struct kz_user *user = kz_views_user(p->views, e->user);
     struct kz_log_entry entry = {
@@ -510,7 +510,8 @@ static void end_pending(struct kz_pipeline *p, uint32_t user, kz_lsn lsn,
 {
     struct kz_err err;
 
-    KZ_IGNORE(kz_pl_end_request(p, user, lsn, record, end, &err)); /* a failed log shows at the commit */
+    KZ_IGNORE(kz_pl_end_request(
+            p, user, lsn, record, end, &err)); /* a failed log shows at the commit */
 }
 
 /* A request made for the model that comes after another. */
@@ -518,8 +519,8 @@ static enum kz_code ask_after(struct kz_pipeline *p, uint32_t user, const struct
         struct model *model, struct kz_err *err)
 {
     struct kz_buf found = {0};
-    enum kz_code rc = kz_pl_get(p, user, KZ_CHAIN_NOTES,
-            job->copy_lsn ? job->copy_lsn : job->request_lsn, &found, err);
+    enum kz_code rc = kz_pl_get(
+            p, user, KZ_CHAIN_NOTES, job->copy_lsn ? job->copy_lsn : job->request_lsn, &found, err);
 
     if (rc == KZ_OK) {
         const struct kz_record *record = (const void *)found.data;
@@ -612,13 +613,12 @@ static void observe(struct kz_pipeline *p, const struct kz_infer_result *r)
     kz_pl_observe(&p->histograms.model, r->model_us);
 }
 
-enum kz_code kz_pl_result(struct kz_pipeline *p, uint32_t user, const struct kz_infer_result *r,
-        struct kz_err *err)
+enum kz_code kz_pl_result(
+        struct kz_pipeline *p, uint32_t user, const struct kz_infer_result *r, struct kz_err *err)
 {
     const struct kz_infer_job *job = r->job;
     const struct kz_model_def *def = p->models[job->model].def;
-    struct ending e = {
-            .user = user,
+    struct ending e = {.user = user,
             .request = job->request,
             .request_lsn = job->request_lsn,
             .model = kz_str(def->name),
@@ -627,8 +627,8 @@ enum kz_code kz_pl_result(struct kz_pipeline *p, uint32_t user, const struct kz_
             .user_kind = job->user_kind,
             .started_us = r->end == KZ_END_DONE ? job->queued_us : 0,
             .flags = def->output.kind == KZ_OUTPUT_EMBEDDING && !def->output.expose
-                    ? KZ_RESULT_HIDDEN
-                    : 0,
+                             ? KZ_RESULT_HIDDEN
+                             : 0,
             .output = kz_buf_view(&r->output),
             .features = kz_buf_view(&r->features),
             .version = kz_str(r->version),
@@ -772,9 +772,9 @@ static void end_unreadable(struct kz_pipeline *p, unsigned model, uint32_t user,
     kz_diag_warn("a request cannot be read", "request=%llu error=\"%s\"",
             (unsigned long long)entry.request, why->message);
     if (kz_pl_group(p, strlen(why->message), &err) == KZ_OK &&
-            kz_pl_dead_letter(p, KZ_STAGE_FEATURES, entry.request, kz_views_user(p->views, user)->owner,
-                    "unreadable", kz_str(why->message), p->models[model].def->name, KZ_STR_NULL,
-                    &err) == KZ_OK)
+            kz_pl_dead_letter(p, KZ_STAGE_FEATURES, entry.request,
+                    kz_views_user(p->views, user)->owner, "unreadable", kz_str(why->message),
+                    p->models[model].def->name, KZ_STR_NULL, &err) == KZ_OK)
         KZ_IGNORE(put_result(p, &e, &result, &err)); /* a failed log shows at the commit */
 }
 
@@ -852,10 +852,11 @@ uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model)
 
         slot = user ? kz_views_request(p->views, user, list[i].request) : NULL;
         kz_buf_clear(&p->record);
-        if (!slot || kz_pl_get(p, user, KZ_CHAIN_NOTES, kz_slot_address(slot), &p->record, NULL) != KZ_OK)
+        if (!slot || kz_pl_get(p, user, KZ_CHAIN_NOTES, kz_slot_address(slot), &p->record, NULL) !=
+                             KZ_OK)
             continue;
-        end_pending(p, user, list[i].lsn,
-                (const struct kz_record *)(void *)p->record.data, KZ_END_DROPPED);
+        end_pending(p, user, list[i].lsn, (const struct kz_record *)(void *)p->record.data,
+                KZ_END_DROPPED);
         dropped++;
     }
     free(list);

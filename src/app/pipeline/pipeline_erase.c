@@ -242,8 +242,7 @@ static enum kz_code say(struct kz_pipeline *p, struct kz_erase_body fixed, uint3
 {
     struct kz_buf body = {0}, concerned = {0};
     struct going_ids ids = {0};
-    struct kz_log_entry entry = {
-            .type = KZ_RECORD_ERASE, .at_ms = p->now_ms, .reserved = true};
+    struct kz_log_entry entry = {.type = KZ_RECORD_ERASE, .at_ms = p->now_ms, .reserved = true};
     enum kz_code rc;
 
     kz_buf_put(&body, &fixed, sizeof(fixed));
@@ -296,8 +295,8 @@ static void file_of(const struct kz_pipeline *p, char path[PATH_MAX])
 }
 
 /* The tombstones from the one at `first` on that are not in `known` (sorted; NULL: none is). */
-static void list_new(const struct kz_pipeline *p, size_t first, const struct kz_buf *known,
-        struct kz_buf *out)
+static void list_new(
+        const struct kz_pipeline *p, size_t first, const struct kz_buf *known, struct kz_buf *out)
 {
     size_t count = kz_views_stats(p->views).tombstones;
 
@@ -365,7 +364,8 @@ static int by_hash(const void *key, const void *erasure)
 }
 
 /* Says the erasures again that are about nobody the log knows, or about users that are found. */
-static enum kz_code say_again(struct kz_pipeline *p, const struct kz_buf *unknown, struct kz_err *err)
+static enum kz_code say_again(
+        struct kz_pipeline *p, const struct kz_buf *unknown, struct kz_err *err)
 {
     const struct kz_erasure *erasures = (const void *)unknown->data;
     size_t count = unknown->size / sizeof(*erasures);

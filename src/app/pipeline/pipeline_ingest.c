@@ -27,8 +27,8 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
     struct kz_journal *journal = p->journal;
     /* An import can be run again whenever, so its events are looked for however old they are. */
     int64_t since_ms = event->flags & (KZ_EVENT_IMPORTED | KZ_EVENT_TIMED)
-            ? INT64_MIN
-            : p->now_ms - p->project->events.dedupe_ms;
+                               ? INT64_MIN
+                               : p->now_ms - p->project->events.dedupe_ms;
     struct kz_views_place own = kz_views_lookup(p->views, key);
     const struct kz_slot *slot = NULL;
 
@@ -74,7 +74,8 @@ static uint64_t session_of(struct kz_pipeline *p, uint32_t user, int64_t ts_ms)
 {
     const struct kz_user *known = user ? kz_views_user(p->views, user) : NULL;
 
-    if (known && known->session && ts_ms - known->session_ts_ms <= p->project->events.session_gap_ms)
+    if (known && known->session &&
+            ts_ms - known->session_ts_ms <= p->project->events.session_gap_ms)
         return known->session;
     return p->journal->seq_next;
 }
@@ -102,8 +103,7 @@ enum kz_code kz_pl_history(struct kz_pipeline *p, uint32_t user, const struct kz
     struct kz_source sources[KZ_SOURCES_MAX];
     struct kz_history_query query = {
             .sources = sources,
-            .source_count =
-                    kz_views_sources(p->views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources),
+            .source_count = kz_views_sources(p->views, user, KZ_CHAIN_EVENTS, UINT64_MAX, sources),
             .chain = KZ_CHAIN_EVENTS,
             .as_of = UINT64_MAX,
             .since_ms = def->window_ms ? now_ms - def->window_ms : INT64_MIN,
@@ -166,8 +166,8 @@ static enum kz_code try_rules(struct kz_pipeline *p, const struct kz_event *even
 
         p->counters.rules_matched_total++;
         if (rule->def->count.of)
-            hits = kz_views_hits(p->views, user, rule->name,
-                    event->ts_ms - rule->def->count.within_ms + 1);
+            hits = kz_views_hits(
+                    p->views, user, rule->name, event->ts_ms - rule->def->count.within_ms + 1);
         kz_trigger_on_event(rule->def, slot ? &slot->trigger : NULL, hits, &matches[i],
                 event->ts_ms, lsn, &step);
         KZ_TRY(put_ops(p, rule, owner, user, &step, err));
@@ -199,8 +199,8 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
 {
     const struct kz_rule *rule = kz_triggers_by_name(p->triggers, timer->name);
     uint32_t user = kz_views_state_user(p->views, timer->owner);
-    const struct kz_slot *slot =
-            user ? kz_views_slot(p->views, user, KZ_SLOT_TRIGGER, timer->name) : NULL;
+    const struct kz_slot *slot = user ? kz_views_slot(p->views, user, KZ_SLOT_TRIGGER, timer->name)
+                                      : NULL;
     struct kz_trigger_step step;
     struct kz_event event;
     struct kz_buf found = {0};
@@ -259,7 +259,8 @@ static void set_timers_of(struct kz_pipeline *p, uint32_t user)
     }
 }
 
-static enum kz_code link_ids(struct kz_pipeline *p, const struct kz_event *event, struct kz_err *err)
+static enum kz_code link_ids(
+        struct kz_pipeline *p, const struct kz_event *event, struct kz_err *err)
 {
     struct kz_user_key from = {'a', event->anonymous_id}, to = {'u', event->user_id};
     struct kz_link_plan plan;
@@ -305,8 +306,8 @@ static bool is_erased(struct kz_pipeline *p, struct kz_user_key key, const struc
     return stone && event->client_ts_ms && event->client_ts_ms <= stone->at_ms;
 }
 
-enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, bool ask,
-        struct kz_err *err)
+enum kz_code kz_pl_event(
+        struct kz_pipeline *p, struct kz_intake_item *item, bool ask, struct kz_err *err)
 {
     struct kz_event *event = &item->event;
     struct kz_user_key key = kz_event_key(event);
@@ -375,7 +376,8 @@ enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err)
         return kz_fail(err, KZ_UNAVAILABLE, "stopping");
     if (p->failed) {
         (void)kz_fail(err, KZ_IO, "the log has stopped: %s", p->failure.message);
-        return kz_hint(err, "restart once the disk is well; nothing that was not on disk was answered");
+        return kz_hint(
+                err, "restart once the disk is well; nothing that was not on disk was answered");
     }
     if (kz_log_no_space(p->log)) {
         (void)kz_fail(err, KZ_NO_SPACE, "the disk is full: events are refused, reads go on");
@@ -389,16 +391,16 @@ enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err)
     return KZ_OK;
 }
 
-static enum kz_code keep_rejected(struct kz_pipeline *p, struct kz_intake_item *item,
-        struct kz_err *err)
+static enum kz_code keep_rejected(
+        struct kz_pipeline *p, struct kz_intake_item *item, struct kz_err *err)
 {
     struct kz_user_key key = kz_event_key(&item->event);
     uint64_t owner = key.id.size ? kz_views_resolve(p->views, key).owner : 0;
 
     p->counters.events_rejected_total++;
     KZ_TRY(kz_pl_group(p, item->payload.size, err));
-    return kz_pl_dead_letter(p, KZ_STAGE_SHAPE, 0, owner, item->code, item->message, NULL,
-            item->payload, err);
+    return kz_pl_dead_letter(
+            p, KZ_STAGE_SHAPE, 0, owner, item->code, item->message, NULL, item->payload, err);
 }
 
 /* Users and keys lie all over memory, so that each look-up would be a cache miss; a batch's next
@@ -464,8 +466,8 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     }
     kz_pl_due(p, DUE_SUBMISSION)->submission = submission;
     if (wait) {
-        submission->wait_until_us =
-                submission->received_us + (int64_t)submission->wait_timeout_ms * 1000;
+        submission->wait_until_us = submission->received_us +
+                                    (int64_t)submission->wait_timeout_ms * 1000;
         if (!p->waiting || submission->wait_until_us < p->waiting_until_us)
             p->waiting_until_us = submission->wait_until_us;
         submission->next = p->waiting;

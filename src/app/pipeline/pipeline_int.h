@@ -16,7 +16,7 @@
 
 enum {
     PIPELINE_MAGIC = 0x6b7a7069,
-    TIMINGS_MAX = 1 << 14,     /* events whose timing is remembered; a power of two */
+    TIMINGS_MAX = 1 << 14, /* events whose timing is remembered; a power of two */
     WAITER_BUCKETS = 1 << 10,
     GROUP_SLACK_BYTES = 256 << 10, /* room for what one event leads to, beside itself */
     UNSYNCED_MAX_BYTES = 128 << 20,
@@ -26,7 +26,7 @@ enum {
 /* Something to be done once what was staged before it is durable. */
 enum due_kind { DUE_SUBMISSION, DUE_CALL, DUE_RESULT, DUE_DECISION };
 struct due {
-    kz_lsn lsn; /* of the frame's end; UINT64_MAX until it is committed */
+    kz_lsn lsn;            /* of the frame's end; UINT64_MAX until it is committed */
     uint64_t staged_bytes; /* the pipeline's, when it was committed */
     enum due_kind kind;
     union {
@@ -38,7 +38,7 @@ struct due {
         struct {
             kz_lsn record;
             uint64_t owner;
-            uint64_t request; /* RESULT: to find waiters; DECISION: its seq */
+            uint64_t request;   /* RESULT: to find waiters; DECISION: its seq */
             int64_t started_us; /* RESULT of a model: when its request was made; 0 none */
         } news;
     };
@@ -122,9 +122,9 @@ struct upkeep {
     struct kz_err err;
     /* Arguments and results of the work, touched by one side at a time. */
     kz_lsn seal_below;
-    struct kz_buf erased; /* uint64_t owners, sorted */
+    struct kz_buf erased;       /* uint64_t owners, sorted */
     struct kz_buf erased_below; /* kz_lsn: what they did at or behind it stays */
-    struct kz_buf erasures; /* uint64_t: those that this sealing carries out */
+    struct kz_buf erasures;     /* uint64_t: those that this sealing carries out */
     unsigned sealed, rewritten;
     kz_lsn drop_below;
     struct kz_buf owners; /* uint64_t, of the segment to be dropped */
@@ -133,23 +133,23 @@ struct upkeep {
     void *backup_arg;
 
     pid_t checkpoint_child;
-    kz_lsn checkpoint_at;      /* position of the newest checkpoint */
-    kz_lsn checkpoint_before;  /* of the one before it: segments below can be sealed */
-    kz_lsn checkpoint_pending; /* position of the one the child writes */
+    kz_lsn checkpoint_at;          /* position of the newest checkpoint */
+    kz_lsn checkpoint_before;      /* of the one before it: segments below can be sealed */
+    kz_lsn checkpoint_pending;     /* position of the one the child writes */
     uint64_t checkpoint_log_bytes; /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
     bool erasing;     /* a round: the words before `erase_lsn` are carried out */
     kz_lsn erase_lsn; /* both checkpoints have to lie behind it first */
     int64_t erase_ms; /* when the last round began */
-    size_t noted; /* tombstones, in their order, that the file beside the log has as well */
-    bool not_noted; /* the last try failed, and it was said */
+    size_t noted;     /* tombstones, in their order, that the file beside the log has as well */
+    bool not_noted;   /* the last try failed, and it was said */
     enum { CARRY_NOT, CARRY_COPYING, CARRY_USERS, CARRY_SYNCING } carrying;
     struct kz_keep keep;  /* of what is carried */
     uint32_t copy_user;   /* COPYING: whose slots were looked at last */
     size_t carry_index;   /* USERS: progress through `owners` */
     size_t owners_sorted; /* those behind are added on the way: whom a carried one was merged into */
     kz_lsn carry_end;     /* SYNCING: drop when the log is durable up to here */
-    int64_t next_ms; /* real time of the next look */
+    int64_t next_ms;      /* real time of the next look */
 };
 
 struct kz_pipeline {
@@ -174,15 +174,15 @@ struct kz_pipeline {
     struct action *actions;
     const struct kz_pl_remote *remote; /* NULL: all is here */
 
-    int64_t now_ms;     /* our clock, of this turn */
-    int64_t virtual_ms; /* where options.virtual_clock */
-    struct { /* the machine's clock has gone back */
+    int64_t now_ms;       /* our clock, of this turn */
+    int64_t virtual_ms;   /* where options.virtual_clock */
+    struct {              /* the machine's clock has gone back */
         int64_t since_ms; /* by the monotonic clock; 0: it has not */
         int64_t from_ms;  /* our time then */
     } behind;
-    uint64_t seq;       /* the last one written here */
+    uint64_t seq;                          /* the last one written here */
     uint64_t staged_bytes, released_bytes; /* ever; the difference is not known to be on disk */
-    bool failed;        /* the log has stopped; `failure` says why */
+    bool failed;                           /* the log has stopped; `failure` says why */
     struct kz_err failure;
     bool closing;
 
@@ -194,8 +194,8 @@ struct kz_pipeline {
     struct kz_submission *current; /* being ingested */
     struct kz_subscription *subscriptions;
     struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */
-    struct kz_infer_result *held;  /* virtual time: results until all are back, to go in order */
-    sem_t woken;                   /* kz_pipeline_settle() sleeps on it */
+    struct kz_infer_result *held; /* virtual time: results until all are back, to go in order */
+    sem_t woken;                  /* kz_pipeline_settle() sleeps on it */
 
     /* Scratch, reused. `body` holds the body being staged, `text` payloads and props. */
     struct kz_buf body, text, record;
@@ -206,7 +206,7 @@ struct kz_pipeline {
     struct {
         uint64_t seq;
         struct kz_event_timing timing;
-    } *timings;
+    } * timings;
     struct { /* events staged since the last commit, for their log time */
         uint64_t seq_first;
         int64_t staged_us;
@@ -236,24 +236,24 @@ KZ_MUST_USE enum kz_code kz_pl_put(struct kz_pipeline *p, const struct kz_log_en
 KZ_MUST_USE enum kz_code kz_pl_group(struct kz_pipeline *p, size_t size, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_pl_commit(struct kz_pipeline *p, struct kz_err *err);
 struct due *kz_pl_due(struct kz_pipeline *p, enum due_kind kind);
-void kz_pl_set_timer(struct kz_pipeline *p, enum timer_kind kind, int64_t at_ms, uint64_t owner,
-        uint64_t name);
+void kz_pl_set_timer(
+        struct kz_pipeline *p, enum timer_kind kind, int64_t at_ms, uint64_t owner, uint64_t name);
 void kz_pl_observe(struct kz_histogram *histogram, int64_t us);
 kz_lsn kz_pl_head(struct kz_pipeline *p, uint32_t user, enum kz_chain chain);
 /* A record of the user by address, on whichever of their runs; copied into `out`. */
 KZ_MUST_USE enum kz_code kz_pl_get(struct kz_pipeline *p, uint32_t user, enum kz_chain chain,
         kz_lsn lsn, struct kz_buf *out, struct kz_err *err);
 /* A dead letter of this turn; the payload is cut at DEAD_PAYLOAD_MAX_BYTES. */
-KZ_MUST_USE enum kz_code kz_pl_dead_letter(struct kz_pipeline *p, enum kz_stage stage,
-        uint64_t ref, uint64_t owner, const char *code, struct kz_str reason, const char *model,
+KZ_MUST_USE enum kz_code kz_pl_dead_letter(struct kz_pipeline *p, enum kz_stage stage, uint64_t ref,
+        uint64_t owner, const char *code, struct kz_str reason, const char *model,
         struct kz_str payload, struct kz_err *err);
 
 /* pipeline_ingest.c */
 void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission);
 enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err);
 /* Stages one event of a user and what follows from it; `ask`: rules are tried. */
-KZ_MUST_USE enum kz_code kz_pl_event(struct kz_pipeline *p, struct kz_intake_item *item, bool ask,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_event(
+        struct kz_pipeline *p, struct kz_intake_item *item, bool ask, struct kz_err *err);
 /* The history of a user as of now, staged records included (the log shows them to its writer).
  * Release through the reader before the next record is put. */
 KZ_MUST_USE enum kz_code kz_pl_history(struct kz_pipeline *p, uint32_t user,
@@ -276,8 +276,8 @@ struct asking { /* what a request is about */
 KZ_MUST_USE enum kz_code kz_pl_ask(struct kz_pipeline *p, const struct kz_rule *rule,
         const struct asking *asking, struct kz_err *err);
 /* A new request like an ended one (a dead letter tried again), as of the same moment. */
-KZ_MUST_USE enum kz_code kz_pl_ask_again(struct kz_pipeline *p, uint64_t owner, uint64_t request,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_ask_again(
+        struct kz_pipeline *p, uint64_t owner, uint64_t request, struct kz_err *err);
 void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer);
 /* What becomes of a result: RESULT, what follows from it, or a dead letter. `user` has the request
  * pending. */
@@ -292,8 +292,8 @@ void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_en
 /* Ends every pending request of a model (UINT_MAX: of all); gives how many. */
 uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model);
 /* Tells who submitted, and frees what was gathered for them. */
-void kz_pl_submission_done(struct kz_submission *submission, enum kz_code code,
-        const struct kz_err *err);
+void kz_pl_submission_done(
+        struct kz_submission *submission, enum kz_code code, const struct kz_err *err);
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission);
 /* The submission being ingested matched a rule that asks at the end of its window or delay. */
 void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule);
@@ -310,8 +310,8 @@ bool kz_pl_after_holds(struct kz_pipeline *p, struct model *model, uint32_t user
 void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due);
 void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer);
 void kz_pl_webhook_outcomes(struct kz_pipeline *p);
-KZ_MUST_USE enum kz_code kz_pl_acknowledge(struct kz_query *query, uint32_t user, uint64_t decision,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_acknowledge(
+        struct kz_query *query, uint32_t user, uint64_t decision, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_pl_actions_open(struct kz_pipeline *p, struct kz_err *err);
 
 /* pipeline_upkeep.c */
@@ -326,8 +326,8 @@ KZ_MUST_USE enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
 KZ_MUST_USE enum kz_code kz_pl_linked(struct kz_pipeline *p, uint32_t user, struct kz_err *err);
 
 /* pipeline_erase.c */
-KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key, const char *who,
-        uint64_t *ret_erasure, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_pl_erase(struct kz_query *query, struct kz_user_key key,
+        const char *who, uint64_t *ret_erasure, struct kz_err *err);
 uint64_t kz_pl_tombstone_hash(const struct kz_pipeline *p, struct kz_user_key key);
 uint64_t kz_tombstone_hash(const struct kz_project *project, struct kz_user_key key);
 /* At open: erases again whom the file beside the log names and the log does not. */

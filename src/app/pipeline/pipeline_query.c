@@ -34,8 +34,8 @@ static size_t sources_of(struct kz_query *query, uint32_t user, enum kz_chain ch
     return kz_views_sources(kz_pl_of_query(query)->views, user, chain, UINT64_MAX, out);
 }
 
-static const struct kz_slot *slot_of(struct kz_query *query, uint32_t user, enum kz_slot_kind kind,
-        const struct kz_slot *after)
+static const struct kz_slot *slot_of(
+        struct kz_query *query, uint32_t user, enum kz_slot_kind kind, const struct kz_slot *after)
 {
     const struct kz_views *views = kz_pl_of_query(query)->views;
 
@@ -116,8 +116,7 @@ enum kz_code kz_pl_control(struct kz_pipeline *p, struct kz_str verb, struct kz_
         const char *who, struct kz_err *err)
 {
     struct kz_control_body fixed = {0};
-    struct kz_log_entry entry = {
-            .type = KZ_RECORD_CONTROL, .at_ms = p->now_ms, .reserved = true};
+    struct kz_log_entry entry = {.type = KZ_RECORD_CONTROL, .at_ms = p->now_ms, .reserved = true};
     struct kz_buf body = {0};
     struct kz_body_writer w = kz_body_begin(&body, &fixed, sizeof(fixed));
     enum kz_code rc;
@@ -132,8 +131,8 @@ enum kz_code kz_pl_control(struct kz_pipeline *p, struct kz_str verb, struct kz_
 }
 
 /* Puts what a dead letter was about back to work, where that can be done. */
-static enum kz_code retry_dead_letter(struct kz_pipeline *p, const struct kz_dead_letter *letter,
-        struct kz_err *err)
+static enum kz_code retry_dead_letter(
+        struct kz_pipeline *p, const struct kz_dead_letter *letter, struct kz_err *err)
 {
     const struct kz_deadletter_body *body;
     struct kz_str bytes;
@@ -175,7 +174,8 @@ static enum kz_code dead_letter_verb(struct kz_pipeline *p, const char *verb, st
         }
     }
     if (!*ret_count && !all)
-        return kz_fail(err, KZ_NOT_FOUND, "there is no dead letter " KZ_STR_FMT, KZ_STR_ARG(object));
+        return kz_fail(
+                err, KZ_NOT_FOUND, "there is no dead letter " KZ_STR_FMT, KZ_STR_ARG(object));
     return KZ_OK;
 }
 
@@ -185,8 +185,8 @@ static enum kz_code model_verb(struct kz_pipeline *p, const char *verb, struct k
     unsigned model = model_named(p, object);
 
     if (model == UINT_MAX && !(kz_str_is(object, "*") && strcmp(verb, "drop-requests") == 0))
-        return kz_fail(err, KZ_NOT_FOUND, "there is no model \"" KZ_STR_FMT "\"",
-                KZ_STR_ARG(object));
+        return kz_fail(
+                err, KZ_NOT_FOUND, "there is no model \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
     *ret_count = 1;
     if (strcmp(verb, "pause-model") == 0)
         kz_infer_pause(p->infer, model, true);
@@ -205,8 +205,8 @@ static enum kz_code action_verb(struct kz_pipeline *p, const char *verb, struct 
     bool all = kz_str_is(object, "*");
 
     if (!all && !kz_project_action(p->project, object))
-        return kz_fail(err, KZ_NOT_FOUND, "there is no action \"" KZ_STR_FMT "\"",
-                KZ_STR_ARG(object));
+        return kz_fail(
+                err, KZ_NOT_FOUND, "there is no action \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
     if (strcmp(verb, "resume-action") == 0 && all)
         p->options.actions_paused = false;
     *ret_count = all ? p->project->action_count : 1;
@@ -262,8 +262,8 @@ static enum kz_code erasure(struct kz_query *query, uint64_t id, bool *ret_done,
     return KZ_OK;
 }
 
-static size_t dead_letters(struct kz_query *query, uint64_t before, size_t count,
-        struct kz_letter_place *places)
+static size_t dead_letters(
+        struct kz_query *query, uint64_t before, size_t count, struct kz_letter_place *places)
 {
     struct kz_pipeline *p = kz_pl_of_query(query);
     size_t found = 0;

@@ -27,10 +27,10 @@
 #include "sys/thread.h"
 
 enum {
-    CHECKPOINT_EVERY_MS = 300000,     /* where there was anything at all */
-    CARRY_SLICE = 2000,               /* users a tick */
-    COPY_SLICE = 50000,               /* the same, only looked at */
-    ERASE_EVERY_MS = 5000,            /* a round ends a segment */
+    CHECKPOINT_EVERY_MS = 300000, /* where there was anything at all */
+    CARRY_SLICE = 2000,           /* users a tick */
+    COPY_SLICE = 50000,           /* the same, only looked at */
+    ERASE_EVERY_MS = 5000,        /* a round ends a segment */
     DAY_MS = 86400000,
 };
 
@@ -189,8 +189,8 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
     u->checkpoint_tried_ms = kz_mono_ms();
     /* A simulated disk has locks that another thread may hold at the fork. */
     if (!forked || p->options.fs != kz_fs_posix()) {
-        KZ_TRY(kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
-                p->project->name, NULL, err));
+        KZ_TRY(kz_checkpoint_save(
+                p->options.fs, p->views_dir, p->views, position, p->project->name, NULL, err));
         checkpoint_written(p, position);
         return KZ_OK;
     }
@@ -209,8 +209,8 @@ enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err 
         if (getppid() != parent)
             _exit(1);
         kz_thread_background();
-        rc = kz_checkpoint_save(p->options.fs, p->views_dir, p->views, position,
-                p->project->name, NULL, &inner);
+        rc = kz_checkpoint_save(
+                p->options.fs, p->views_dir, p->views, position, p->project->name, NULL, &inner);
 
         if (rc != KZ_OK)
             kz_diag_warn("checkpoint", "error=\"%s\"", inner.message);
@@ -242,9 +242,9 @@ static void maybe_checkpoint(struct kz_pipeline *p)
     kz_log_stats(p->log, &stats);
     grown = stats.bytes - u->checkpoint_log_bytes;
     due = grown > KZ_MAX(p->project->limits.checkpoint_bytes, 2 * views.bytes) ||
-            (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) ||
-            erasing;
-    if (due && (erasing ? new_checkpoint(p, true, &err) : kz_pl_checkpoint(p, true, &err)) != KZ_OK) {
+          (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) || erasing;
+    if (due &&
+            (erasing ? new_checkpoint(p, true, &err) : kz_pl_checkpoint(p, true, &err)) != KZ_OK) {
         p->counters.checkpoints_failed_total++;
         kz_diag_warn("a checkpoint could not be started", "error=\"%s\"", err.message);
     }
@@ -381,8 +381,8 @@ static void carry_start(struct kz_pipeline *p)
     u->owners_sorted = u->owners.size / sizeof(uint64_t);
 }
 
-static enum kz_code copy_record(struct kz_pipeline *p, uint32_t user, enum kz_chain chain,
-        kz_lsn lsn, struct kz_err *err)
+static enum kz_code copy_record(
+        struct kz_pipeline *p, uint32_t user, enum kz_chain chain, kz_lsn lsn, struct kz_err *err)
 {
     struct kz_copy_body fixed = {.from = lsn};
     struct kz_log_entry entry = {
@@ -421,7 +421,8 @@ static enum kz_code copy_forward(struct kz_pipeline *p, uint32_t user, struct kz
         kz_lsn lsn = kz_slot_address(slot);
 
         if (!lsn || lsn >= keep->below ||
-                (slot->kind == KZ_SLOT_PREDICTION && slot->prediction.expires_at_ms <= keep->now_ms))
+                (slot->kind == KZ_SLOT_PREDICTION &&
+                        slot->prediction.expires_at_ms <= keep->now_ms))
             continue;
         KZ_TRY(copy_record(p, user,
                 slot->kind == KZ_SLOT_TRIGGER ? KZ_CHAIN_EVENTS : KZ_CHAIN_NOTES, lsn, err));
@@ -431,7 +432,8 @@ static enum kz_code copy_forward(struct kz_pipeline *p, uint32_t user, struct kz
 
 enum kz_code kz_pl_linked(struct kz_pipeline *p, uint32_t user, struct kz_err *err)
 {
-    return p->upkeep.carrying && user ? copy_forward(p, kz_views_target(p->views, user), err) : KZ_OK;
+    return p->upkeep.carrying && user ? copy_forward(p, kz_views_target(p->views, user), err)
+                                      : KZ_OK;
 }
 
 /* True when all users were looked at. */
@@ -473,8 +475,7 @@ static bool carry_users(struct kz_pipeline *p)
     bool done = false;
 
     for (size_t n = 0; !done && n < CARRY_SLICE; n++) {
-        struct kz_log_entry entry = {
-                .type = KZ_RECORD_CARRY, .at_ms = p->now_ms, .reserved = true};
+        struct kz_log_entry entry = {.type = KZ_RECORD_CARRY, .at_ms = p->now_ms, .reserved = true};
         bool last = u->carry_index == u->owners.size / sizeof(uint64_t);
 
         kz_buf_clear(&body);

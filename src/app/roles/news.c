@@ -32,8 +32,7 @@ const char *kz_news_kind_of(const struct kz_record *record)
 
         return body->end == KZ_END_DONE ? "prediction" : "end";
     }
-    if (record->type != KZ_RECORD_DECISION ||
-            decision_of(record)->decision != KZ_DECISION_DELIVER)
+    if (record->type != KZ_RECORD_DECISION || decision_of(record)->decision != KZ_DECISION_DELIVER)
         return NULL;
     if (decision_of(record)->kind == KZ_DELIVER_WEBHOOK)
         return "webhook";

@@ -52,8 +52,8 @@ static bool holds(
 /* Rows of timers are those that states are armed with, no more and no less. */
 static void put_timers(struct kz_process *p, const struct loaded *loaded, uint32_t user)
 {
-    const struct kz_store_timer *before =
-            (const struct kz_store_timer *)(void *)p->before.data + loaded->timer_first;
+    const struct kz_store_timer *before = (const struct kz_store_timer *)(void *)p->before.data +
+                                          loaded->timer_first;
     const struct kz_store_timer *after;
     size_t count;
 

@@ -54,8 +54,8 @@ static struct staged *add(struct staging *staging)
 {
     if (staging->count == staging->capacity) {
         staging->capacity = staging->capacity ? staging->capacity * 2 : 256;
-        staging->records =
-                kz_realloc(staging->records, staging->capacity * sizeof(*staging->records));
+        staging->records = kz_realloc(
+                staging->records, staging->capacity * sizeof(*staging->records));
     }
     return &staging->records[staging->count++];
 }

@@ -230,10 +230,10 @@ enum kz_code kz_users_stones(
     struct kz_stone stone;
     size_t count = 0;
 
-    users->stone_hashes =
-            kz_realloc(users->stone_hashes, (users->count + 1) * sizeof(*users->stone_hashes));
-    users->stone_bodies =
-            kz_realloc(users->stone_bodies, (users->count + 1) * sizeof(*users->stone_bodies));
+    users->stone_hashes = kz_realloc(
+            users->stone_hashes, (users->count + 1) * sizeof(*users->stone_hashes));
+    users->stone_bodies = kz_realloc(
+            users->stone_bodies, (users->count + 1) * sizeof(*users->stone_bodies));
     for (size_t i = 0; i < users->count; i++) {
         struct loaded *loaded = &users->items[i];
 

@@ -6,7 +6,9 @@
 
 #include "sys/clock.h"
 
-enum { FAILING_MS = 5000 }; /* so long may a backend say that something is wrong before /readyz does */
+enum {
+    FAILING_MS = 5000
+}; /* so long may a backend say that something is wrong before /readyz does */
 
 static const struct {
     const char *name;
@@ -17,7 +19,7 @@ static const struct {
         [KZ_ROLE_PROCESS] = {"process", KZ_NEEDS_BUS | KZ_NEEDS_STORE, &kz_role_process},
         [KZ_ROLE_INFER] = {"infer", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS,
                 &kz_role_infer},
-        [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS, 
+        [KZ_ROLE_SERVE] = {"serve", KZ_NEEDS_BUS | KZ_NEEDS_STORE | KZ_NEEDS_PREDICTIONS,
                 &kz_role_serve},
 };
 
@@ -96,17 +98,19 @@ static unsigned needs_of(unsigned kinds)
 static enum kz_code shared_by_all(const struct kz_role_env *env, struct kz_err *err)
 {
     bool memory = (env->bus && strcmp(env->bus->ops->name, "memory") == 0) ||
-            (env->store && strcmp(env->store->ops->name, "memory") == 0) ||
-            (env->predictions && strcmp(env->predictions->ops->name, "memory") == 0);
+                  (env->store && strcmp(env->store->ops->name, "memory") == 0) ||
+                  (env->predictions && strcmp(env->predictions->ops->name, "memory") == 0);
 
     if (!memory || env->kinds == (1u << KZ_ROLE_COUNT) - 1)
         return KZ_OK;
-    (void)kz_fail(err, KZ_CONFIG, "a backend in memory is this process's own, and some roles are not in it");
-    return kz_hint(err, "--role collect,process,infer,serve, or a backend that processes share: --backend gcp");
+    (void)kz_fail(err, KZ_CONFIG,
+            "a backend in memory is this process's own, and some roles are not in it");
+    return kz_hint(err,
+            "--role collect,process,infer,serve, or a backend that processes share: --backend gcp");
 }
 
-enum kz_code kz_role_env_open(const struct kz_role_env_options *options,
-        struct kz_role_env **ret_env, struct kz_err *err)
+enum kz_code kz_role_env_open(
+        const struct kz_role_env_options *options, struct kz_role_env **ret_env, struct kz_err *err)
 {
     struct env *e = kz_calloc(1, sizeof(*e));
     struct kz_role_env *env = &e->env;
@@ -239,7 +243,8 @@ enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err)
 
 /* ---- metrics ------------------------------------------------------------------------------------------- */
 
-static void put(struct kz_buf *out, const char *name, const char *type, const char *help, double value)
+static void put(
+        struct kz_buf *out, const char *name, const char *type, const char *help, double value)
 {
     kz_buf_printf(out, "# HELP kizashi_%s %s\n# TYPE kizashi_%s %s\nkizashi_%s %.17g\n", name, help,
             name, type, name, value);

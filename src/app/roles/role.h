@@ -35,7 +35,7 @@ enum kz_role_kind {
 #define X(name, text) KZ_ROLE_##name,
     KZ_ROLES(X)
 #undef X
-    KZ_ROLE_COUNT
+            KZ_ROLE_COUNT
 };
 const char *kz_role_name(enum kz_role_kind kind);
 /* "collect,process" as bits 1 << kind. KZ_CONFIG names what is no role. */
@@ -60,10 +60,11 @@ struct kz_role_env {
     unsigned kinds;
     const char *models; /* of --model; NULL: all */
     bool push_only;     /* --push */
-    const struct kz_runtime_ops *const *runtimes; /* NULL: those of this build (tests have others) */
+    const struct kz_runtime_ops *const
+            *runtimes; /* NULL: those of this build (tests have others) */
     bool event_clock; /* our clock for an event is the event's time, and timers wait for a watermark */
-    struct kz_rpc *rpc;                 /* NULL: nothing is in the cloud */
-    struct kz_bus *bus;                 /* these three: NULL where no role here needs it */
+    struct kz_rpc *rpc; /* NULL: nothing is in the cloud */
+    struct kz_bus *bus; /* these three: NULL where no role here needs it */
     struct kz_store *store;
     struct kz_predictions *predictions;
     struct kz_words *words; /* an operator's; NULL where no role here heeds them */
@@ -114,8 +115,7 @@ void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out);
 KZ_MUST_USE enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err);
 /* What the roles of this process have counted, and the state of a model where infer is one of them. */
 void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *ret_counters);
-void kz_role_env_histograms(
-        struct kz_role_env *env, struct kz_pipeline_histograms *ret_histograms);
+void kz_role_env_histograms(struct kz_role_env *env, struct kz_pipeline_histograms *ret_histograms);
 void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_status *ret_status);
 /* The query of a process that keeps nothing to be asked for: probes, metrics and status. free() it. */
 struct kz_query *kz_role_query_new(struct kz_role_env *env);
@@ -179,8 +179,8 @@ int kz_role_up(const struct kz_args *args);
  *
  * Threads  any.
  */
-KZ_MUST_USE enum kz_code kz_words_open(struct kz_predictions *predictions, struct kz_words **ret_words,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_words_open(
+        struct kz_predictions *predictions, struct kz_words **ret_words, struct kz_err *err);
 void kz_words_close(struct kz_words *words);
 /* Grows with every change seen; 0: nothing was ever said. */
 uint64_t kz_words_version(struct kz_words *words);
@@ -195,5 +195,5 @@ bool kz_words_paused(struct kz_words *words, const char *what, struct kz_str nam
  * seen that time. 0: nothing was said. */
 int64_t kz_words_said_ms(struct kz_words *words, const char *family, struct kz_str object);
 /* Says a word (verbs as of CONTROL records: "pause-model", ...): blocks, check-and-set. */
-KZ_MUST_USE enum kz_code kz_words_say(struct kz_words *words, const char *verb, struct kz_str object,
-        const char *who, int64_t now_ms, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_words_say(struct kz_words *words, const char *verb,
+        struct kz_str object, const char *who, int64_t now_ms, struct kz_err *err);

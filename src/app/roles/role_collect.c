@@ -34,7 +34,7 @@ enum {
     MESSAGE_EVENTS_MAX = 500,
     MESSAGE_BYTES_MAX = 1 << 20, /* one event may be larger */
     UNANSWERED_BYTES_MAX = 64 << 20,
-    REFUSE_MS = 500,             /* after the bus has refused, so long are bodies not read */
+    REFUSE_MS = 500, /* after the bus has refused, so long are bodies not read */
     CLOSE_WAIT_MS = 3000,
 };
 
@@ -46,7 +46,7 @@ struct open_message { /* of a lane, being filled */
 
 struct flight {
     struct role_collect *role;
-    struct kz_submission *first; /* answered together, by `next` */
+    struct kz_submission *first;       /* answered together, by `next` */
     struct kz_http_request *watermark; /* or who asked for one */
     size_t bytes;
     enum kz_code code;
@@ -61,7 +61,7 @@ struct role_collect {
     struct kz_intake intake;
     struct kz_collect *collect;
     struct kz_push_auth *push_auth; /* NULL: pushes need a key */
-    struct kz_prng ids; /* of events that came without; seeded by the kernel */
+    struct kz_prng ids;             /* of events that came without; seeded by the kernel */
 
     struct kz_submission *waiting, **waiting_last;
     struct kz_waits *waits;
@@ -136,8 +136,8 @@ static void complete(struct role_collect *r, struct kz_intake_item *item, int64_
     char text[KZ_ULID_BYTES];
     uint8_t entropy[10];
 
-    event->received_at_ms =
-            r->env->event_clock && event->client_ts_ms ? event->client_ts_ms : now_ms;
+    event->received_at_ms = r->env->event_clock && event->client_ts_ms ? event->client_ts_ms
+                                                                       : now_ms;
     if (item->state == KZ_INTAKE_REJECTED || event->event_id.size)
         return;
     kz_prng_bytes(&r->ids, entropy, sizeof(entropy));
@@ -327,15 +327,17 @@ static enum kz_code admit(struct kz_role *role, const struct kz_http_request *re
 /* POST /v1/watermark?ms= on virtual time: everything was sent, so what waits for a time by then is due. */
 static bool handle_watermark(struct role_collect *r, struct kz_http_request *req)
 {
-    struct kz_attribute attributes[2] = {format_attribute, {KZ_STR(KZ_ATTRIBUTE_WATERMARK), KZ_STR_NULL}};
+    struct kz_attribute attributes[2] = {
+            format_attribute, {KZ_STR(KZ_ATTRIBUTE_WATERMARK), KZ_STR_NULL}};
     struct kz_bus_message message = {.data = KZ_STR("\n"),
             .key = KZ_STR("lane-000"),
             .attributes = attributes,
             .attribute_count = 2};
     struct flight *f;
 
-    if (!r->env->event_clock || !kz_str_is(req->path, "/v1/watermark") || req->method != KZ_HTTP_POST ||
-            !kz_http_query_get(req, "ms", &attributes[1].value) || !attributes[1].value.size)
+    if (!r->env->event_clock || !kz_str_is(req->path, "/v1/watermark") ||
+            req->method != KZ_HTTP_POST || !kz_http_query_get(req, "ms", &attributes[1].value) ||
+            !attributes[1].value.size)
         return false;
     f = kz_calloc(1, sizeof(*f));
     f->role = r;
@@ -353,7 +355,8 @@ static bool handle(struct kz_role *role, struct kz_http_request *req)
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
-static enum kz_code open_role(struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
+static enum kz_code open_role(
+        struct kz_role_env *env, struct kz_role **ret_role, struct kz_err *err)
 {
     static const struct kz_intake_ops intake_ops = {.submit = submit, .ready = ready_for};
     struct kz_push_auth *push_auth;
@@ -406,8 +409,8 @@ static void close_role(struct kz_role *role)
         usleep(2000);
     }
     if (r->flights || r->waiting || r->holding) {
-        kz_diag_warn("the bus has not answered in time: its answers are not waited for", "flights=%zu",
-                r->flights);
+        kz_diag_warn("the bus has not answered in time: its answers are not waited for",
+                "flights=%zu", r->flights);
         r->env->abandoned = true;
         return; /* they come to what is left in memory: the process ends */
     }
@@ -458,7 +461,7 @@ static void metrics(struct kz_role *role, struct kz_buf *out)
 #undef COUNTER
 #define X(name, gauge, help)                                                                       \
     kz_buf_printf(out,                                                                             \
-            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name              \
+            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name             \
             " %s\nkizashi_collect_" #name " %" PRIu64 "\n",                                        \
             (gauge) ? "gauge" : "counter", collect->name);
     KZ_COLLECT_COUNTERS(X)

@@ -20,9 +20,9 @@ enum {
     WORKERS = 8,
     PULL_MAX = 256,
     PULL_WAIT_MS = 200,
-    HELD_MAX = 1000,       /* of a model's subscription */
+    HELD_MAX = 1000, /* of a model's subscription */
     WORDS_EVERY_MS = 200,
-    CLOSE_WAIT_MS = 3000,  /* for the bus to say what became of the last messages */
+    CLOSE_WAIT_MS = 3000, /* for the bus to say what became of the last messages */
     BUS_WAIT_US = 2000,
 };
 
@@ -482,8 +482,8 @@ static enum kz_code ready(struct kz_role *role, struct kz_err *err)
             continue;
         kz_infer_status(r->infer, m, &s);
         if (!s.replicas_ready && !s.fenced && !s.done)
-            return kz_fail(err, KZ_UNAVAILABLE, "model %s is not loaded yet%s%s",
-                    r->models[m].name, *s.reason ? ": " : "", s.reason);
+            return kz_fail(err, KZ_UNAVAILABLE, "model %s is not loaded yet%s%s", r->models[m].name,
+                    *s.reason ? ": " : "", s.reason);
     }
     return KZ_OK;
 }
@@ -543,8 +543,8 @@ static enum kz_code start(struct role_infer *r, struct kz_err *err)
     for (unsigned i = 0; i < WORKERS; i++) {
         r->worker_count = i + 1;
         KZ_TRY(kz_worker_open(&r->workers[i], r, err));
-        KZ_TRY(kz_thread_start(&r->workers[i].thread, "kz-infer-work", run_worker, &r->workers[i],
-                err));
+        KZ_TRY(kz_thread_start(
+                &r->workers[i].thread, "kz-infer-work", run_worker, &r->workers[i], err));
     }
     for (unsigned m = 0; m < r->project.model_count; m++) {
         struct puller *p = &r->pullers[m];
@@ -721,8 +721,10 @@ static void close_role(struct kz_role *role)
     kz_recent_free(r->recent);
     kz_push_auth_close(r->push_auth);
     if (!all_back) {
-        kz_diag_warn("the bus has not said what became of the last messages", "they come again=true");
-        r->env->abandoned = true; /* it may still do so: its answers need the role and its sources */
+        kz_diag_warn(
+                "the bus has not said what became of the last messages", "they come again=true");
+        r->env->abandoned =
+                true; /* it may still do so: its answers need the role and its sources */
         return;
     }
     pthread_cond_destroy(&r->work_there);

@@ -51,8 +51,8 @@ enum {
 };
 
 enum task_state {
-    TASK_BEGIN,   /* in the work queue, or with a worker */
-    TASK_ASK,     /* wants room in kz_infer */
+    TASK_BEGIN, /* in the work queue, or with a worker */
+    TASK_ASK,   /* wants room in kz_infer */
     TASK_INSIDE,
     TASK_TURN,
     TASK_FINISH,  /* in the work queue, or with a worker */
@@ -67,30 +67,30 @@ struct task {
     uint32_t magic;
     enum task_state state;
     struct role_infer *role;
-    struct puller *puller;             /* of `delivery` */
-    struct kz_bus_delivery *delivery;  /* NULL: pushed by HTTP */
-    int64_t published_ms;              /* 0: pushed */
-    struct kz_http_request *push;      /* the loop's; answered by turn() */
-    struct kz_buf pushed;              /* the message, where it was pushed */
-    bool push_done;                    /* 204, else it is to come again */
-    struct kz_buf hold;                /* the request's record */
+    struct puller *puller;            /* of `delivery` */
+    struct kz_bus_delivery *delivery; /* NULL: pushed by HTTP */
+    int64_t published_ms;             /* 0: pushed */
+    struct kz_http_request *push;     /* the loop's; answered by turn() */
+    struct kz_buf pushed;             /* the message, where it was pushed */
+    bool push_done;                   /* 204, else it is to come again */
+    struct kz_buf hold;               /* the request's record */
     struct kz_request_message message;
     unsigned model;
-    uint64_t arrival;                  /* in this process: a copy comes behind the first */
-    struct kz_infer_result *result;    /* the driver's to free */
-    enum kz_request_end end;           /* without a model: EXPIRED, SUPERSEDED, DROPPED; 0 */
-    struct kz_user_row row;            /* as read in BEGIN */
-    uint64_t row_owner;                /* whose it is; 0: to be read again */
-    bool stale;                        /* another of the user was written since; under the lock */
+    uint64_t arrival;               /* in this process: a copy comes behind the first */
+    struct kz_infer_result *result; /* the driver's to free */
+    enum kz_request_end end;        /* without a model: EXPIRED, SUPERSEDED, DROPPED; 0 */
+    struct kz_user_row row;         /* as read in BEGIN */
+    uint64_t row_owner;             /* whose it is; 0: to be read again */
+    bool stale;                     /* another of the user was written since; under the lock */
     unsigned tries;
-    int64_t not_before_ms;             /* monotonic */
+    int64_t not_before_ms; /* monotonic */
     int64_t begun_us;
-    bool waited;                       /* there was no room in kz_infer at once */
-    atomic_uint publishing;            /* publish() calls without `done`, and one while they are made */
+    bool waited;            /* there was no room in kz_infer at once */
+    atomic_uint publishing; /* publish() calls without `done`, and one while they are made */
     atomic_bool publish_failed;
-    struct kz_buf published;           /* entries' records, one after the other at multiples of 8 */
-    struct task *next;                 /* of a queue */
-    struct task *bucket_next;          /* of those whose turn counts */
+    struct kz_buf published;  /* entries' records, one after the other at multiples of 8 */
+    struct task *next;        /* of a queue */
+    struct task *bucket_next; /* of those whose turn counts */
     struct task *all_next, *all_prev;
 };
 
@@ -128,10 +128,10 @@ struct worker {
     struct kz_journal journal;
     struct kz_history_reader reader;
     struct task *task;
-    struct kz_buf records;    /* at multiples of 8 */
+    struct kz_buf records; /* at multiples of 8 */
     size_t record_at[1024];
     size_t record_count;
-    uint64_t early, late;     /* the next seqs */
+    uint64_t early, late; /* the next seqs */
     bool is_late;
     struct reservation reservations[RESERVATIONS_MAX];
     size_t reservation_count;
@@ -159,30 +159,30 @@ struct role_infer {
     struct kz_role_env *env;
     struct kz_project project; /* a copy: models that are not ours keep no replicas */
     struct kz_model_def *models;
-    bool *ours;                /* [model_count] */
-    unsigned *ranks;           /* [model_count] */
-    struct kz_infer *infer;    /* the driver's, but its status */
+    bool *ours;             /* [model_count] */
+    unsigned *ranks;        /* [model_count] */
+    struct kz_infer *infer; /* the driver's, but its status */
     struct kz_recent *recent;
 
     pthread_mutex_t lock;
     pthread_cond_t work_there, idle;
-    struct task_list work;     /* BEGIN and FINISH that can go on */
-    struct task_list delayed;  /* the same, not before their time */
+    struct task_list work;    /* BEGIN and FINISH that can go on */
+    struct task_list delayed; /* the same, not before their time */
     struct task_list ask;
-    struct task_list pushed;   /* ended, to be answered by the loop */
-    struct kz_infer_result *returned; /* to be freed by the driver */
+    struct task_list pushed;            /* ended, to be answered by the loop */
+    struct kz_infer_result *returned;   /* to be freed by the driver */
     struct task *buckets[TASK_BUCKETS]; /* not written yet, by owner */
     struct task *all;
     size_t task_count;
     uint64_t arrivals;
-    bool stopping;             /* nothing new is taken */
-    bool stop;                 /* threads end */
+    bool stopping; /* nothing new is taken */
+    bool stop;     /* threads end */
     int64_t deadline_ms;
 
     struct kz_push_auth *push_auth; /* NULL: no token is asked for */
     struct kz_thread driver;
     sem_t driver_woken;
-    struct puller *pullers;    /* [model_count] */
+    struct puller *pullers; /* [model_count] */
     struct worker *workers;
     unsigned worker_count;
 
@@ -190,7 +190,7 @@ struct role_infer {
     struct kz_pipeline_histograms histograms;
     struct { /* by model */
         uint64_t done, dead, expired, superseded, dropped;
-    } *ends;
+    } * ends;
     int64_t *unfenced_ms;             /* words that were heeded, by model */
     atomic_int_least64_t *dropped_ms; /* requests made before it are dropped, by model */
     struct {
@@ -201,8 +201,8 @@ struct role_infer {
 };
 
 /* role_infer.c: under no lock. What becomes of a task after a step. */
-void kz_task_again(struct task *task, enum task_state state);    /* now */
-void kz_task_later(struct task *task, enum task_state state);    /* with back-off */
+void kz_task_again(struct task *task, enum task_state state); /* now */
+void kz_task_later(struct task *task, enum task_state state); /* with back-off */
 void kz_task_wait(struct task *task, enum task_state state, int64_t wait_ms);
 void kz_task_ask(struct task *task);
 void kz_task_turn(struct task *task);
@@ -227,8 +227,8 @@ bool kz_infer_handle(struct kz_role *role, struct kz_http_request *req);
 void kz_infer_answer(struct kz_role *role);
 
 /* role_infer_step.c */
-KZ_MUST_USE enum kz_code kz_worker_open(struct worker *worker, struct role_infer *role,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_worker_open(
+        struct worker *worker, struct role_infer *role, struct kz_err *err);
 void kz_worker_close(struct worker *worker);
 void kz_worker_begin(struct worker *worker, struct task *task);
 void kz_worker_finish(struct worker *worker, struct task *task);

@@ -85,8 +85,7 @@ static void send_action_event(struct worker *w, struct task *task, const struct 
     const struct kz_attribute format = {KZ_STR(KZ_ATTRIBUTE_FORMAT), KZ_STR("1")};
     const struct kz_decision_body *body = (const void *)kz_record_body(record).ptr;
     const char *what = kz_action_event_what(record);
-    struct kz_user_key key = {
-            body->user_kind, kz_span_str(kz_record_body(record), body->user_id)};
+    struct kz_user_key key = {body->user_kind, kz_span_str(kz_record_body(record), body->user_id)};
 
     if (!(record->flags & KZ_DECISION_TOLD) || !what)
         return;

@@ -21,7 +21,8 @@ static enum kz_code may_push(
     if (req->is_loopback)
         return KZ_OK;
     (void)kz_fail(err, KZ_FORBIDDEN, "requests are pushed from another machine without a token");
-    return kz_hint(err, "set backends.gcp.push.audience and email, and the subscription's service account");
+    return kz_hint(err,
+            "set backends.gcp.push.audience and email, and the subscription's service account");
 }
 
 static enum kz_code take_envelope(
@@ -34,7 +35,8 @@ static enum kz_code take_envelope(
     message = kz_json_get(root, "message");
     data = kz_json_get(message, "data");
     if (message.kind != KZ_JSON_OBJECT || data.kind != KZ_JSON_STRING)
-        return kz_fail(err, KZ_INVALID, "not a push envelope: \"message\" with \"data\" is missing");
+        return kz_fail(
+                err, KZ_INVALID, "not a push envelope: \"message\" with \"data\" is missing");
     KZ_TRY(kz_json_str(data, &req->arena, &text, err));
     return kz_base64_decode(text, KZ_BASE64_STD, out, err);
 }
@@ -47,8 +49,8 @@ static enum kz_code has_room(struct role_infer *r, struct kz_err *err)
     if (r->stopping)
         rc = kz_fail(err, KZ_UNAVAILABLE, "stopping");
     else if (r->task_count >= PUSHED_MAX)
-        rc = kz_fail(err, KZ_LIMIT, "%zu requests are under way, the most there may be",
-                r->task_count);
+        rc = kz_fail(
+                err, KZ_LIMIT, "%zu requests are under way, the most there may be", r->task_count);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }

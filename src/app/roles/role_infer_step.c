@@ -340,8 +340,7 @@ static enum kz_code read_row(
         struct worker *w, struct task *task, bool *ret_done, struct kz_err *err)
 {
     struct kz_predictions *predictions = w->role->env->predictions;
-    struct kz_predictions_read what = {
-            .request = kz_task_seq(task), .entries_max = ENTRIES_READ};
+    struct kz_predictions_read what = {.request = kz_task_seq(task), .entries_max = ENTRIES_READ};
     uint64_t owner = task->message.owner;
 
     task->row_owner = 0;
@@ -356,8 +355,8 @@ static enum kz_code read_row(
         }
         owner = w->row.merged_into;
     }
-    return kz_fail(err, KZ_CORRUPT, "the row of owner %016" PRIx64 " leads nowhere",
-            task->message.owner);
+    return kz_fail(
+            err, KZ_CORRUPT, "the row of owner %016" PRIx64 " leads nowhere", task->message.owner);
 }
 
 /* The user's key; for a row that is not there yet the request's, unless it was led here by a row that
@@ -371,8 +370,8 @@ static struct kz_user_key key_of(const struct worker *w, const struct task *task
     for (size_t i = 0; i < w->other_count; i++)
         if (w->other_owners[i] == task->message.owner && w->other_states[i].there)
             return w->other_states[i].key;
-    return (struct kz_user_key){body->user_kind,
-            kz_span_str(kz_record_body(task->message.record), body->user_id)};
+    return (struct kz_user_key){
+            body->user_kind, kz_span_str(kz_record_body(task->message.record), body->user_id)};
 }
 
 /* Makes another's row ours: nobody writes to it after this but to say the same. */
@@ -390,8 +389,8 @@ static enum kz_code freeze(
             return KZ_OK;
         kz_buf_clear(&w->state);
         kz_rowstate_encode_frozen(&w->other_states[i], w->task->row_owner, key, &w->state);
-        rc = predictions->ops->write(predictions, owner, w->others[i].state,
-                kz_buf_view(&w->state), NULL, 0, err);
+        rc = predictions->ops->write(
+                predictions, owner, w->others[i].state, kz_buf_view(&w->state), NULL, 0, err);
     }
     return rc;
 }
@@ -507,8 +506,8 @@ static struct kz_history_query history_of(const struct task *task)
 static void failed(struct task *task, enum task_state state, const struct kz_err *err)
 {
     bool passes = err->code == KZ_UNAVAILABLE || err->code == KZ_TIMEOUT ||
-            err->code == KZ_CONFLICT || err->code == KZ_LIMIT || err->code == KZ_OVERLOADED ||
-            err->code == KZ_IO || err->code == KZ_FORBIDDEN;
+                  err->code == KZ_CONFLICT || err->code == KZ_LIMIT || err->code == KZ_OVERLOADED ||
+                  err->code == KZ_IO || err->code == KZ_FORBIDDEN;
 
     task->row_owner = 0;
     if (passes) {
@@ -651,8 +650,8 @@ static enum kz_code put_letters(struct worker *w, struct kz_err *err)
 
     for (size_t i = 0; i < w->record_count && commit.letter_count < KZ_ARRAY_COUNT(letters); i++)
         if (record_at(w, i)->type == KZ_RECORD_DEADLETTER)
-            letters[commit.letter_count++] =
-                    (struct kz_store_record){record_at(w, i)->seq, record_at(w, i)};
+            letters[commit.letter_count++] = (struct kz_store_record){
+                    record_at(w, i)->seq, record_at(w, i)};
     if (!commit.letter_count)
         return KZ_OK;
     KZ_TRY(store->ops->begin(store, &txn, err));
@@ -670,8 +669,7 @@ static void describe(
         struct worker *w, uint32_t user, const struct kz_record *record, struct kz_entry *entry)
 {
     uint64_t model = w->parts->models[w->task->model].name;
-    const struct kz_slot *slot =
-            kz_views_slot(w->parts->views, user, KZ_SLOT_PREDICTION, model);
+    const struct kz_slot *slot = kz_views_slot(w->parts->views, user, KZ_SLOT_PREDICTION, model);
     struct kz_json_out out;
     struct kz_prediction prediction;
 
@@ -747,7 +745,7 @@ static enum kz_code must_wait(struct worker *w, bool *ret_wait, struct kz_err *e
     *ret_wait = false;
     for (size_t i = 0; i < w->row.slot_count; i++)
         *ret_wait |= w->row.slots[i].kind == KZ_SLOT_REQUEST &&
-                w->row.slots[i].request.request < kz_task_seq(task);
+                     w->row.slots[i].request.request < kz_task_seq(task);
     if (*ret_wait || !task->message.previous || kz_task_seq(task) != task->message.lsn)
         return KZ_OK;
     rc = predictions->ops->read(predictions, task->message.owner, &what, &row, err);
@@ -850,9 +848,8 @@ void kz_worker_finish(struct worker *w, struct task *task)
 
 enum kz_code kz_worker_open(struct worker *w, struct role_infer *role, struct kz_err *err)
 {
-    struct kz_pipeline_options options = {.project = role->env->project,
-            .ask = true,
-            .virtual_clock = role->env->event_clock};
+    struct kz_pipeline_options options = {
+            .project = role->env->project, .ask = true, .virtual_clock = role->env->event_clock};
 
     w->role = role;
     w->journal.ops = &journal_ops;

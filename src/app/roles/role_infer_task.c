@@ -161,7 +161,7 @@ bool kz_task_is_overtaken(struct task *task)
     pthread_mutex_lock(&r->lock);
     for (struct task *t = *bucket_of(r, task->message.owner); t && !overtaken; t = t->bucket_next)
         overtaken = t->message.owner == task->message.owner && t->model == task->model &&
-                kz_task_seq(t) > kz_task_seq(task);
+                    kz_task_seq(t) > kz_task_seq(task);
     pthread_mutex_unlock(&r->lock);
     return overtaken;
 }
@@ -174,7 +174,7 @@ bool kz_task_is_copy(struct task *task)
     pthread_mutex_lock(&r->lock);
     for (struct task *t = *bucket_of(r, task->message.owner); t && !copy; t = t->bucket_next)
         copy = t != task && t->message.owner == task->message.owner &&
-                kz_task_seq(t) == kz_task_seq(task) && t->arrival < task->arrival;
+               kz_task_seq(t) == kz_task_seq(task) && t->arrival < task->arrival;
     pthread_mutex_unlock(&r->lock);
     return copy;
 }

@@ -50,8 +50,8 @@ static void complete(struct worker *w, const struct kz_bus_delivery *delivery,
 static enum kz_code shape(struct worker *w, const struct kz_bus_delivery *delivery,
         struct kz_shaped *ret, bool *ret_collected, struct kz_err *err)
 {
-    struct kz_str format =
-            kz_attribute_get(delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_FORMAT);
+    struct kz_str format = kz_attribute_get(
+            delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_FORMAT);
     struct kz_shape_input input = {.text = delivery->data, .arena = &w->arena};
     struct kz_buf plain = {0};
     enum kz_code rc;

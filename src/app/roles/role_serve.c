@@ -103,7 +103,7 @@ static void finish_jobs(struct role_serve *role)
 
 /* ---- news -------------------------------------------------------------------------------------------- */
 
-struct piece { /* of news, on its way to the loop */
+struct piece {      /* of news, on its way to the loop */
     struct job job; /* first */
     struct kz_buf record;
 };
@@ -261,8 +261,7 @@ static void metrics(struct kz_role *role, struct kz_buf *out)
 
 static enum kz_code start(struct role_serve *serve, struct kz_err *err)
 {
-    struct kz_bus_pull_options options = {
-            .topic = KZ_TOPIC_NEWS, .messages_max = NEWS_HELD_MAX};
+    struct kz_bus_pull_options options = {.topic = KZ_TOPIC_NEWS, .messages_max = NEWS_HELD_MAX};
 
     for (unsigned i = 0; i < SERVE_WORKERS; i++)
         KZ_TRY(kz_thread_start(&serve->workers[i], "kz-serve", run_worker, serve, err));

@@ -18,7 +18,7 @@ enum {
     TRIES_MAX = 20,
     LETTERS_AT_ONCE = 500,
     ENTRIES_MAX = 100000,
-    RETRY_AT = 49152,       /* seqs of requests asked again, behind the root's address */
+    RETRY_AT = 49152, /* seqs of requests asked again, behind the root's address */
     RETRY_STEP = 256,
 };
 
@@ -115,7 +115,8 @@ static enum kz_code end_once(
             .attempt_count = end->attempt_count,
             .retry_at_ms = end->retry_at_ms};
     struct kz_record head = {.type = KZ_RECORD_DELIVERY,
-            .seq = end->decision->seq + 1, /* the odd number beside the decision's is its delivery's */
+            .seq = end->decision->seq +
+                   1, /* the odd number beside the decision's is its delivery's */
             .at_ms = kz_clock_ms()};
     struct kz_rowstate_encode what = {.views = views, .before = &row, .now_ms = head.at_ms};
     struct kz_entry entry;
@@ -172,8 +173,8 @@ static enum kz_code tell_shown(
     struct kz_bus *bus = role->env->bus;
     const struct kz_attribute format = {KZ_STR(KZ_ATTRIBUTE_FORMAT), KZ_STR("1")};
     const struct kz_decision_body *body = (const void *)(decision + 1);
-    struct kz_user_key key = {body->user_kind,
-            kz_span_str(kz_record_body(decision), body->user_id)};
+    struct kz_user_key key = {
+            body->user_kind, kz_span_str(kz_record_body(decision), body->user_id)};
     struct kz_buf data = {0};
     char lane[KZ_LANE_BYTES];
     enum kz_code rc;
@@ -246,7 +247,8 @@ enum kz_code kz_serve_put_letter(
 }
 
 /* Of which root the request was, and which model it asked: its RESULT says so. */
-static void find_root(const struct kz_user_row *row, uint64_t seq, kz_lsn *root, struct kz_str *model)
+static void find_root(
+        const struct kz_user_row *row, uint64_t seq, kz_lsn *root, struct kz_str *model)
 {
     for (size_t i = 0; i < row->entry_count; i++) {
         const struct kz_record *record = (const void *)row->entries[i].record.ptr;
@@ -297,8 +299,7 @@ static enum kz_code find_request(struct role_serve *role, uint64_t owner, uint64
         kz_buf_put(out, record, record->size);
     }
     if (rc == KZ_OK && !found)
-        rc = kz_fail(
-                err, KZ_NOT_FOUND, "the request %" PRIu64 " is not kept any more", seq);
+        rc = kz_fail(err, KZ_NOT_FOUND, "the request %" PRIu64 " is not kept any more", seq);
     kz_buf_done(&row.bytes);
     return rc;
 }
@@ -349,7 +350,8 @@ static enum kz_code ask_again(
 
     if (body->stage != KZ_STAGE_FEATURES && body->stage != KZ_STAGE_INFER)
         return kz_fail(err, KZ_UNSUPPORTED,
-                "dead letter %" PRIu64 " is of stage %s; only requests can be tried again, an event "
+                "dead letter %" PRIu64
+                " is of stage %s; only requests can be tried again, an event "
                 "is to be sent again",
                 letter->seq, kz_stage_name((enum kz_stage)body->stage));
     rc = find_request(role, letter->owner, body->ref, &message.lsn, &record, err);
@@ -417,8 +419,7 @@ static void run_letters(struct job *job)
             break;
     }
     if (job->code == KZ_OK && !all && !change->count)
-        job->code = kz_fail(
-                &job->err, KZ_NOT_FOUND, "there is no dead letter %s", change->object);
+        job->code = kz_fail(&job->err, KZ_NOT_FOUND, "there is no dead letter %s", change->object);
     kz_buf_done(&letters);
 }
 
@@ -449,8 +450,8 @@ static enum kz_code check_object(const struct kz_project *project, const char *v
     *ret_count = 1;
     if (strstr(verb, "-action")) {
         if (!all && !kz_project_action(project, object))
-            return kz_fail(err, KZ_NOT_FOUND, "there is no action \"" KZ_STR_FMT "\"",
-                    KZ_STR_ARG(object));
+            return kz_fail(
+                    err, KZ_NOT_FOUND, "there is no action \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
         *ret_count = all ? project->action_count : 1;
         return KZ_OK;
     }
@@ -529,8 +530,8 @@ static enum kz_code find_going(
     return KZ_OK;
 }
 
-static enum kz_code erase_all(struct change *change, const struct going *going, int64_t done_at_ms,
-        struct kz_err *err)
+static enum kz_code erase_all(
+        struct change *change, const struct going *going, int64_t done_at_ms, struct kz_err *err)
 {
     struct role_serve *role = change->job.role;
     const struct kz_project *project = role->env->project;
@@ -588,8 +589,7 @@ static void run_erase(struct job *job)
         job->code = find_going(job->role, key, change->going, &job->err);
     }
     if (job->code == KZ_OK)
-        job->code = erase_all(
-                change, change->going, change->ended ? kz_clock_ms() : 0, &job->err);
+        job->code = erase_all(change, change->going, change->ended ? kz_clock_ms() : 0, &job->err);
 }
 
 void kz_serve_erase_again(struct role_serve *role, bool now)

@@ -28,7 +28,7 @@
 #include "sys/random.h"
 
 enum {
-    HELD_MAX = 1000,      /* messages of the subscription */
+    HELD_MAX = 1000,        /* messages of the subscription */
     HELD_WAITING_MAX = 500, /* of these by deliveries that wait for their next attempt */
     PULL_MAX = 100,
     PULL_WAIT_MS = 200,
@@ -59,8 +59,8 @@ struct deliveries {
     struct kz_bus_source *source; /* the puller's until it has ended; ack and nack from any */
     struct parcel *parcels;       /* the loop's */
     size_t count, waiting_held;
-    unsigned part;                /* of the next sweep */
-    int64_t sweep_ms;             /* monotonic */
+    unsigned part;    /* of the next sweep */
+    int64_t sweep_ms; /* monotonic */
     bool sweeping;
     struct kz_prng dice;
 };
@@ -146,8 +146,8 @@ static enum kz_code put_gave_up(
     w = kz_body_begin(&record, &fixed, sizeof(fixed));
     kz_body_span(&w, offsetof(struct kz_deadletter_body, code), KZ_STR("webhook"));
     kz_body_span(&w, offsetof(struct kz_deadletter_body, reason), kz_str(parcel->detail));
-    kz_body_span(&w, offsetof(struct kz_deadletter_body, model),
-            kz_span_str(bytes, body->action_name));
+    kz_body_span(
+            &w, offsetof(struct kz_deadletter_body, model), kz_span_str(bytes, body->action_name));
     kz_body_span(&w, offsetof(struct kz_deadletter_body, payload), kz_buf_view(&payload));
     ((struct kz_record *)(void *)record.data)->size = (uint32_t)record.size;
     rc = kz_serve_put_letter(role, (const void *)record.data, err);
@@ -212,8 +212,8 @@ static void post(struct role_serve *role, struct parcel *parcel)
     char project[KZ_DELIVERY_KEY_BYTES];
 
     if (!def) {
-        snprintf(parcel->detail, sizeof(parcel->detail),
-                "the project has no such webhook any more");
+        snprintf(
+                parcel->detail, sizeof(parcel->detail), "the project has no such webhook any more");
         end_with(role, parcel, KZ_DELIVERY_GAVE_UP);
         return;
     }
@@ -242,8 +242,7 @@ static struct parcel *find_parcel(const struct role_serve *role, uint64_t owner,
 {
     struct parcel *parcel = role->deliveries->parcels;
 
-    while (parcel &&
-            (decision_of(parcel)->owner != owner || decision_of(parcel)->seq != decision))
+    while (parcel && (decision_of(parcel)->owner != owner || decision_of(parcel)->seq != decision))
         parcel = parcel->next;
     return parcel;
 }
@@ -266,7 +265,7 @@ static void take_outcome(struct role_serve *role, const struct kz_webhook_attemp
         return;
     }
     parcel->due_ms = kz_clock_ms() +
-            kz_webhook_retry_ms(a->attempt_count, kz_prng_unit(&role->deliveries->dice));
+                     kz_webhook_retry_ms(a->attempt_count, kz_prng_unit(&role->deliveries->dice));
     end_with(role, parcel, KZ_DELIVERY_FAILED);
 }
 
@@ -281,13 +280,11 @@ static void run_look(struct job *job)
     uint64_t owner;
 
     parcel->waits = false;
-    job->code = kz_serve_row(
-            job->role, decision_of(parcel)->owner, &owner, &raw, &row, &job->err);
+    job->code = kz_serve_row(job->role, decision_of(parcel)->owner, &owner, &raw, &row, &job->err);
     for (size_t i = 0; job->code == KZ_OK && i < row.slot_count; i++) {
         const struct kz_slot *slot = &row.slots[i];
 
-        if (slot->kind != KZ_SLOT_DELIVERY ||
-                slot->delivery.decision != decision_of(parcel)->seq)
+        if (slot->kind != KZ_SLOT_DELIVERY || slot->delivery.decision != decision_of(parcel)->seq)
             continue;
         parcel->waits = true;
         parcel->attempt_count = slot->delivery.attempt_count;
@@ -495,9 +492,8 @@ static bool has_webhooks(const struct kz_project *project)
 
 enum kz_code kz_deliveries_open(struct role_serve *role, struct kz_err *err)
 {
-    struct kz_bus_pull_options options = {.topic = KZ_TOPIC_NEWS,
-            .name = KZ_SUBSCRIPTION_DELIVER,
-            .messages_max = HELD_MAX};
+    struct kz_bus_pull_options options = {
+            .topic = KZ_TOPIC_NEWS, .name = KZ_SUBSCRIPTION_DELIVER, .messages_max = HELD_MAX};
     struct deliveries *d = role->deliveries = kz_calloc(1, sizeof(*d));
 
     kz_prng_init(&d->dice, (uint64_t)kz_mono_ns());

@@ -28,7 +28,8 @@ enum {
     TOLD_MAX = 16384, /* pieces of news that are remembered */
     KNOWN_MAX = 4096, /* keys whose owner is remembered, for streams; a power of two */
 };
-#define CHANGE_BIT (UINT64_C(1) << 63) /* a place that when_durable() waits for: no address has it */
+#define CHANGE_BIT                                                                                 \
+    (UINT64_C(1) << 63) /* a place that when_durable() waits for: no address has it */
 
 struct role_serve;
 
@@ -61,12 +62,12 @@ void kz_gathered_done(struct gathered *gathered);
 struct snapshot {
     struct job job; /* first */
     struct kz_query_want want;
-    char *id;       /* what want.key points to */
+    char *id; /* what want.key points to */
     void (*then)(void *arg, enum kz_code code, const struct kz_err *err); /* the loop's */
     void *arg;
     struct snapshot *next, *prev; /* of role->preparing; the loop's */
 
-    bool known;             /* the store has the user */
+    bool known; /* the store has the user */
     uint64_t owner;
     struct kz_views *views; /* that user and the id that was asked for */
     uint32_t user;
@@ -75,7 +76,7 @@ struct snapshot {
     uint64_t row_owners[SERVE_ROWS_MAX];
     size_t row_count;
     struct gathered history[KZ_CHAIN_COUNT];
-    struct kz_buf letters;  /* DEADLETTER records at multiples of 8 */
+    struct kz_buf letters; /* DEADLETTER records at multiples of 8 */
     size_t letter_count;
     struct kz_buf stone;
 };
@@ -141,12 +142,12 @@ struct role_serve {
     struct kz_subscription *subscriptions;
     struct known known[KNOWN_MAX];
     uint64_t told[TOLD_MAX];
-    struct kz_user passing;         /* of find() outside of a snapshot */
-    int64_t deadline_ms; /* when stopping: nobody is kept waiting after it */
-    bool stopping; /* the loop's; pullers look at `stop_pulling` */
+    struct kz_user passing; /* of find() outside of a snapshot */
+    int64_t deadline_ms;    /* when stopping: nobody is kept waiting after it */
+    bool stopping;          /* the loop's; pullers look at `stop_pulling` */
     bool stop_pulling;
 
-    struct kz_thread puller;        /* of NEWS */
+    struct kz_thread puller; /* of NEWS */
     struct kz_bus_source *news;
     struct deliveries *deliveries;
     int64_t sweep_every_ms, sweep_grace_ms; /* of role_serve_deliver.c; 0: the defaults */
@@ -202,8 +203,8 @@ struct delivery_end {
 };
 KZ_MUST_USE enum kz_code kz_serve_end_delivery(
         struct role_serve *role, const struct delivery_end *end, struct kz_err *err);
-KZ_MUST_USE enum kz_code kz_serve_put_letter(struct role_serve *role, const struct kz_record *record,
-        struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_serve_put_letter(
+        struct role_serve *role, const struct kz_record *record, struct kz_err *err);
 
 /* role_serve_deliver.c */
 KZ_MUST_USE enum kz_code kz_deliveries_open(struct role_serve *role, struct kz_err *err);

@@ -147,16 +147,16 @@ static void merge_notes(struct snapshot *s, struct gathered *store)
     }
     for (size_t r = 0; r < s->row_count; r++)
         for (size_t i = 0; i < s->raw[r].entry_count; i++)
-            notes[count++] = (struct note){s->raw[r].entries[i].seq,
-                    (const void *)s->raw[r].entries[i].record.ptr};
-    kz_buf_reserve( /* room first: it must not move */
+            notes[count++] = (struct note){
+                    s->raw[r].entries[i].seq, (const void *)s->raw[r].entries[i].record.ptr};
+    kz_buf_reserve(/* room first: it must not move */
             &silent, most * (sizeof(struct kz_record) + sizeof(struct kz_delivery_body)));
     for (size_t i = 0; i < most; i++) {
         if (!ends_silently(notes[i].record, now_ms) ||
                 has_delivery(notes, most, notes[i].record->seq))
             continue;
-        notes[count++] = (struct note){notes[i].record->seq + 1,
-                (const void *)(silent.data + silent.size)};
+        notes[count++] = (struct note){
+                notes[i].record->seq + 1, (const void *)(silent.data + silent.size)};
         put_silent_end(&silent, notes[i].record);
     }
     qsort(notes, count, sizeof(*notes), by_lsn);
@@ -216,7 +216,7 @@ static enum kz_code read_states(struct snapshot *s, struct states *states, struc
             KZ_TRY(kz_user_state_decode(users[1].state, &states->target, err));
     }
     s->known = states->own.key.kind == s->want.key.kind &&
-            kz_str_eq(states->own.key.id, s->want.key.id);
+               kz_str_eq(states->own.key.id, s->want.key.id);
     return KZ_OK;
 }
 
@@ -294,8 +294,7 @@ static enum kz_code read_rows(struct snapshot *s, struct kz_err *err)
     struct kz_predictions_read what = {
             .entries_max = s->want.what & KZ_WANT_NOTES ? ENTRIES_MAX : 0};
     struct kz_source sources[KZ_SOURCES_MAX];
-    size_t count =
-            kz_views_sources(s->views, s->user, KZ_CHAIN_EVENTS, UINT64_MAX, sources);
+    size_t count = kz_views_sources(s->views, s->user, KZ_CHAIN_EVENTS, UINT64_MAX, sources);
 
     for (size_t i = 0; i <= count && s->row_count < SERVE_ROWS_MAX; i++) {
         uint64_t owner = i == 0 ? s->owner : sources[i - 1].owner;

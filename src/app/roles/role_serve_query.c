@@ -133,8 +133,8 @@ static size_t sources_of(struct kz_query *query, uint32_t user, enum kz_chain ch
     return s && user != PASSING_USER ? kz_views_sources(s->views, user, chain, UINT64_MAX, out) : 0;
 }
 
-static const struct kz_slot *slot_of(struct kz_query *query, uint32_t user, enum kz_slot_kind kind,
-        const struct kz_slot *after)
+static const struct kz_slot *slot_of(
+        struct kz_query *query, uint32_t user, enum kz_slot_kind kind, const struct kz_slot *after)
 {
     const struct snapshot *s = kz_role_serve_of(query)->current;
 
@@ -155,8 +155,9 @@ static enum kz_code reader_scan(struct kz_history_reader *reader,
         const struct kz_history_query *query, struct kz_history_rows *ret_rows, struct kz_err *err)
 {
     struct role_serve *role = role_of_reader(reader);
-    struct gathered *mine, *there =
-            role->current ? (struct gathered *)&role->current->history[query->chain] : NULL;
+    struct gathered *mine,
+            *there = role->current ? (struct gathered *)&role->current->history[query->chain]
+                                   : NULL;
 
     if (!there || !there->there)
         return kz_fail(err, KZ_UNAVAILABLE, "the history was not brought near");

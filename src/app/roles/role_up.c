@@ -23,7 +23,7 @@ enum {
     KEYS_EVERY_MS = 900,
     DRAIN_MS = 5000, /* for requests and messages that were taken */
     STOP_MAX_MS = 7000,
-    EXIT_MS = 9000,    /* for all of it; then calls that hang are left to hang */
+    EXIT_MS = 9000, /* for all of it; then calls that hang are left to hang */
     ONE_WORD_MS = 1000,
 };
 

@@ -10,7 +10,13 @@
 #include "sys/clock.h"
 #include "sys/thread.h"
 
-enum { BUCKETS = 4096, PULL_MAX = 500, PULL_WAIT_MS = 200, HELD_MAX = 5000, OPEN_AGAIN_US = 100000 };
+enum {
+    BUCKETS = 4096,
+    PULL_MAX = 500,
+    PULL_WAIT_MS = 200,
+    HELD_MAX = 5000,
+    OPEN_AGAIN_US = 100000
+};
 
 struct piece { /* of news that somebody waits for */
     struct kz_buf record;
@@ -110,8 +116,8 @@ static void run_puller(void *arg)
         if (rc == KZ_OK && count)
             bus->ops->ack(source, deliveries, count);
         if (rc != KZ_OK && !warned)
-            kz_diag_warn("news cannot be pulled: ?wait= waits in vain", "error=\"%s\"",
-                    err.message);
+            kz_diag_warn(
+                    "news cannot be pulled: ?wait= waits in vain", "error=\"%s\"", err.message);
         warned = rc != KZ_OK;
         if (rc != KZ_OK && !source)
             usleep(OPEN_AGAIN_US);

@@ -188,8 +188,8 @@ int64_t kz_words_said_ms(struct kz_words *words, const char *family, struct kz_s
 /* ---- saying -------------------------------------------------------------------------------------- */
 
 /* What `before` becomes with one more word. */
-static enum kz_code add(struct kz_str before, const char *verb, struct kz_str object, const char *who,
-        int64_t now_ms, struct kz_buf *out, struct kz_err *err)
+static enum kz_code add(struct kz_str before, const char *verb, struct kz_str object,
+        const char *who, int64_t now_ms, struct kz_buf *out, struct kz_err *err)
 {
     struct kz_control_body fixed = {.verb = {0}};
     struct kz_record head = {.type = KZ_RECORD_CONTROL, .at_ms = now_ms};
@@ -227,8 +227,8 @@ enum kz_code kz_words_say(struct kz_words *words, const char *verb, struct kz_st
         if (rc == KZ_OK)
             rc = add(kz_buf_view(&before), verb, object, who, now_ms, &after, err);
         if (rc == KZ_OK)
-            rc = words->predictions->ops->set_word(words->predictions, WORD, kz_buf_view(&before),
-                    kz_buf_view(&after), err);
+            rc = words->predictions->ops->set_word(
+                    words->predictions, WORD, kz_buf_view(&before), kz_buf_view(&after), err);
     }
     if (rc == KZ_OK) { /* others within a second, this process now */
         pthread_mutex_lock(&words->lock);

@@ -14,8 +14,8 @@ struct head {
     uint16_t version;
     uint8_t key_kind;
     uint8_t zero;
-    uint32_t size; /* of everything */
-    uint32_t crc;  /* CRC-32C of everything, itself 0 */
+    uint32_t size;   /* of everything */
+    uint32_t crc;    /* CRC-32C of everything, itself 0 */
     uint64_t change; /* random: no two writers come to the same bytes by chance */
     uint64_t merged_into;
     uint32_t id_size;
@@ -63,8 +63,8 @@ static enum kz_code check_slots(const struct kz_rowstate *row, struct kz_err *er
 {
     for (size_t i = 0; i < row->slot_count; i++)
         if (!is_kept(row->slots[i].kind) || row->slots[i].next)
-            return kz_fail(err, KZ_CORRUPT, "a user's row has a slot of kind %u",
-                    row->slots[i].kind);
+            return kz_fail(
+                    err, KZ_CORRUPT, "a user's row has a slot of kind %u", row->slots[i].kind);
     return KZ_OK;
 }
 
@@ -77,15 +77,16 @@ static enum kz_code check_records(struct kz_str bytes, struct kz_err *err)
         if (left < sizeof(*record) || record->size < sizeof(*record) || record->size > left)
             return kz_fail(err, KZ_CORRUPT, "a user's row has a record beyond its end");
         if (record->type != KZ_RECORD_RESULT && record->type != KZ_RECORD_DECISION)
-            return kz_fail(err, KZ_CORRUPT, "a user's row holds a %s",
-                    kz_record_name(record->type));
+            return kz_fail(
+                    err, KZ_CORRUPT, "a user's row holds a %s", kz_record_name(record->type));
         KZ_TRY(kz_record_check(record, err));
         at += KZ_ALIGN8((size_t)record->size);
     }
     return KZ_OK;
 }
 
-enum kz_code kz_rowstate_decode(struct kz_str bytes, struct kz_rowstate *ret_row, struct kz_err *err)
+enum kz_code kz_rowstate_decode(
+        struct kz_str bytes, struct kz_rowstate *ret_row, struct kz_err *err)
 {
     struct kz_rowstate row = {.hold = ret_row->hold};
     const struct head *head;
@@ -220,7 +221,8 @@ static const struct kz_record *find(const struct kz_rowstate_encode *what, uint6
 }
 
 /* The slots, and into `seqs` what they lean on. */
-static uint32_t put_slots(const struct kz_rowstate_encode *what, struct kz_buf *out, struct kz_buf *seqs)
+static uint32_t put_slots(
+        const struct kz_rowstate_encode *what, struct kz_buf *out, struct kz_buf *seqs)
 {
     const struct kz_slot *slot = kz_views_slot_any(what->views, what->user);
     uint32_t count = 0;
@@ -341,10 +343,8 @@ static enum kz_code apply_row(struct kz_views *views, uint64_t owner, struct kz_
 static enum kz_code apply_merge(struct kz_views *views, uint64_t owner, struct kz_user_key key,
         uint64_t from_owner, uint64_t seq, const struct kz_rowstate *from, struct kz_err *err)
 {
-    struct kz_link_body link = {.from_owner = from_owner,
-            .kind = KZ_LINK_MERGE,
-            .from_kind = 'a',
-            .to_kind = key.kind};
+    struct kz_link_body link = {
+            .from_owner = from_owner, .kind = KZ_LINK_MERGE, .from_kind = 'a', .to_kind = key.kind};
     struct kz_user_key from_key = {'a', KZ_STR_NULL};
     char name[32];
     struct kz_buf body = {0};
@@ -408,6 +408,5 @@ enum kz_code kz_rowstate_apply(struct kz_views *views, uint64_t owner, struct kz
     if (also_count)
         KZ_TRY(apply_merged(views, owner, key, also, also_owners, also_count, request, err));
     *ret_user = kz_views_find_owner(views, owner);
-    return *ret_user ? KZ_OK
-                     : kz_fail(err, KZ_CORRUPT, "a user's row does not make a user");
+    return *ret_user ? KZ_OK : kz_fail(err, KZ_CORRUPT, "a user's row does not make a user");
 }

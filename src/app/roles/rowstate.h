@@ -23,15 +23,15 @@
 enum { KZ_ROWSTATE_VERSION = 1 };
 
 struct kz_rowstate {
-    struct kz_buf hold;       /* what all below points into, at multiples of 8 */
-    bool there;               /* else: nobody has written it */
-    struct kz_user_key key;   /* of whom it was merged into, where it was */
-    uint64_t merged_into;     /* owner; 0: the row is its own */
+    struct kz_buf hold;     /* what all below points into, at multiples of 8 */
+    bool there;             /* else: nobody has written it */
+    struct kz_user_key key; /* of whom it was merged into, where it was */
+    uint64_t merged_into;   /* owner; 0: the row is its own */
     const struct kz_slot *slots;
     size_t slot_count;
     const uint64_t *absorbed; /* owners whose rows' slots are here */
     size_t absorbed_count;
-    struct kz_str records;    /* RESULT and DECISION, one after the other at multiples of 8 */
+    struct kz_str records; /* RESULT and DECISION, one after the other at multiples of 8 */
 };
 
 /* Zero it before its first use; decoding into it again reuses its memory. Empty bytes: no row. */
@@ -52,7 +52,7 @@ struct kz_rowstate_encode {
     const struct kz_views *views;
     uint32_t user;
     const struct kz_rowstate *before; /* its absorbed owners and records are kept */
-    const uint64_t *absorbed;          /* and these */
+    const uint64_t *absorbed;         /* and these */
     size_t absorbed_count;
     /* A record that came since; NULL: none of that seq. Asked first. */
     const struct kz_record *(*record)(void *arg, uint64_t seq);
@@ -64,9 +64,9 @@ void kz_rowstate_encode(const struct kz_rowstate_encode *what, struct kz_buf *ou
 /* Makes the user known to `views`: with the slots of the row, and of `also` rows, which are merged as
  * by a link. `request` (may be NULL) says what a row does not: runs of events, session, first seen.
  * Views have to be new. `ret_user` is the index. */
-KZ_MUST_USE enum kz_code kz_rowstate_apply(struct kz_views *views, uint64_t owner, struct kz_user_key key,
-        const struct kz_rowstate *row, const struct kz_rowstate *const *also,
-        const uint64_t *also_owners, size_t also_count, const struct kz_request_message *request,
-        uint32_t *ret_user, struct kz_err *err);
+KZ_MUST_USE enum kz_code kz_rowstate_apply(struct kz_views *views, uint64_t owner,
+        struct kz_user_key key, const struct kz_rowstate *row,
+        const struct kz_rowstate *const *also, const uint64_t *also_owners, size_t also_count,
+        const struct kz_request_message *request, uint32_t *ret_user, struct kz_err *err);
 /* Appends the slots of a user that a row keeps, `next` 0. */
 void kz_rowstate_slots(const struct kz_views *views, uint32_t user, struct kz_buf *out);

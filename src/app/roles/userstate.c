@@ -65,8 +65,8 @@ enum kz_code kz_user_state_decode(
             .request = head.request,
             .erased_at_ms = head.erased_at_ms,
             .linked = kz_str_n(bytes.ptr + sizeof(head), linked),
-            .carry =
-                    kz_str_n(bytes.ptr + sizeof(head) + linked, bytes.size - sizeof(head) - linked),
+            .carry = kz_str_n(
+                    bytes.ptr + sizeof(head) + linked, bytes.size - sizeof(head) - linked),
     };
     if (state.carry.size < sizeof(body))
         return kz_fail(err, KZ_CORRUPT, "the state of owner %016llx is cut off",

@@ -185,8 +185,8 @@ void kz_bt_set(struct kz_bt_changes *changes, const char *family, struct kz_str 
     google__bigtable__v2__mutation__set_cell__init(&change->set);
     change->set.family_name = (char *)(uintptr_t)family;
     change->set.column_qualifier = binary(qualifier);
-    change->set.timestamp_micros =
-            kz_clock_ms() * 1000; /* the service takes whole milliseconds only */
+    change->set.timestamp_micros = kz_clock_ms() *
+                                   1000; /* the service takes whole milliseconds only */
     change->set.value = binary(value);
     change->mutation.mutation_case = GOOGLE__BIGTABLE__V2__MUTATION__MUTATION_SET_CELL;
     change->mutation.set_cell = &change->set;

@@ -182,9 +182,9 @@ static enum kz_code commit(struct kz_bt_rows *rows,
     kz_buf_clear(&rows->shown);
     shown = kz_buf_extend(&rows->shown, count * sizeof(*shown));
     for (size_t i = 0; i < count; i++)
-        shown[i] =
-                (struct kz_bt_cell){str_of(rows, cells[i].family), str_of(rows, cells[i].qualifier),
-                        str_of(rows, cells[i].value), cells[i].timestamp_micros};
+        shown[i] = (struct kz_bt_cell){str_of(rows, cells[i].family),
+                str_of(rows, cells[i].qualifier), str_of(rows, cells[i].value),
+                cells[i].timestamp_micros};
     row = (struct kz_bt_row){str_of(rows, rows->key), shown, count};
     rc = each(arg, &row, err);
     kz_buf_clear(&rows->last);

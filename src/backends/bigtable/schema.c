@@ -85,9 +85,9 @@ static bool is_rule(const ADMIN(ColumnFamily) * there, const struct rule *r)
     for (size_t i = 0; i < 2; i++) {
         const ADMIN(GcRule) *part = rule->union_->rules[i];
 
-        versions |=
-                part->rule_case == GOOGLE__BIGTABLE__ADMIN__V2__GC_RULE__RULE_MAX_NUM_VERSIONS &&
-                part->max_num_versions == 1;
+        versions |= part->rule_case ==
+                            GOOGLE__BIGTABLE__ADMIN__V2__GC_RULE__RULE_MAX_NUM_VERSIONS &&
+                    part->max_num_versions == 1;
         age |= part->rule_case == GOOGLE__BIGTABLE__ADMIN__V2__GC_RULE__RULE_MAX_AGE &&
                part->max_age->seconds == r->duration.seconds &&
                part->max_age->nanos == r->duration.nanos;

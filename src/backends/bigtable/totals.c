@@ -217,8 +217,8 @@ static enum kz_code is_current(
     struct update update = {.t = t};
 
     KZ_TRY(read_update(bt, t, version_cell(&f), &update, err)); /* no items: nothing to free */
-    *ret_current =
-            update.exists == t->exists && memcmp(update.version, t->version, VERSION_SIZE) == 0;
+    *ret_current = update.exists == t->exists &&
+                   memcmp(update.version, t->version, VERSION_SIZE) == 0;
     return KZ_OK;
 }
 

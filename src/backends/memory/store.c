@@ -14,15 +14,15 @@ struct memory {
     struct kz_history_reader reader;
     uint32_t magic;
     pthread_mutex_t lock;
-    uint64_t version; /* of the newest commit or erasure */
-    struct kz_rows users;                  /* owner: state. An erased user leaves an empty row, so
+    uint64_t version;                       /* of the newest commit or erasure */
+    struct kz_rows users;                   /* owner: state. An erased user leaves an empty row, so
                                             * that who read them before has a conflict */
-    struct kz_rows ids;                    /* owner, id */
+    struct kz_rows ids;                     /* owner, id */
     struct kz_rows records[KZ_CHAIN_COUNT]; /* owner, ~lsn: newest first */
-    struct kz_rows timers;                 /* due, owner, rule */
-    struct kz_rows outbox;                 /* lsn, owner: put_at, message */
-    struct kz_rows letters;                /* ~lsn, owner, hash of the record */
-    struct kz_rows stones;                 /* id hash */
+    struct kz_rows timers;                  /* due, owner, rule */
+    struct kz_rows outbox;                  /* lsn, owner: put_at, message */
+    struct kz_rows letters;                 /* ~lsn, owner, hash of the record */
+    struct kz_rows stones;                  /* id hash */
     struct kz_store_stats stats;
 };
 
@@ -91,8 +91,7 @@ static enum kz_chain chain_of(const struct kz_record *record)
 /* ---- transactions -----------------------------------------------------------------------------
  */
 
-static enum kz_code begin(
-        struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err)
+static enum kz_code begin(struct kz_store *store, struct kz_store_txn **ret_txn, struct kz_err *err)
 {
     struct kz_store_txn *txn = kz_calloc(1, sizeof(*txn));
 
@@ -124,8 +123,8 @@ static void note_read(struct kz_store_txn *txn, struct read read)
     txn->reads[txn->read_count++] = read;
 }
 
-static enum kz_code read_users(struct kz_store_txn *txn, struct kz_store_user *users, size_t count,
-        struct kz_err *err)
+static enum kz_code read_users(
+        struct kz_store_txn *txn, struct kz_store_user *users, size_t count, struct kz_err *err)
 {
     struct memory *memory = txn->memory;
 
@@ -171,8 +170,8 @@ static enum kz_code check_reads(const struct kz_store_txn *txn, struct kz_err *e
 
     for (size_t i = 0; i < txn->read_count; i++) {
         const struct read *read = &txn->reads[i];
-        const struct kz_row *row =
-                kz_rows_get(read->is_id ? &memory->ids : &memory->users, read->key);
+        const struct kz_row *row = kz_rows_get(
+                read->is_id ? &memory->ids : &memory->users, read->key);
         uint64_t version = !row ? 0 : read->is_id ? 1 : row->version;
 
         if (version != read->version)
@@ -247,8 +246,8 @@ static void apply(struct memory *memory, const struct kz_store_commit *commit)
                 record_bytes(commit->letters[i].record), 0);
     memory->stats.commits++;
     memory->stats.rows_written += commit->user_count + commit->id_count + commit->record_count +
-            commit->fired_count + commit->timer_count + commit->request_count +
-            commit->letter_count;
+                                  commit->fired_count + commit->timer_count +
+                                  commit->request_count + commit->letter_count;
     for (size_t i = 0; i < commit->record_count; i++)
         memory->stats.bytes_written += commit->records[i].record->size;
     for (size_t i = 0; i < commit->user_count; i++)
@@ -376,8 +375,7 @@ static bool wanted(const struct kz_history_query *query, const struct kz_record 
 }
 
 /* Newest first. Gives whether events_max cut something off. */
-static bool collect(
-        struct memory *memory, const struct kz_history_query *query, struct scan *scan)
+static bool collect(struct memory *memory, const struct kz_history_query *query, struct scan *scan)
 {
     const struct kz_rows *rows = &memory->records[query->chain];
     struct walk walks[KZ_SOURCES_MAX], *walk;

@@ -85,8 +85,7 @@ static void set_value(struct kz_row *row, struct kz_str value, uint64_t version)
     row->version = version;
 }
 
-void kz_rows_put(
-        struct kz_rows *rows, struct kz_row_key key, struct kz_str value, uint64_t version)
+void kz_rows_put(struct kz_rows *rows, struct kz_row_key key, struct kz_str value, uint64_t version)
 {
     struct kz_row **links[KZ_ROWS_LEVELS];
     struct kz_row *row = find(rows, &key, links);

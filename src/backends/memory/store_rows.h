@@ -35,7 +35,7 @@ void kz_rows_done(struct kz_rows *rows);
 struct kz_row *kz_rows_seek(const struct kz_rows *rows, struct kz_row_key key);
 struct kz_row *kz_rows_get(const struct kz_rows *rows, struct kz_row_key key);
 /* Copies key and value; a row that is there gets the new value. */
-void kz_rows_put(struct kz_rows *rows, struct kz_row_key key, struct kz_str value,
-        uint64_t version);
+void kz_rows_put(
+        struct kz_rows *rows, struct kz_row_key key, struct kz_str value, uint64_t version);
 /* Whether it was there. */
 bool kz_rows_remove(struct kz_rows *rows, struct kz_row_key key);

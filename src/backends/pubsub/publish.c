@@ -368,8 +368,8 @@ static void send_first(struct kz_ps_publisher *p, struct lane *lane)
     p->calls++;
     arm(lane);
     pthread_mutex_unlock(&p->lock);
-    options.timeout_ms =
-            KZ_MAX(KZ_MIN(batch->give_up_ms - kz_mono_ms(), (int64_t)ATTEMPT_MS), (int64_t)1);
+    options.timeout_ms = KZ_MAX(
+            KZ_MIN(batch->give_up_ms - kz_mono_ms(), (int64_t)ATTEMPT_MS), (int64_t)1);
     request.topic = topic->name;
     request.messages = batch->messages;
     request.n_messages = batch->count;
@@ -385,8 +385,8 @@ static void run(void *arg)
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
         struct lane *lane = TAILQ_FIRST(&p->armed);
-        int64_t due_ms =
-                lane ? KZ_MAX(TAILQ_FIRST(&lane->waiting)->due_ms, p->hold_until_ms) : INT64_MAX;
+        int64_t due_ms = lane ? KZ_MAX(TAILQ_FIRST(&lane->waiting)->due_ms, p->hold_until_ms)
+                              : INT64_MAX;
 
         if (!STAILQ_EMPTY(&p->empty)) {
             struct publications ended = STAILQ_HEAD_INITIALIZER(ended);
@@ -475,11 +475,11 @@ enum kz_code kz_ps_publisher_open(struct kz_ps *ps, const struct kz_pubsub_optio
     enum kz_code rc;
 
     p->ps = ps;
-    p->batch_wait_ms =
-            options->batch_wait_ms ? KZ_MAX(options->batch_wait_ms, (int64_t)0) : BATCH_WAIT_MS;
+    p->batch_wait_ms = options->batch_wait_ms ? KZ_MAX(options->batch_wait_ms, (int64_t)0)
+                                              : BATCH_WAIT_MS;
     p->batch_send_bytes = options->batch_max_bytes ? options->batch_max_bytes : BATCH_SEND_BYTES;
-    p->bytes_max =
-            options->publishing_max_bytes ? options->publishing_max_bytes : PUBLISHING_MAX_BYTES;
+    p->bytes_max = options->publishing_max_bytes ? options->publishing_max_bytes
+                                                 : PUBLISHING_MAX_BYTES;
     pthread_mutex_init(&p->lock, NULL);
     kz_ps_cond_init(&p->work);
     kz_ps_cond_init(&p->idle);

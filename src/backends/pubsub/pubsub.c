@@ -286,8 +286,8 @@ enum kz_code kz_pubsub_open(
     ps->base.ops = &ops;
     ps->magic = KZ_PS_MAGIC;
     ps->gcp_project = kz_strdup(options->gcp_project);
-    ps->id_prefix =
-            kz_ps_text("%skizashi-%s-", options->prefix ? options->prefix : "", options->project);
+    ps->id_prefix = kz_ps_text(
+            "%skizashi-%s-", options->prefix ? options->prefix : "", options->project);
     ps->attempts_max = options->attempts_max ? options->attempts_max : KZ_BUS_ATTEMPTS_MAX;
     ps->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_MS;
     set_topics(ps);

@@ -168,8 +168,8 @@ static struct kz_ps_source *new_source(struct kz_ps *ps, const struct kz_bus_pul
     source->options.name = NULL; /* borrowed only for the call */
     source->options.lease_ms = KZ_MIN(source->options.lease_ms, (int64_t)600000);
     source->is_own = !options->name;
-    source->id =
-            kz_ps_text("%s-%s", ps->topics[options->topic].id, options->name ? options->name : own);
+    source->id = kz_ps_text(
+            "%s-%s", ps->topics[options->topic].id, options->name ? options->name : own);
     source->name = kz_ps_text("projects/%s/subscriptions/%s", ps->gcp_project, source->id);
     source->routing = kz_ps_text("subscription=%s", source->name);
     for (size_t i = 0; i < ps->subscription_count; i++)

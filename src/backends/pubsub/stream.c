@@ -34,8 +34,8 @@ static void fill(struct kz_ps_held *held)
     for (size_t i = 0; i < d->attribute_count; i++)
         d->attributes[i] = (struct kz_attribute){
                 kz_str(m->attributes[i]->key), kz_str(m->attributes[i]->value)};
-    d->attempt =
-            held->message->delivery_attempt > 0 ? (unsigned)held->message->delivery_attempt : 0;
+    d->attempt = held->message->delivery_attempt > 0 ? (unsigned)held->message->delivery_attempt
+                                                     : 0;
     if (m->publish_time)
         d->published_ms = m->publish_time->seconds * 1000 + m->publish_time->nanos / 1000000;
 }

@@ -255,8 +255,8 @@ enum kz_code kz_sp_due(struct kz_store *store, int64_t now_ms, unsigned part, un
         struct kz_err *err)
 {
     static const char *const columns[] = {"due_ms", "owner", "rule"};
-    const int64_t until_ms =
-            now_ms > INT64_MAX - LOOK_AHEAD_MS ? INT64_MAX : now_ms + LOOK_AHEAD_MS;
+    const int64_t until_ms = now_ms > INT64_MAX - LOOK_AHEAD_MS ? INT64_MAX
+                                                                : now_ms + LOOK_AHEAD_MS;
     struct queue queue = {
             .table = "timers",
             .columns = columns,

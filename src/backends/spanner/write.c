@@ -56,8 +56,8 @@ static void add_up(struct kz_sp_changes *changes, size_t *ret_rows, size_t *ret_
     *ret_rows = *ret_bytes = changes->list_count = 0;
     for (size_t i = 0; i < changes->count; i++) {
         struct kz_sp_change *change = &changes->items[i];
-        bool removes =
-                change->mutation.operation_case == GOOGLE__SPANNER__V1__MUTATION__OPERATION_DELETE;
+        bool removes = change->mutation.operation_case ==
+                       GOOGLE__SPANNER__V1__MUTATION__OPERATION_DELETE;
         struct kz_sp_lists *lists = removes ? &change->keys.lists : &change->rows;
         size_t count = kz_sp_count(lists);
 

@@ -30,8 +30,8 @@ static enum kz_code take_head(struct exchange *x, struct kz_err *err)
     while (!x->head_valid) {
         bool complete = false;
 
-        KZ_TRY(kz_http_parse_head(&x->parse, x->in.data, x->in.size, KZ_HTTP_HEAD_LIMIT_BYTES,
-                &complete, err));
+        KZ_TRY(kz_http_parse_head(
+                &x->parse, x->in.data, x->in.size, KZ_HTTP_HEAD_LIMIT_BYTES, &complete, err));
         if (!complete)
             return KZ_OK;
         if (x->head.status >= 200) {
@@ -122,12 +122,13 @@ enum kz_code kz_exchange_end(struct exchange *x, struct kz_err *err)
     }
     if (x->complete)
         return KZ_OK;
-    return kz_fail(err, KZ_IO, x->any ? "the server closed the connection within its answer"
-                                      : "the server closed the connection without an answer");
+    return kz_fail(err, KZ_IO,
+            x->any ? "the server closed the connection within its answer"
+                   : "the server closed the connection without an answer");
 }
 
-void kz_exchange_put(struct kz_buf *out, const char *authority, const char *target,
-        struct kz_str body)
+void kz_exchange_put(
+        struct kz_buf *out, const char *authority, const char *target, struct kz_str body)
 {
     kz_buf_printf(out, "%s %s HTTP/1.1\r\nHost: %s\r\nAccept: application/json\r\n",
             body.size ? "POST" : "GET", target, authority);

@@ -46,7 +46,7 @@ struct kz_replica {
     uv_timer_t timer;
     struct link *link;
     bool connected;
-    bool reused; /* the connection has served a request before */
+    bool reused;           /* the connection has served a request before */
     struct kz_buf request; /* the body of INFER, until its answer is there */
     struct kz_buf out;
     struct exchange exchange;
@@ -147,8 +147,8 @@ static void send_step(struct kz_replica *r)
     if (r->step == HEALTH || r->step == PROBE)
         kz_buf_cstr(&target, "/v2/health/ready");
     else
-        kz_buf_printf(&target, "/v2/models/%s/%s", r->model->name,
-                r->step == INFER ? "infer" : "ready");
+        kz_buf_printf(
+                &target, "/v2/models/%s/%s", r->model->name, r->step == INFER ? "infer" : "ready");
     kz_buf_char(&target, '\0');
     kz_exchange_put(&r->out, r->authority, target.data,
             r->step == INFER ? kz_buf_view(&r->request) : KZ_STR_NULL);
@@ -188,7 +188,8 @@ static void describe_status(const struct kz_replica *r, const char *what, struct
 
 static void on_readiness(struct kz_replica *r)
 {
-    static const char *const what[] = {[HEALTH] = "/v2/health/ready", [PROBE] = "/v2/health/ready",
+    static const char *const what[] = {[HEALTH] = "/v2/health/ready",
+            [PROBE] = "/v2/health/ready",
             [MODEL] = "the model's /ready"};
     int status = r->exchange.head.status;
     struct kz_buf message = {0};
@@ -358,8 +359,8 @@ static enum kz_code read_url(struct kz_replica *r, const char *url, struct kz_er
     return KZ_OK;
 }
 
-static enum kz_code http_start(const struct kz_replica_start *start, struct kz_replica **ret_replica,
-        struct kz_err *err)
+static enum kz_code http_start(
+        const struct kz_replica_start *start, struct kz_replica **ret_replica, struct kz_err *err)
 {
     struct kz_replica *r = kz_calloc(1, sizeof(*r));
     enum kz_code rc;
@@ -384,8 +385,8 @@ static enum kz_code http_start(const struct kz_replica_start *start, struct kz_r
     return KZ_OK;
 }
 
-static enum kz_code http_predict(struct kz_replica *r, const struct kz_batch *batch,
-        int64_t timeout_ms, struct kz_err *err)
+static enum kz_code http_predict(
+        struct kz_replica *r, const struct kz_batch *batch, int64_t timeout_ms, struct kz_err *err)
 {
     KZ_CHECK_MAGIC(r, REPLICA_MAGIC);
     KZ_BUG_ON(r->state != IDLE);

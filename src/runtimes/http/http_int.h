@@ -33,7 +33,8 @@ void kz_oip_answer_done(struct oip_answer *answer);
 /* `row_count` is what was asked. On failure *ret_fail_code is "protocol" (no such answer) or "shape"
  * (one of other rows or columns than the model's `output` says). */
 enum kz_code kz_oip_get_answer(struct kz_str body, const struct kz_model_def *model,
-        size_t row_count, struct oip_answer *answer, const char **ret_fail_code, struct kz_err *err);
+        size_t row_count, struct oip_answer *answer, const char **ret_fail_code,
+        struct kz_err *err);
 /* What an error's body says: its member "error" (the protocol's), "detail" or "message", else the
  * text itself, cut to a few hundred bytes of clean UTF-8. */
 void kz_oip_put_error(struct kz_str body, struct kz_buf *out);
@@ -58,8 +59,8 @@ enum kz_code kz_exchange_take(struct exchange *x, struct kz_str bytes, struct kz
 /* The connection has ended: fine for a body without a length, else cut short. */
 enum kz_code kz_exchange_end(struct exchange *x, struct kz_err *err);
 /* Appends a request's head and body; an empty body is a GET. */
-void kz_exchange_put(struct kz_buf *out, const char *authority, const char *target,
-        struct kz_str body);
+void kz_exchange_put(
+        struct kz_buf *out, const char *authority, const char *target, struct kz_str body);
 
 /* ---- link.c: a connection -------------------------------------------------------------------------- */
 

@@ -23,7 +23,7 @@
 struct server {
     int fd;
     pthread_t thread;
-    const char *ready;   /* the answer to readiness */
+    const char *ready;          /* the answer to readiness */
     const char *const *answers; /* for infer, the last one for ever; "" closes, NULL hangs */
     atomic_uint requests, connections;
     atomic_bool stop;
@@ -270,8 +270,8 @@ static void one_batch(struct rig *rig, const char *text, int64_t timeout_ms)
     rig_close(rig);
 }
 
-static void expect_failure(const char *text, int64_t timeout_ms, const char *code, bool lost,
-        const char *words)
+static void expect_failure(
+        const char *text, int64_t timeout_ms, const char *code, bool lost, const char *words)
 {
     struct rig rig = {0};
 
@@ -286,16 +286,18 @@ static void expect_failure(const char *text, int64_t timeout_ms, const char *cod
 /* ---- tests -------------------------------------------------------------------------------------------- */
 
 #define HEAD "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
-#define GOOD HEAD "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"FP64\",\"shape\":[2],\"data\":[0.25,1]}]}"
+#define GOOD                                                                                       \
+    HEAD "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"FP64\",\"shape\":[2],\"data\":[0.25,1]}]}"
 
 static void test_good_answers(void **state)
 {
-    static const char *const texts[] = {GOOD,
-            "HTTP/1.1 103 Early Hints\r\n\r\n" GOOD,
-            HEAD "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"INT64\",\"shape\":[2,1],\"data\":[[0],[1]]}]}",
+    static const char *const texts[] = {GOOD, "HTTP/1.1 103 Early Hints\r\n\r\n" GOOD,
+            HEAD "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"INT64\",\"shape\":[2,1],\"data\":[["
+                 "0],[1]]}]}",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
             "b\r\n{\"outputs\":\r\n"
-            "48\r\n[{\"name\":\"p\",\"datatype\":\"BOOL\",\"shape\":[2],\"data\":[false,true]}       ]}\r\n"
+            "48\r\n[{\"name\":\"p\",\"datatype\":\"BOOL\",\"shape\":[2],\"data\":[false,true]}     "
+            "  ]}\r\n"
             "0\r\n\r\n"};
 
     (void)state;
@@ -375,8 +377,8 @@ static void test_wrong_shapes(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    expect_failure("HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n{\"error\":\"who are you\"}", 2000,
-            "exception", false, "500 (Internal Server Error): who are you");
+    expect_failure("HTTP/1.1 500 Oops\r\nConnection: close\r\n\r\n{\"error\":\"who are you\"}",
+            2000, "exception", false, "500 (Internal Server Error): who are you");
     expect_failure("HTTP/1.1 422 No\r\nContent-Length: 5\r\n\r\nplain", 2000, "exception", false,
             "422 (Unprocessable Entity): plain");
     expect_failure("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 2000, "crash", true, "503");
@@ -391,10 +393,10 @@ static void test_no_http_and_no_answer(void **state)
     expect_failure(HEAD "{\"outputs\":[", 2000, "protocol", true, "not JSON");
     expect_failure(HEAD "[]", 2000, "protocol", true, "outputs");
     expect_failure(HEAD "{\"outputs\":[]}", 2000, "protocol", true, "no output");
-    expect_failure(HEAD "{\"outputs\":[{\"datatype\":\"STRING\"}]}", 2000, "protocol", true,
-            "datatype");
-    expect_failure("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{", 2000, "protocol", true,
-            "");
+    expect_failure(
+            HEAD "{\"outputs\":[{\"datatype\":\"STRING\"}]}", 2000, "protocol", true, "datatype");
+    expect_failure(
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{", 2000, "protocol", true, "");
     expect_failure("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
             2000, "protocol", true, "");
     expect_failure("hang", 50, "timeout", true, "within 50 ms");
@@ -443,7 +445,8 @@ static void test_slow_drip_is_a_timeout(void **state)
 static void test_connections(void **state)
 {
     static const char kept[] = "HTTP/1.1 200 OK\r\nContent-Length: 74\r\n\r\n"
-            "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"FP64\",\"shape\":[2],\"data\":[0.25,100]}]}";
+                               "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"FP64\",\"shape\":[2],"
+                               "\"data\":[0.25,100]}]}";
     const char *answers[] = {kept, NULL};
 
     (void)state;
@@ -496,8 +499,8 @@ static void test_nobody_there(void **state)
 
 /* libuv's lookups come through here: "two.test" has an address where nobody listens, then one that
  * is right. A list may be hung onto another, freeaddrinfo() frees it piece by piece. */
-int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-        struct addrinfo **ret)
+int getaddrinfo(
+        const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **ret)
 {
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     int rc;
@@ -619,12 +622,14 @@ static void test_request_is_as_documented(void **state)
     assert_int_equal(kz_oip_put_request(&out, "0123456789ab", "{\"t\":1}", &batch, NULL), KZ_OK);
     kz_buf_char(&out, '\0');
     assert_string_equal(out.data,
-            "{\"parameters\":{\"version\":\"0123456789ab\",\"config\":\"{\\\"t\\\":1}\"},\"inputs\":["
+            "{\"parameters\":{\"version\":\"0123456789ab\",\"config\":\"{\\\"t\\\":1}\"},"
+            "\"inputs\":["
             "{\"name\":\"features\",\"datatype\":\"FP64\",\"shape\":[2,2],"
             "\"parameters\":{\"columns\":\"[\\\"views\\\",\\\"spent\\\"]\"},"
             "\"data\":[3.0,0.5,1.0,null]},"
             "{\"name\":\"city\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"Oita\",null]},"
-            "{\"name\":\"column.user_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"x\",null]},"
+            "{\"name\":\"column.user_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"x\","
+            "null]},"
             "{\"name\":\"user_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"ann\",\"bo\"]},"
             "{\"name\":\"event_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"e1\",\"e2\"]},"
             "{\"name\":\"now_ms\",\"datatype\":\"INT64\",\"shape\":[2],"

@@ -61,8 +61,8 @@ static void put_features(struct kz_json_out *json, const struct kz_batch *batch)
     end_input(json);
 }
 
-static void put_strings(struct kz_json_out *json, const char *name, const struct kz_str *strings,
-        size_t count)
+static void put_strings(
+        struct kz_json_out *json, const char *name, const struct kz_str *strings, size_t count)
 {
     begin_input(json, kz_str(name), "BYTES", count, 0);
     begin_data(json);
@@ -221,8 +221,8 @@ static enum kz_code parse_body(struct kz_str body, struct oip_answer *answer,
 }
 
 /* The output named "output", else the first. */
-static enum kz_code find_output(struct kz_json_value root, struct kz_json_value *ret_output,
-        struct kz_err *err)
+static enum kz_code find_output(
+        struct kz_json_value root, struct kz_json_value *ret_output, struct kz_err *err)
 {
     struct kz_json_value outputs = kz_json_get(root, "outputs"), element, chosen = {0};
     struct kz_json_walk walk = kz_json_walk(outputs);
@@ -361,8 +361,8 @@ static enum kz_code put_element(struct sink *sink, struct kz_json_value value, s
     if (sink->dicts)
         return put_dict(sink, value, err);
     if (!get_number(value, sink->is_bool, &sink->answer->values[sink->count]))
-        return kz_fail(err, KZ_INVALID, "element %zu of the output is %s, not a number", sink->count,
-                kz_json_kind_name(value.kind));
+        return kz_fail(err, KZ_INVALID, "element %zu of the output is %s, not a number",
+                sink->count, kz_json_kind_name(value.kind));
     sink->count++;
     return KZ_OK;
 }
@@ -389,8 +389,9 @@ static enum kz_code get_data(struct kz_json_value data, struct sink *sink, struc
         while (nested && kz_json_walk_element(&row, &inner))
             KZ_TRY(put_element(sink, inner, err));
         if (nested && sink->count - before != sink->width)
-            return kz_fail(err, KZ_INVALID, "a row of the output has %zu numbers, its shape says %zu",
-                    sink->count - before, sink->width);
+            return kz_fail(err, KZ_INVALID,
+                    "a row of the output has %zu numbers, its shape says %zu", sink->count - before,
+                    sink->width);
     }
     if (sink->count != sink->most)
         return kz_fail(err, KZ_INVALID, "the output has %zu elements, its shape says %zu",
@@ -436,8 +437,10 @@ enum kz_code kz_oip_get_answer(struct kz_str body, const struct kz_model_def *mo
     sink.dicts = kz_json_is(datatype, "BYTES");
     sink.is_bool = kz_json_is(datatype, "BOOL");
     if (!sink.dicts && !is_numeric(datatype))
-        return kz_fail(err, KZ_INVALID, "the output's datatype is " KZ_STR_FMT ", not one of numbers "
-                "or BYTES", KZ_STR_ARG(kz_utf8_cut(datatype.raw, 80)));
+        return kz_fail(err, KZ_INVALID,
+                "the output's datatype is " KZ_STR_FMT ", not one of numbers "
+                "or BYTES",
+                KZ_STR_ARG(kz_utf8_cut(datatype.raw, 80)));
     *ret_fail_code = "shape";
     KZ_TRY(get_shape(output, shape, err));
     if ((uint64_t)shape[0] != row_count || shape[1] < 1 || shape[1] > HTTP_WIDTH_MAX ||

@@ -203,7 +203,7 @@ void kz_link_close(struct link *link)
     KZ_CHECK_MAGIC(link, LINK_MAGIC);
     KZ_BUG_ON(link->closed);
     link->closed = true;
-    (void)uv_cancel((uv_req_t *)&link->lookup); /* works only while no thread has taken it up */
+    (void)uv_cancel((uv_req_t *)&link->lookup);    /* works only while no thread has taken it up */
     if (!uv_is_closing((uv_handle_t *)&link->tcp)) /* else on_renewed() lets go */
         uv_close((uv_handle_t *)&link->tcp, on_closed);
     uv_close((uv_handle_t *)&link->soon, on_closed);

@@ -72,7 +72,8 @@ static bool own_group(const char *controller, char *out, size_t size)
             snprintf(out, size, "%s", strcmp(path, "/") == 0 ? "" : path);
             return true;
         }
-        for (name = strtok_r(names, ",", &rest); controller && name; name = strtok_r(NULL, ",", &rest))
+        for (name = strtok_r(names, ",", &rest); controller && name;
+                name = strtok_r(NULL, ",", &rest))
             if (strcmp(name, controller) == 0) {
                 snprintf(out, size, "%s", strcmp(path, "/") == 0 ? "" : path);
                 return true;
@@ -90,8 +91,8 @@ static void sweep(const char *parent)
 
     while (dir && (entry = readdir(dir))) {
         int pid = strncmp(entry->d_name, PREFIX, strlen(PREFIX)) == 0
-                ? atoi(entry->d_name + strlen(PREFIX))
-                : 0;
+                          ? atoi(entry->d_name + strlen(PREFIX))
+                          : 0;
 
         if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) {
             snprintf(path, sizeof(path), "%s/%s", parent, entry->d_name);
@@ -128,7 +129,7 @@ static bool set_cpu(struct cgroup *group, uint32_t cpu_milli)
 
     if (!group->v2)
         return write_u64(group->cpu, "cpu.cfs_period_us", 100000) &&
-                write_u64(group->cpu, "cpu.cfs_quota_us", (uint64_t)cpu_milli * 100);
+               write_u64(group->cpu, "cpu.cfs_quota_us", (uint64_t)cpu_milli * 100);
     snprintf(text, sizeof(text), "%llu 100000", (unsigned long long)cpu_milli * 100);
     return write_file(group->cpu, "cpu.max", text);
 }
@@ -182,7 +183,7 @@ static bool enter_v1(struct cgroup *group, const struct kz_model_def *model, pid
         if (make(ROOT "/memory", own, pid, group->memory, sizeof(group->memory))) {
             limited = write_u64(group->memory, "memory.limit_in_bytes",
                               model->resources.memory_bytes) &&
-                    write_u64(group->memory, "cgroup.procs", (uint64_t)pid);
+                      write_u64(group->memory, "cgroup.procs", (uint64_t)pid);
             if (!limited)
                 drop(group->memory);
         }
@@ -206,7 +207,7 @@ bool kz_py_cgroup_enter(struct cgroup *group, const struct kz_model_def *model, 
     if (!model->resources.memory_bytes && !model->resources.cpu_milli)
         return false;
     return (model->resources.memory_bytes && enter_v2(group, model, pid)) ||
-            enter_v1(group, model, pid);
+           enter_v1(group, model, pid);
 }
 
 bool kz_py_cgroup_was_oom(const struct cgroup *group)

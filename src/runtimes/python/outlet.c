@@ -89,7 +89,8 @@ void kz_py_outlet_drain(struct outlet *outlet)
             continue;
         if (n <= 0) {
             if (n == 0 || errno != EAGAIN)
-                (void)uv_poll_stop(&outlet->poll); /* nobody writes any more; it is freed by unref */
+                (void)uv_poll_stop(
+                        &outlet->poll); /* nobody writes any more; it is freed by unref */
             return;
         }
         feed(outlet, data, (size_t)n);

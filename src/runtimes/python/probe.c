@@ -118,7 +118,8 @@ static void choose(struct kz_python *p)
     if (other.found && (other.numpy[0] || !p->found)) {
         if (p->found)
             snprintf(other.problem, sizeof(other.problem),
-                    "PATH's python3 (%.200s) has no NumPy, so /usr/bin/python3 is used", p->interpreter);
+                    "PATH's python3 (%.200s) has no NumPy, so /usr/bin/python3 is used",
+                    p->interpreter);
         *p = other;
     } else if (p->found) {
         snprintf(p->problem, sizeof(p->problem),
@@ -133,7 +134,8 @@ static void probe(const struct kz_project *project, struct kz_python *p)
     *p = (struct kz_python){0};
     if (!find_package(p->package, sizeof(p->package))) {
         snprintf(p->problem, sizeof(p->problem),
-                "the Python package kizashi was not found (looked at KIZASHI_PYTHONPATH, beside the "
+                "the Python package kizashi was not found (looked at KIZASHI_PYTHONPATH, beside "
+                "the "
                 "binary, \"%s\" and /usr/share/kizashi/python): set KIZASHI_PYTHONPATH",
                 KZ_PYTHON_DIR);
         return;

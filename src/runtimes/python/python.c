@@ -36,10 +36,10 @@
 enum {
     REPLICA_MAGIC = 0x6b7a7072,
     LOAD_TIMEOUT_MS = 60000,
-    ENDING_MS = 250,        /* an ended channel's process has this long to end by itself */
-    GRACE_MS = 500,         /* after SHUTDOWN */
+    ENDING_MS = 250, /* an ended channel's process has this long to end by itself */
+    GRACE_MS = 500,  /* after SHUTDOWN */
     REAP_EVERY_MS = 2,
-    TIDY_TRIES = 500,       /* for what it left behind */
+    TIDY_TRIES = 500, /* for what it left behind */
     READ_BYTES = 64 << 10,
     READS_A_TURN = 64,
 };
@@ -445,11 +445,11 @@ static void on_frame(struct kz_replica *r, const struct wire_header *h, struct k
     } else if (h->type == WIRE_ERROR && r->state == BUSY && is_answer) {
         on_error(r, payload);
     } else if ((h->type == WIRE_FORKED || h->type == WIRE_ERROR) && r->fork_id &&
-            h->id == r->fork_id) {
+               h->id == r->fork_id) {
         r->fork_id = 0; /* the new channel says how it went */
     } else {
-        snprintf(text, sizeof(text), "the worker sent a frame of type 0x%02x that was not asked for",
-                h->type);
+        snprintf(text, sizeof(text),
+                "the worker sent a frame of type 0x%02x that was not asked for", h->type);
         lose(r, "protocol", text);
     }
 }
@@ -496,7 +496,8 @@ static ssize_t receive(struct kz_replica *r, void *data, size_t size)
     if (!r->forked || r->pid)
         return recv(r->fd, data, size, MSG_DONTWAIT);
     n = recvmsg(r->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&message) : NULL; c; c = CMSG_NXTHDR(&message, c)) {
+    for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&message) : NULL; c;
+            c = CMSG_NXTHDR(&message, c)) {
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS) {
             struct ucred who;
 
@@ -562,8 +563,8 @@ static enum kz_code watch_channel(struct kz_replica *r, struct kz_err *err)
     return KZ_OK;
 }
 
-static enum kz_code start_process(struct kz_replica *r, const struct kz_replica_start *start,
-        struct kz_err *err)
+static enum kz_code start_process(
+        struct kz_replica *r, const struct kz_replica_start *start, struct kz_err *err)
 {
     struct kz_python python;
     struct spawned s;
@@ -642,8 +643,8 @@ static void give_up(struct kz_replica *r)
     free(r);
 }
 
-static enum kz_code python_start(const struct kz_replica_start *start,
-        struct kz_replica **ret_replica, struct kz_err *err)
+static enum kz_code python_start(
+        const struct kz_replica_start *start, struct kz_replica **ret_replica, struct kz_err *err)
 {
     struct kz_replica *r = kz_calloc(1, sizeof(*r)), *like = start->like;
     enum kz_code rc;
@@ -671,8 +672,8 @@ static enum kz_code python_start(const struct kz_replica_start *start,
     return KZ_OK;
 }
 
-static enum kz_code python_predict(struct kz_replica *r, const struct kz_batch *batch,
-        int64_t timeout_ms, struct kz_err *err)
+static enum kz_code python_predict(
+        struct kz_replica *r, const struct kz_batch *batch, int64_t timeout_ms, struct kz_err *err)
 {
     KZ_CHECK_MAGIC(r, REPLICA_MAGIC);
     if (r->state == ENDING)

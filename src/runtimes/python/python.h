@@ -17,9 +17,9 @@ struct kz_python {
     char chosen_by[64];    /* "limits.python", "DIR/.venv", "PATH", "/usr/bin" */
     char package[512];     /* directory with the package kizashi, leads PYTHONPATH */
     char version[32];
-    char numpy[32];        /* empty where there is none */
+    char numpy[32]; /* empty where there is none */
     char kizashi[32];
-    char problem[400];     /* why not found, with what to do; or a remark where found */
+    char problem[400]; /* why not found, with what to do; or a remark where found */
 };
 
 /* What models of `project` (NULL: of no project in particular) run with. Asks the interpreter once

@@ -45,12 +45,12 @@ struct wire_header {
 
 /* ---- wire.c: pure, over untrusted bytes; failures are KZ_INVALID ------------------------------- */
 
-enum kz_code kz_py_header(const char bytes[WIRE_HEADER_BYTES], struct wire_header *ret,
-        struct kz_err *err);
+enum kz_code kz_py_header(
+        const char bytes[WIRE_HEADER_BYTES], struct wire_header *ret, struct kz_err *err);
 /* Appends whole frames. */
 void kz_py_put_load(struct kz_buf *out, uint32_t id, const struct kz_replica_start *start);
-enum kz_code kz_py_put_predict(struct kz_buf *out, uint32_t id, const struct kz_batch *batch,
-        struct kz_err *err);
+enum kz_code kz_py_put_predict(
+        struct kz_buf *out, uint32_t id, const struct kz_batch *batch, struct kz_err *err);
 void kz_py_put_empty(struct kz_buf *out, enum wire_type type, uint32_t id);
 
 enum kz_code kz_py_get_hello(struct kz_str payload, struct kz_err *err);
@@ -89,8 +89,8 @@ struct outlet {
     const struct kz_replica_events *events;
     void *arg;
     size_t line_size;
-    bool line_cut;      /* the rest of the line is left out */
-    int64_t window_ms;  /* when the current second began */
+    bool line_cut;     /* the rest of the line is left out */
+    int64_t window_ms; /* when the current second began */
     unsigned line_count, left_out;
     size_t tail_size;
     char line[OUTLET_LINE_BYTES_MAX];

@@ -78,14 +78,14 @@ static enum kz_code start(const char *const argv[], char *const environment[], i
     sigemptyset(&none);
     sigfillset(&all);
     KZ_BUG_ON(posix_spawn_file_actions_init(&actions) != 0 || posix_spawnattr_init(&attr) != 0);
-    KZ_BUG_ON(posix_spawnattr_setflags(&attr,
-                      POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) != 0 ||
-            posix_spawnattr_setpgroup(&attr, 0) != 0 ||
-            posix_spawnattr_setsigmask(&attr, &none) != 0 ||
-            posix_spawnattr_setsigdefault(&attr, &all) != 0);
+    KZ_BUG_ON(posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
+                                                      POSIX_SPAWN_SETSIGDEF) != 0 ||
+              posix_spawnattr_setpgroup(&attr, 0) != 0 ||
+              posix_spawnattr_setsigmask(&attr, &none) != 0 ||
+              posix_spawnattr_setsigdefault(&attr, &all) != 0);
     KZ_BUG_ON(posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0) != 0 ||
-            posix_spawn_file_actions_adddup2(&actions, output, 1) != 0 ||
-            posix_spawn_file_actions_adddup2(&actions, output, 2) != 0);
+              posix_spawn_file_actions_adddup2(&actions, output, 1) != 0 ||
+              posix_spawn_file_actions_adddup2(&actions, output, 2) != 0);
     if (channel >= 0)
         KZ_BUG_ON(posix_spawn_file_actions_adddup2(&actions, channel, CHANNEL_FD) != 0);
     rc = posix_spawnp(ret_pid, argv[0], &actions, &attr, (char *const *)argv, environment);

@@ -14,8 +14,8 @@ enum { MATRIX_WIDTH_MAX = 16384, DICT_DEPTH_MAX = 64 };
 enum result_kind { RESULT_SCALAR = 1, RESULT_MATRIX = 2, RESULT_DICTS = 3 };
 enum { RESULT_ROW_ERRORS = 1, READY_CAN_FORK = 1, PREDICT_HISTORY = 1, ROW_TRUNCATED = 1 };
 
-enum kz_code kz_py_header(const char bytes[WIRE_HEADER_BYTES], struct wire_header *ret,
-        struct kz_err *err)
+enum kz_code kz_py_header(
+        const char bytes[WIRE_HEADER_BYTES], struct wire_header *ret, struct kz_err *err)
 {
     struct wire_header h = {
             .size = kz_load_u32(bytes), .type = (uint8_t)bytes[4], .id = kz_load_u32(bytes + 8)};
@@ -24,7 +24,8 @@ enum kz_code kz_py_header(const char bytes[WIRE_HEADER_BYTES], struct wire_heade
         return kz_fail(err, KZ_INVALID, "the worker sent a frame of version %u, expected %d",
                 (unsigned)(uint8_t)bytes[5], WIRE_VERSION);
     if (h.size > WIRE_FRAME_BYTES_MAX - WIRE_HEADER_BYTES)
-        return kz_fail(err, KZ_INVALID, "the worker sent a frame of %u bytes, over the limit", h.size);
+        return kz_fail(
+                err, KZ_INVALID, "the worker sent a frame of %u bytes, over the limit", h.size);
     *ret = h;
     return KZ_OK;
 }
@@ -151,8 +152,8 @@ static uint64_t predict_bytes(const struct kz_batch *batch)
     return total;
 }
 
-enum kz_code kz_py_put_predict(struct kz_buf *out, uint32_t id, const struct kz_batch *batch,
-        struct kz_err *err)
+enum kz_code kz_py_put_predict(
+        struct kz_buf *out, uint32_t id, const struct kz_batch *batch, struct kz_err *err)
 {
     size_t n = batch->row_count, at;
     uint64_t bytes = predict_bytes(batch);
@@ -353,8 +354,8 @@ static enum kz_code get_dicts(struct kz_cursor *c, struct wire_result *result, s
         if (kz_json_parse(text, DICT_DEPTH_MAX, &root, err) != KZ_OK)
             return kz_wrap(err, "the worker sent a dict that is not JSON");
         if (root.kind != KZ_JSON_OBJECT)
-            return kz_fail(err, KZ_INVALID, "the worker sent %s for a dict",
-                    kz_json_kind_name(root.kind));
+            return kz_fail(
+                    err, KZ_INVALID, "the worker sent %s for a dict", kz_json_kind_name(root.kind));
         result->rows[i].json = root.raw;
     }
     if (!s.ok || s.texts.left)
@@ -363,8 +364,9 @@ static enum kz_code get_dicts(struct kz_cursor *c, struct wire_result *result, s
 }
 
 /* Status and messages of the rows, behind the values. */
-static enum kz_code get_statuses(struct kz_cursor *c, bool messages, const struct kz_model_def *model,
-        enum result_kind kind, struct wire_result *result, struct kz_err *err)
+static enum kz_code get_statuses(struct kz_cursor *c, bool messages,
+        const struct kz_model_def *model, enum result_kind kind, struct wire_result *result,
+        struct kz_err *err)
 {
     const uint8_t *status = kz_cursor_take(c, result->row_count);
     struct strings s = {.ok = true};
@@ -381,9 +383,9 @@ static enum kz_code get_statuses(struct kz_cursor *c, bool messages, const struc
         if (status[i]) {
             row->state = KZ_ROW_FAILED;
             row->fail_code = status[i] == WIRE_NAN ? "nan" : "shape";
-        } else if (kind == RESULT_DICTS ? !row->json.size
-                                        : !are_usable(row->values, row->value_count,
-                                                  model->output.allow_nan)) {
+        } else if (kind == RESULT_DICTS
+                           ? !row->json.size
+                           : !are_usable(row->values, row->value_count, model->output.allow_nan)) {
             return kz_fail(err, KZ_INVALID, "the worker sent a row without a usable value");
         }
     }

@@ -33,7 +33,8 @@ static void test_predict_is_as_documented(void **state)
     const double numeric[] = {3, 0.5, 1, (double)NAN};
     const struct kz_value text[] = {
             {.type = KZ_TYPE_TEXT, .text = KZ_STR("Oita")}, {.type = KZ_TYPE_NULL}};
-    const struct kz_str users[] = {KZ_STR("ann"), KZ_STR("bo")}, events[] = {KZ_STR("e1"), KZ_STR("e2")};
+    const struct kz_str users[] = {KZ_STR("ann"), KZ_STR("bo")},
+                        events[] = {KZ_STR("e1"), KZ_STR("e2")};
     const int64_t now[] = {1700000000000, 1700000000001};
     const bool truncated[] = {true, false};
     struct kz_batch batch = {.row_count = 2,
@@ -80,8 +81,8 @@ static void test_every_cut_of_a_result_is_refused(void **state)
 
     (void)state;
     for (size_t size = 0; size < whole.size; size++)
-        assert_int_equal(kz_py_get_result(kz_str_n(whole.ptr, size), &model, 2, &result, NULL),
-                KZ_INVALID);
+        assert_int_equal(
+                kz_py_get_result(kz_str_n(whole.ptr, size), &model, 2, &result, NULL), KZ_INVALID);
     assert_int_equal(kz_py_get_result(whole, &model, 1, &result, NULL), KZ_INVALID);
     kz_py_result_done(&result);
 }
