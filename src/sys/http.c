@@ -117,6 +117,12 @@ static void on_busy(uv_idle_t *idle)
     (void)idle; /* that it is active is all */
 }
 
+void kz_http_server_park(struct kz_http_server *server, struct kz_http_link *link)
+{
+    kz_http_link_append(&server->bulk, link);
+    (void)uv_idle_start(&server->busy, on_busy); /* cannot fail, and may be repeated */
+}
+
 /* Bulk, a turn's worth: nobody with a short request waits for more than that. */
 static void serve_bulk(struct kz_http_server *server)
 {
@@ -132,8 +138,6 @@ static void serve_bulk(struct kz_http_server *server)
     }
     if (kz_http_link_empty(&server->bulk))
         (void)uv_idle_stop(&server->busy);
-    else
-        (void)uv_idle_start(&server->busy, on_busy);
 }
 
 static void close_orphans(struct kz_http_server *server)

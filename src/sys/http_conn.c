@@ -3,7 +3,7 @@
  *   OPEN --(last answer written)--> LINGERING --(client closed, or linger_timeout_ms)--> CLOSED
  *     \--(lost, cut, or nothing to linger for)------------------------------------------^
  *
- * The invariants I1 to I6 are in http_int.h.
+ * The invariants I1 to I7 are in http_int.h.
  */
 #include "sys/http_int.h"
 
@@ -41,6 +41,9 @@ static void conn_check(const struct kz_http_conn *conn)
     }
     KZ_BUG_ON(count != conn->queued);
     KZ_BUG_ON(conn->in && conn->in_at > conn->in->size);
+    KZ_BUG_ON((conn->parked_bytes > 0) == kz_http_link_empty(&conn->bulk_link));            /* I7 */
+    KZ_BUG_ON(conn->parked_bytes > 0 && (!conn->receiving || !conn->in));                   /* I7 */
+    KZ_BUG_ON(conn->parked_bytes > 0 && conn->in_at + conn->parked_bytes > conn->in->size); /* I7 */
 #else
     (void)conn;
 #endif
@@ -162,6 +165,7 @@ void kz_http_conn_lost(struct kz_http_conn *conn)
     conn->no_more = true;
     kz_http_link_remove(&conn->dirty_link);
     kz_http_link_remove(&conn->bulk_link);
+    conn->parked_bytes = 0;
     kz_http_link_remove(&conn->read_link);
     kz_http_link_remove(&conn->write_link);
     uv_close(&conn->uv.handle, on_closed);
@@ -307,7 +311,7 @@ void kz_http_conn_flush(struct kz_http_conn *conn)
         conn->paused = false;
         conn->server->read_us = uv_hrtime() / 1000;
         parse(conn);
-        if (conn->state == KZ_HTTP_OPEN && !conn->paused)
+        if (conn->state == KZ_HTTP_OPEN && !conn->paused && !conn->parked_bytes)
             start_reading(conn);
     }
     if (!conn->writing && conn->out.size == 0 && (conn->ended || (conn->no_more && !conn->first))) {
@@ -502,7 +506,8 @@ static bool parse_body(struct kz_http_conn *conn, size_t *ret_message_bytes)
 static void park(struct kz_http_conn *conn, size_t message_bytes)
 {
     conn->parked_bytes = message_bytes;
-    kz_http_link_append(&conn->server->bulk, &conn->bulk_link);
+    conn->receiving->want_continue = false; /* what would go on is here */
+    kz_http_server_park(conn->server, &conn->bulk_link);
 }
 
 /* Takes every whole request out of what has been received. */
@@ -613,7 +618,7 @@ static void on_eof(struct kz_http_conn *conn)
         kz_http_conn_lost(conn);
         return;
     }
-    if (req && !conn->parked_bytes) {
+    if (req) {
         /* Half a request: nobody can answer it. It is the queue's last (I1). */
         struct kz_http_req **at = &conn->first;
         struct kz_http_req *before = NULL;
@@ -626,21 +631,24 @@ static void on_eof(struct kz_http_conn *conn)
         conn->receiving = NULL;
         kz_http_req_put(req);
     }
-    if (!conn->parked_bytes)
-        drop_in(conn);
+    drop_in(conn);
     for (req = conn->first; req; req = req->next)
         conn->doomed |= req->state == KZ_HTTP_STREAMING;
     tell_gone(conn);
     kz_http_conn_mark_dirty(conn);
 }
 
+static void stop_reading(struct kz_http_conn *conn)
+{
+    uv_read_stop(&conn->uv.stream);
+    conn->reading = false;
+}
+
 static void discard(struct kz_http_conn *conn, size_t size)
 {
     conn->discarded_bytes += size;
-    if (conn->state == KZ_HTTP_OPEN && conn->discarded_bytes > DISCARD_MAX_BYTES) {
-        uv_read_stop(&conn->uv.stream);
-        conn->reading = false;
-    }
+    if (conn->state == KZ_HTTP_OPEN && conn->discarded_bytes > DISCARD_MAX_BYTES)
+        stop_reading(conn);
 }
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
@@ -648,9 +656,9 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     struct kz_http_conn *conn = conn_of(stream->data);
     struct kz_http_server *server = conn->server;
 
-    if (n == UV_ENOBUFS && conn->parked_bytes) {
-        uv_read_stop(stream);
-        conn->reading = false;
+    /* Its end is found again when its turn has come: whole requests may lie before it. */
+    if ((n == UV_ENOBUFS || n == UV_EOF) && conn->parked_bytes) {
+        stop_reading(conn);
         return;
     }
     if (n == UV_ENOBUFS) {
@@ -678,10 +686,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         drop_in(conn);
     }
     conn_check(conn);
-    if (conn->paused) {
-        uv_read_stop(stream);
-        conn->reading = false;
-    }
+    if (conn->paused)
+        stop_reading(conn);
     update_read_deadline(conn);
 }
 
@@ -707,7 +713,9 @@ void kz_http_conn_unpark(struct kz_http_conn *conn)
     conn->server->read_us = read_us; /* what lies behind it came with it, or before */
     parse(conn);
     conn_check(conn);
-    if (!conn->paused && !conn->parked_bytes)
+    if (conn->paused)
+        stop_reading(conn);
+    else if (!conn->parked_bytes)
         start_reading(conn);
     update_read_deadline(conn);
 }

@@ -14,7 +14,7 @@
  *  I6  A receive block is freed when neither its connection nor a request refers to it; only the
  *      connection appends, and only behind what requests may see.
  *  I7  A connection in server->bulk is parked: its `receiving` is whole and goes to the handler when
- *      its turn comes. Until then nothing more of it is parsed.
+ *      its turn comes. Until then nothing more of it is parsed or read, nor is its end.
  */
 #pragma once
 
@@ -233,6 +233,8 @@ static inline struct kz_http_req *kz_http_req_of(const struct kz_http_request *p
 void kz_http_server_conn_closed(struct kz_http_server *server);
 void kz_http_server_ticks(struct kz_http_server *server);
 void kz_http_assert_owner(struct kz_http_server *server);
+/* Queues a connection's bulk_link. From any phase of the loop: the next turn does not sleep. */
+void kz_http_server_park(struct kz_http_server *server, struct kz_http_link *link);
 
 /* http_conn.c */
 void kz_http_conn_accept(struct kz_http_server *server, struct kz_http_listener *listener);
