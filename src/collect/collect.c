@@ -1,5 +1,6 @@
 #include "collect/collect.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "collect/collect_int.h"
@@ -71,6 +72,17 @@ void kz_collect_free(struct kz_collect *collect)
 const struct kz_collect_counters *kz_collect_counters(const struct kz_collect *collect)
 {
     return &collect->counters;
+}
+
+void kz_collect_metrics(const struct kz_collect *collect, struct kz_buf *out)
+{
+#define X(name, gauge, help)                                                                       \
+    kz_buf_printf(out,                                                                             \
+            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name             \
+            " %s\nkizashi_collect_" #name " %" PRIu64 "\n",                                        \
+            (gauge) ? "gauge" : "counter", collect->counters.name);
+    KZ_COLLECT_COUNTERS(X)
+#undef X
 }
 
 static int64_t now_ms(const struct kz_collect *c)

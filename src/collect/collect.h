@@ -70,3 +70,5 @@ struct kz_collect_counters {
 #undef X
 };
 const struct kz_collect_counters *kz_collect_counters(const struct kz_collect *collect);
+/* Appends them, for /metrics. */
+void kz_collect_metrics(const struct kz_collect *collect, struct kz_buf *out);

@@ -447,7 +447,6 @@ static void backlog(struct kz_role *role, struct kz_role_backlog *ret)
 static void metrics(struct kz_role *role, struct kz_buf *out)
 {
     const struct role_collect *r = role_of(role);
-    const struct kz_collect_counters *collect = kz_collect_counters(r->collect);
 
 #define COUNTER(name, help, value)                                                                 \
     kz_buf_printf(out,                                                                             \
@@ -459,13 +458,7 @@ static void metrics(struct kz_role *role, struct kz_buf *out)
     COUNTER("publishes_failed_total", "publishings that failed: their requests were answered so",
             r->counts.failed);
 #undef COUNTER
-#define X(name, gauge, help)                                                                       \
-    kz_buf_printf(out,                                                                             \
-            "# HELP kizashi_collect_" #name " " help "\n# TYPE kizashi_collect_" #name             \
-            " %s\nkizashi_collect_" #name " %" PRIu64 "\n",                                        \
-            (gauge) ? "gauge" : "counter", collect->name);
-    KZ_COLLECT_COUNTERS(X)
-#undef X
+    kz_collect_metrics(r->collect, out);
 }
 
 static void problems(struct kz_role *role, kz_serve_say *say, void *to)

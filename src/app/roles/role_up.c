@@ -1,17 +1,15 @@
-/* app/roles/role_up.c -- `kizashi up --role`: some roles in one process, under one loop and one HTTP
- * server. */
+/* app/roles/role_up.c -- `kizashi up --role`: some roles in one process (app/host/host.h). */
 
 #include <inttypes.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "app/config/check.h"
 #include "app/commands/command.h"
+#include "app/host/host.h"
 #include "app/roles/role.h"
 #include "app/commands/version.h"
 #include "base/diag.h"
@@ -20,27 +18,21 @@
 
 enum {
     TURN_MS = 1000,
-    KEYS_EVERY_MS = 900,
-    DRAIN_MS = 5000, /* for requests and messages that were taken */
+    DRAIN_MS = KZ_HOST_DRAIN_MS, /* for messages that were taken, as for requests */
     STOP_MAX_MS = 7000,
     EXIT_MS = 9000, /* for all of it; then calls that hang are left to hang */
-    ONE_WORD_MS = 1000,
 };
 
 struct up {
-    uv_loop_t loop;
-    uv_async_t wake;
-    uv_timer_t timer;
-    uv_signal_t term, interrupt;
+    struct kz_host host;
     struct kz_config *config;
     struct kz_role_env *env;
     struct kz_auth *auth;
     struct kz_query *query, *own_query; /* the one served; where it is ours to free */
     struct kz_serve *serve;
-    struct kz_http_server *server;
-    int64_t keys_read_ms, looked_ms, stopping_ms;
+    int64_t looked_ms;
     bool takes_callers; /* collect or serve is here: keys say who may */
-    bool stopping, drained;
+    bool drained;
     char data[PATH_MAX];
 };
 
@@ -49,9 +41,7 @@ static struct kz_role *role_at(struct up *up, unsigned kind)
     return up->env ? up->env->roles[kind] : NULL;
 }
 
-/* ---- turns
- * -----------------------------------------------------------------------------------------------
- * */
+/* ---- turns ---------------------------------------------------------------------------------- */
 
 static bool all_stopped(struct up *up)
 {
@@ -66,11 +56,10 @@ static bool all_stopped(struct up *up)
     return stopped;
 }
 
-static void on_timer(uv_timer_t *timer);
-
-static void turn(struct up *up)
+static void turn(void *arg)
 {
-    int64_t wait_ms = up->stopping ? 20 : TURN_MS;
+    struct up *up = arg;
+    int64_t wait_ms = up->host.stopping ? 20 : TURN_MS;
 
     if (kz_mono_ms() - up->looked_ms > TURN_MS / 2) {
         up->looked_ms = kz_mono_ms();
@@ -84,40 +73,15 @@ static void turn(struct up *up)
         if (role && role->ops->next_ms)
             wait_ms = KZ_MIN(wait_ms, (int64_t)role->ops->next_ms(role));
     }
-    if (up->stopping &&
-            ((all_stopped(up) && up->drained) || kz_mono_ms() - up->stopping_ms > STOP_MAX_MS)) {
-        uv_stop(&up->loop);
+    if (up->host.stopping && ((all_stopped(up) && up->drained) ||
+                                     kz_mono_ms() - up->host.stopping_ms > STOP_MAX_MS)) {
+        kz_host_end(&up->host);
         return;
     }
-    uv_timer_start(&up->timer, on_timer, (uint64_t)KZ_MAX(wait_ms, (int64_t)0), 0);
+    kz_host_turn_in(&up->host, wait_ms);
 }
 
-static void on_wake(uv_async_t *async)
-{
-    turn(async->data);
-}
-
-static void on_timer(uv_timer_t *timer)
-{
-    struct up *up = timer->data;
-    struct kz_err err;
-
-    turn(up);
-    if (up->stopping || !up->takes_callers || kz_mono_ms() - up->keys_read_ms < KEYS_EVERY_MS)
-        return;
-    up->keys_read_ms = kz_mono_ms();
-    if (kz_auth_reload(up->auth, &err) != KZ_OK)
-        kz_diag_warn("could not read the keys again", "error=\"%s\"", err.message);
-}
-
-static void wake_up(void *arg)
-{
-    uv_async_send(&((struct up *)arg)->wake);
-}
-
-/* ---- HTTP
- * ------------------------------------------------------------------------------------------------
- * */
+/* ---- HTTP ----------------------------------------------------------------------------------- */
 
 /* A process of infer or process has no callers: whoever keeps it asks how it is. */
 static bool is_for_keepers(struct kz_str path)
@@ -160,11 +124,6 @@ static enum kz_code admit(
     return KZ_OK;
 }
 
-static void on_batch_end(void *arg)
-{
-    turn(arg);
-}
-
 static void metrics(void *arg, struct kz_buf *out)
 {
     kz_role_env_metrics(((struct up *)arg)->env, out);
@@ -185,12 +144,10 @@ static void problems(void *arg, kz_serve_say *say, void *to)
 
 /* ---- stopping ------------------------------------------------------------------------------- */
 
-static void on_drained(void *arg, size_t unanswered)
+static void drained(void *arg)
 {
     struct up *up = arg;
 
-    if (unanswered)
-        kz_diag_warn("stopped before all was answered", "requests=%zu", unanswered);
     up->drained = true;
     turn(up);
 }
@@ -214,29 +171,17 @@ static void begin_watch(void)
         pthread_detach(watch);
 }
 
-static void on_signal(uv_signal_t *signal, int number)
+static void stop(void *arg)
 {
-    struct up *up = signal->data;
+    struct up *up = arg;
 
-    if (up->stopping && kz_mono_ms() - up->stopping_ms < ONE_WORD_MS)
-        return;
-    if (up->stopping) {
-        kz_diag_warn("stopping at once", "signal=%d", number);
-        _exit(KZ_EXIT_FAILED);
-    }
-    up->stopping = true;
-    up->stopping_ms = kz_mono_ms();
     begin_watch();
-    kz_diag_info("stopping: nothing new is taken, what is held is finished", "signal=%d", number);
     for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
         struct kz_role *role = role_at(up, kind);
 
         if (role && role->ops->stop)
-            role->ops->stop(role, up->stopping_ms + DRAIN_MS);
+            role->ops->stop(role, up->host.stopping_ms + DRAIN_MS);
     }
-    kz_serve_drain(up->serve);
-    kz_http_server_stop(up->server, DRAIN_MS, on_drained, up);
-    turn(up);
 }
 
 /* Roles first: whoever waits for an answer gets it. */
@@ -253,21 +198,14 @@ static void close_all(struct up *up)
         if (role)
             role->ops->close(role);
     }
-    if (up->server)
-        kz_http_server_free(up->server);
-    kz_auth_close(up->auth);
     if (up->env && up->env->abandoned) {
         kz_diag_warn("stopped with calls under way: what was held comes again elsewhere",
-                "ms=%" PRId64, kz_mono_ms() - up->stopping_ms);
+                "ms=%" PRId64, kz_mono_ms() - up->host.stopping_ms);
         _exit(KZ_EXIT_DONE);
     }
     kz_role_env_close(up->env);
-    uv_close((uv_handle_t *)&up->wake, NULL);
-    uv_close((uv_handle_t *)&up->timer, NULL);
-    uv_close((uv_handle_t *)&up->term, NULL);
-    uv_close((uv_handle_t *)&up->interrupt, NULL);
-    uv_run(&up->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&up->loop);
+    kz_host_done(&up->host);
+    kz_auth_close(up->auth);
     kz_config_free(up->config);
 }
 
@@ -288,10 +226,10 @@ static enum kz_code open_env(struct up *up, const struct kz_args *args, struct k
         return kz_fail(err, KZ_CONFIG, "--clock has to be wall or event, not \"%s\"", clock);
     KZ_TRY(kz_roles_parse(kz_args_get(args, "role"), &options.kinds, err));
     KZ_TRY(kz_role_env_open(&options, &up->env, err));
-    up->env->loop = &up->loop;
+    up->env->loop = &up->host.loop;
     up->env->data_dir = up->data;
-    up->env->wake = wake_up;
-    up->env->wake_arg = up;
+    up->env->wake = kz_host_wake;
+    up->env->wake_arg = &up->host;
     up->takes_callers = options.kinds & (1u << KZ_ROLE_COLLECT | 1u << KZ_ROLE_SERVE);
     return KZ_OK;
 }
@@ -301,7 +239,10 @@ static enum kz_code open_auth(struct up *up, const char *address, struct kz_err 
 {
     KZ_TRY(kz_auth_open(kz_fs_posix(), up->data, &up->auth, err));
     up->env->auth = up->auth;
-    return up->takes_callers ? kz_auth_listen(up->auth, address, err) : KZ_OK;
+    if (!up->takes_callers)
+        return KZ_OK;
+    up->host.keys = up->auth;
+    return kz_auth_listen(up->auth, address, err);
 }
 
 static enum kz_code open_roles(struct up *up, struct kz_err *err)
@@ -325,9 +266,6 @@ static enum kz_code open_roles(struct up *up, struct kz_err *err)
 
 static enum kz_code listen_on(struct up *up, const char *address, struct kz_err *err)
 {
-    struct kz_http_options limits = kz_http_options_default();
-    struct kz_http_handler handler = {
-            .handle = handle, .admit = admit, .on_batch_end = on_batch_end, .arg = up};
     struct kz_serve_options options = kz_serve_options_default();
     struct kz_role *serve = role_at(up, KZ_ROLE_SERVE);
 
@@ -335,7 +273,7 @@ static enum kz_code listen_on(struct up *up, const char *address, struct kz_err 
         up->query = serve->ops->query(serve);
     else
         up->query = up->own_query = kz_role_query_new(up->env);
-    options.loop = &up->loop;
+    options.loop = &up->host.loop;
     options.version = KZ_VERSION;
     options.build = KZ_BUILD;
     options.more_metrics = metrics;
@@ -343,9 +281,7 @@ static enum kz_code listen_on(struct up *up, const char *address, struct kz_err 
     options.is_role = true;
     options.arg = up;
     up->serve = kz_serve_new(up->query, up->takes_callers ? up->auth : NULL, &options);
-    up->server = kz_http_server_new(&up->loop, &limits, &handler);
-    kz_serve_watch(up->serve, up->server);
-    return kz_http_server_listen(up->server, address, err);
+    return kz_host_listen(&up->host, up->serve, address, err);
 }
 
 static enum kz_code start(struct up *up, const struct kz_args *args, struct kz_err *err)
@@ -362,61 +298,24 @@ static enum kz_code start(struct up *up, const struct kz_args *args, struct kz_e
     return listen_on(up, address, err);
 }
 
-/* Each connection is a descriptor. */
-static void raise_limits(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
-static void announce(struct up *up, const struct kz_args *args)
-{
-    const char *address = kz_args_get(args, "listen"), *colon = strrchr(address, ':');
-
-    if (strncmp(address, "unix:", 5) == 0)
-        printf("%s is up: %s (%s)\n", up->env->project->name, address, kz_args_get(args, "role"));
-    else
-        printf("%s is up: http://%.*s:%u (%s)\n", up->env->project->name,
-                (int)(colon ? colon - address : 0), address, kz_http_server_port(up->server),
-                kz_args_get(args, "role"));
-    fflush(stdout);
-}
-
-static void start_loop(struct up *up)
-{
-    uv_loop_init(&up->loop);
-    uv_async_init(&up->loop, &up->wake, on_wake);
-    uv_timer_init(&up->loop, &up->timer);
-    uv_signal_init(&up->loop, &up->term);
-    uv_signal_init(&up->loop, &up->interrupt);
-    up->wake.data = up->timer.data = up->term.data = up->interrupt.data = up;
-}
-
 int kz_role_up(const struct kz_args *args)
 {
+    static const struct kz_host_ops ops = {
+            .handle = handle, .admit = admit, .turn = turn, .stop = stop, .drained = drained};
     struct up up = {0};
     struct kz_err err;
     enum kz_code rc;
 
-    kz_diag_set(kz_args_flag(args, "verbose") ? KZ_DIAG_DEBUG : KZ_DIAG_INFO,
-            strcmp(kz_args_get(args, "log"), "json") == 0);
-    raise_limits();
-    start_loop(&up);
+    kz_host_init(&up.host, &ops, &up);
     rc = start(&up, args, &err);
     if (rc == KZ_OK) {
-        uv_signal_start(&up.term, on_signal, SIGTERM);
-        uv_signal_start(&up.interrupt, on_signal, SIGINT);
-        announce(&up, args);
-        turn(&up);
-        uv_run(&up.loop, UV_RUN_DEFAULT);
+        kz_host_announce(&up.host, up.env->project->name, kz_args_get(args, "listen"),
+                kz_args_get(args, "role"));
+        kz_host_run(&up.host);
     }
     close_all(&up);
     if (rc != KZ_OK)
         return kz_command_fail(&err);
-    kz_diag_info("stopped", "ms=%" PRId64, kz_mono_ms() - up.stopping_ms);
+    kz_diag_info("stopped", "ms=%" PRId64, kz_mono_ms() - up.host.stopping_ms);
     return KZ_EXIT_DONE;
 }
