@@ -10,17 +10,20 @@
 
 enum kz_intake_state { KZ_INTAKE_ACCEPTED, KZ_INTAKE_DUPLICATE, KZ_INTAKE_REJECTED };
 
-enum { KZ_EVENT_ID_MADE_SIZE = 26 };
+enum { KZ_EVENT_ID_MADE_SIZE = 26, KZ_AWAITED_MAX = 64 };
 
 /* One event of a submission. REJECTED before submitting (shape found it wrong): code, message and
  * payload are kept as a dead letter. The pipeline may reject as well. */
 struct kz_intake_item {
     struct kz_event event;
     enum kz_intake_state state;
-    const char *code;                    /* rejected: short and stable */
-    struct kz_str message;               /* rejected: for the sender */
-    struct kz_str payload;               /* rejected: what came in */
-    uint64_t seq;                        /* accepted: its place */
+    const char *code;      /* rejected: short and stable */
+    struct kz_str message; /* rejected: for the sender */
+    struct kz_str payload; /* rejected: what came in */
+    struct kz_str awaited; /* over a bus: as whose word somebody waits to hear what the
+                                          * event asked (KZ_AWAITED_MAX); empty: nobody does */
+    bool again;            /* over a bus: it came before, and may have been taken then */
+    uint64_t seq;          /* accepted: its place */
     char made_id[KZ_EVENT_ID_MADE_SIZE]; /* where the client sent no event_id */
     struct kz_value columns[KZ_COLUMNS_MAX];
 };

@@ -66,6 +66,7 @@ void kz_message_put_item(const struct kz_intake_item *item, struct kz_buf *buf)
         put_rejected(item, &out);
     else
         put_event(&item->event, &out);
+    put_text(&out, "awaited", item->awaited);
     kz_json_out_kv_i64(&out, "received_at", item->event.received_at_ms);
     kz_json_out_object_end(&out);
     kz_buf_char(buf, '\n');

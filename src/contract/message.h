@@ -8,7 +8,8 @@
  *
  * `ts` is the client's clock, corrected; "anonymous_id" where it was sent; "identity" ("identify"
  * or "alias") where the event asks for a link; "made":true where the event_id is ours;
- * "action":true of what an action did. A payload that was refused goes the same way, to become a
+ * "action":true of what an action did; "awaited":"..." where a client of collect waits (?wait=): with
+ * these words process says which models it did not ask (app/roles/news.h). A payload that was refused goes the same way, to become a
  * dead letter: {"rejected":"bad_name","message":"...","payload":"...","received_at":...} with the
  * ids it had. kz_shape_collected() (contract/shape.h) reads it. Without the attribute a message is
  * a foreign publisher's: what POST /v1/events takes.

@@ -13,6 +13,7 @@ enum {
     F_IDENTITY,
     F_MADE,
     F_ACTION,
+    F_AWAITED,
     F_REJECTED,
     F_MESSAGE,
     F_PAYLOAD,
@@ -30,6 +31,7 @@ static const struct field fields[F_COUNT] = {
         [F_IDENTITY] = FIELD("identity"),
         [F_MADE] = FIELD("made"),
         [F_ACTION] = FIELD("action"),
+        [F_AWAITED] = FIELD("awaited"),
         [F_REJECTED] = FIELD("rejected"),
         [F_MESSAGE] = FIELD("message"),
         [F_PAYLOAD] = FIELD("payload"),
@@ -135,6 +137,7 @@ static enum kz_code take_item(struct shaping *s, struct kz_intake_item *item,
     KZ_TRY(take_text(s, values, F_USER_ID, KZ_ID_SIZE_MAX, &event->user_id, err));
     KZ_TRY(take_text(s, values, F_ANONYMOUS_ID, KZ_ID_SIZE_MAX, &event->anonymous_id, err));
     KZ_TRY(take_ms(values, F_RECEIVED_AT, &event->received_at_ms, err));
+    KZ_TRY(take_text(s, values, F_AWAITED, KZ_AWAITED_MAX, &item->awaited, err));
     if (!event->received_at_ms)
         return wrong(F_RECEIVED_AT, values[F_RECEIVED_AT], err);
     if (values[F_REJECTED].kind != KZ_JSON_NONE)

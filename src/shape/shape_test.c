@@ -677,6 +677,7 @@ static void same_item(const struct kz_intake_item *a, const struct kz_intake_ite
     assert_true(kz_str_eq(a->event.user_id, b->event.user_id));
     assert_true(kz_str_eq(a->event.anonymous_id, b->event.anonymous_id));
     assert_true(kz_str_eq(a->event.name, b->event.name));
+    assert_true(kz_str_eq(a->awaited, b->awaited));
     assert_true(kz_str_eq(a->event.props, b->event.props));
     assert_true(a->event.client_ts_ms == b->event.client_ts_ms);
     assert_true(a->event.received_at_ms == b->event.received_at_ms);
@@ -712,6 +713,8 @@ static void what_collect_made_comes_out_the_same(void **state)
         rig->shaped.items[i]->event.received_at_ms = NOW + (int64_t)i;
         if (i == 2)
             rig->shaped.items[i]->event.flags |= KZ_EVENT_ID_MADE | KZ_EVENT_ACTION;
+        if (i == 1)
+            rig->shaped.items[i]->awaited = KZ_STR("5f00-7-1");
         kz_message_put_item(rig->shaped.items[i], &message);
     }
     input.text = kz_buf_view(&message);

@@ -6,6 +6,7 @@ import http.server
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -49,10 +50,55 @@ def test_a_prediction_is_waited_for_and_read(start):
     assert server.stop(10) == 0
 
 
-def test_what_was_not_triggered_times_out(start):
+WAITS = """
+project: testshop
+triggers:
+  viewing: {when: name = 'view'}
+  calm: {when: "name IN ('calm', 'both')", debounce: 60s}
+  late: {when: "name IN ('late', 'both')", delay: 60s}
+  often: {count: {of: "name = 'often'", within: 1h, reaches: 3}}
+models:
+  counter: {trigger: viewing, path: models/counter, features: features/counter.sql, valid_for: 1h}
+  calm: {trigger: calm, path: models/counter, features: features/counter.sql, valid_for: 1h}
+  late: {trigger: late, path: models/counter, features: features/counter.sql, valid_for: 1h}
+  often: {trigger: often, path: models/counter, features: features/counter.sql, valid_for: 1h}
+"""
+
+
+def test_what_an_event_did_not_ask_is_told_at_once_with_the_reason(start):
+    server = start(args=ROLES, yaml=WAITS, sql="SELECT count(*) AS views FROM events\n")
+
+    def told(*names, models="counter,calm,late,often", first=1):
+        events = [{"event_id": f"{name}{number}", "user_id": "u1", "name": name}
+                  for number, name in enumerate(names, first)]
+        began = time.monotonic()
+        answer = server.send(*events, query=f"?wait={models}&timeout_ms=10000")
+        assert time.monotonic() - began < 5 * harness.SLOW, answer
+        reasons = {pending["model"]: pending["reason"] for pending in answer["pending"]}
+        return reasons, [prediction["model"] for prediction in answer["predictions"]]
+
+    nothing = {model: "not_triggered" for model in ("counter", "calm", "late", "often")}
+    assert told("login") == (nothing, [])
+    assert told("late") == (nothing | {"late": "delayed"}, [])
+    assert told("often") == (nothing, [])  # counted, and not there yet
+    others = {model: "not_triggered" for model in ("calm", "late", "often")}
+    assert told("view") == (others, ["counter"])
+    assert told("view", first=1) == (nothing, [])  # it was there before: nobody was asked now
+    # The first of a debounced rule is asked at once, those within the window later.
+    assert told("calm", models="calm,late", first=1) == ({"late": "not_triggered"}, ["calm"])
+    assert told("both", models="calm,late") == ({"calm": "debounced", "late": "delayed"}, [])
+    # Of several events one that asks is enough, and one that asks later says more than one that does not.
+    assert told("login", "view", "late", models="counter,late", first=20) == ({"late": "delayed"}, ["counter"])
+    assert told("login", "login", "login", models="counter", first=30) == ({"counter": "not_triggered"}, [])
+
+
+def test_who_waits_for_an_event_that_is_refused_is_told_of_the_others(start):
     server = start(args=ROLES)
-    answer = server.send({"user_id": "u1", "name": "login"}, query="?wait=counter&timeout_ms=300")
-    assert answer["predictions"] == [] and answer["pending"] == [{"model": "counter", "reason": "timeout"}]
+    began = time.monotonic()
+    answer = server.send({"user_id": "u1"}, {"user_id": "u1", "name": "login"}, query="?wait=counter&timeout_ms=10000")
+    assert [rejected["code"] for rejected in answer["rejected"]] == ["missing_name"] and answer["accepted"] == 1
+    assert answer["pending"] == [{"model": "counter", "reason": "not_triggered"}]
+    assert time.monotonic() - began < 5 * harness.SLOW
 
 
 def test_a_coupon_is_decided_once_shown_and_acknowledged(start):

@@ -1,5 +1,5 @@
-/* Any bytes as what infer and serve read of each other: the state of a user's row, and news. Sizes and checksums
- * are made to fit, or nothing behind them would ever be looked at. The first byte says which it is. */
+/* Any bytes as what infer and serve read of each other: the state of a user's row, and news (and what process
+ * says of what was not asked). Sizes and checksums are made to fit, or nothing behind them would ever be looked at. The first byte says which it is. */
 #include <stdlib.h>
 
 #include "app/roles/news.h"
@@ -73,6 +73,22 @@ static void take_news(struct kz_str bytes)
     kz_buf_done(&out);
 }
 
+/* What is read is written and read again: the same. */
+static void take_unasked(struct kz_str text)
+{
+    static struct kz_model_def models[] = {{.name = "counter"}, {.name = "churn"}};
+    static const struct kz_project project = {.name = "fuzz", .models = models, .model_count = 2};
+    const char *reasons[2], *again[2];
+    struct kz_buf out = {0};
+
+    if (kz_unasked_read(text, &project, reasons, NULL) == KZ_OK &&
+            kz_unasked_put(&project, reasons, &out)) {
+        KZ_BUG_ON(kz_unasked_read(kz_buf_view(&out), &project, again, NULL) != KZ_OK);
+        KZ_BUG_ON(again[0] != reasons[0] || again[1] != reasons[1]);
+    }
+    kz_buf_done(&out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *copy;
@@ -81,6 +97,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     copy = kz_malloc(size);
     memcpy(copy, data + 1, size - 1);
+    if (data[0] == 'u') {
+        take_unasked(kz_str_n(copy, size - 1));
+        free(copy);
+        return 0;
+    }
     fit(copy, size - 1);
     if (data[0] & 1)
         take_news(kz_str_n(copy, size - 1));

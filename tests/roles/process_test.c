@@ -475,6 +475,61 @@ static void a_state_names_the_ids_that_were_merged_into_it(void **state)
     store->ops->close(store);
 }
 
+/* What an event that somebody waits for has not asked: "purchase reason, leave reason"; "": nothing is said. */
+static const char *unasked(struct kz_process *process, struct rig_event e, const char *awaited,
+        bool again, char out[100])
+{
+    struct kz_intake_item *item = rig_item(&e);
+    struct kz_process_outcome outcome = {0};
+
+    item->awaited = kz_str(awaited);
+    item->again = again;
+    assert_int_equal(kz_process_events(process, &item, 1, &outcome, NULL), KZ_OK);
+    out[0] = '\0';
+    if (outcome.unasked_count) {
+        const struct kz_process_unasked *one = outcome.unasked;
+
+        assert_int_equal(outcome.unasked_count, 1);
+        assert_true(kz_str_is(one->awaited, awaited));
+        snprintf(out, 100, "%s, %s", one->reasons[0] ? one->reasons[0] : "asked",
+                one->reasons[1] ? one->reasons[1] : "asked");
+    }
+    free(item);
+    return out;
+}
+
+static void who_waits_is_told_what_was_not_asked(void **state)
+{
+    struct kz_store *store = kz_memory_store_new();
+    struct kz_process *process = open_process(store);
+    struct rig_event view = {
+            .user_id = "ada", .event_id = "v1", .name = "view", .price = 30, .ts_ms = T0};
+    struct rig_event noise = {.user_id = "ada", .event_id = "n1", .name = "noise", .ts_ms = T0};
+    struct rig_event cart = {
+            .user_id = "ada", .event_id = "c1", .name = "cart", .price = 5, .ts_ms = T0 + 2000};
+    char text[100];
+
+    (void)state;
+    assert_string_equal(unasked(process, noise, "w", false, text), "not_triggered, not_triggered");
+    assert_string_equal(unasked(process, view, "w", false, text), "asked, not_triggered");
+    /* From a client it was not asked now; what the bus brings again may have asked then. */
+    assert_string_equal(unasked(process, view, "w", false, text), "not_triggered, not_triggered");
+    assert_string_equal(unasked(process, view, "w", true, text), "");
+    view = (struct rig_event){
+            .user_id = "ada", .event_id = "v2", .name = "view", .price = 30, .ts_ms = T0 + 1000};
+    assert_string_equal(unasked(process, view, "w", true, text), "debounced, not_triggered");
+    assert_string_equal(unasked(process, cart, "w", false, text), "delayed, delayed");
+    /* The third view asks `leave`; and nothing is said where nobody waits. */
+    view.ts_ms += 2000;
+    snprintf(view.event_id, sizeof(view.event_id), "v3");
+    assert_string_equal(unasked(process, view, "", false, text), "");
+    view.ts_ms += MINUTE;
+    snprintf(view.event_id, sizeof(view.event_id), "v4");
+    assert_string_equal(unasked(process, view, "w", false, text), "asked, not_triggered");
+    kz_process_close(process);
+    store->ops->close(store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -484,6 +539,7 @@ int main(void)
             cmocka_unit_test(two_replicas_that_do_the_same_work_do_it_once),
             cmocka_unit_test(what_comes_again_of_who_was_erased_stays_away),
             cmocka_unit_test(a_state_names_the_ids_that_were_merged_into_it),
+            cmocka_unit_test(who_waits_is_told_what_was_not_asked),
     };
 
     kz_diag_set(KZ_DIAG_ERROR, false);

@@ -150,6 +150,29 @@ void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submissio
     submission->wait_open = 0;
 }
 
+void kz_pl_unasked(
+        struct kz_pipeline *p, struct kz_submission *submission, const char **ret_reasons)
+{
+    size_t count = p->project->model_count;
+
+    for (size_t m = 0; m < count; m++)
+        ret_reasons[m] = "not_triggered";
+    for (size_t i = submission->pending_count; i-- > 0;) /* the first word counts */
+        ret_reasons[submission->pending[i].model] = submission->pending[i].reason;
+    for (size_t b = 0; b < WAITER_BUCKETS && submission->wait_open; b++)
+        for (struct waiter *w = p->waiters[b]; w; w = w->next)
+            if (w->submission == submission)
+                ret_reasons[w->model] = NULL;
+    /* A model behind one that was asked may be asked yet, and so on. */
+    for (size_t i = 0; i < count; i++)
+        for (size_t m = 0; m < count; m++)
+            if (p->models[m].after < count && !ret_reasons[p->models[m].after])
+                ret_reasons[m] = NULL;
+    kz_pl_forget_waiters(p, submission);
+    free(kz_take(&submission->pending));
+    submission->pending_count = 0;
+}
+
 /* Waits no longer for what a submission has not got. Where it is not durable yet, its own release
  * finishes it. */
 static void give_up_waiting(struct kz_pipeline *p, struct kz_submission *s, const char *reason)

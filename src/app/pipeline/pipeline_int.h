@@ -300,6 +300,10 @@ void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule);
 void kz_pl_waiters_timeout(struct kz_pipeline *p);
 void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due);
 void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submission);
+/* Where the answer is given elsewhere: of each model why the events of p->current did not ask it, as of
+ * struct kz_wait_pending; NULL: it was asked. Nothing is waited for here any more. */
+void kz_pl_unasked(
+        struct kz_pipeline *p, struct kz_submission *submission, const char **ret_reasons);
 
 /* pipeline_act.c */
 /* Tries the actions that speak of `model` on a new prediction. */

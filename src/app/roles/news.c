@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "codec/crc32c.h"
+#include "codec/json.h"
 #include "codec/json_out.h"
 #include "contract/message.h"
 
@@ -81,6 +82,47 @@ enum kz_code kz_news_decode(struct kz_str bytes, struct kz_buf *hold,
         return kz_fail(err, KZ_CORRUPT, "a piece of news holds a %s", kz_record_name(record->type));
     KZ_TRY(kz_record_check(record, err));
     *ret_record = record;
+    return KZ_OK;
+}
+
+/* ---- what was not asked ------------------------------------------------------------------------- */
+
+bool kz_unasked_put(
+        const struct kz_project *project, const char *const *reasons, struct kz_buf *buf)
+{
+    struct kz_json_out out = kz_json_out(buf);
+    bool some = false;
+
+    for (size_t m = 0; m < project->model_count; m++)
+        some = some || reasons[m];
+    if (!some)
+        return false;
+    kz_json_out_object(&out);
+    for (size_t m = 0; m < project->model_count; m++)
+        if (reasons[m])
+            kz_json_out_kv_cstr(&out, project->models[m].name, reasons[m]);
+    kz_json_out_object_end(&out);
+    return true;
+}
+
+enum kz_code kz_unasked_read(struct kz_str text, const struct kz_project *project,
+        const char **ret_reasons, struct kz_err *err)
+{
+    static const char *const reasons[] = {"not_triggered", "debounced", "delayed"};
+    struct kz_json_value root, name, reason;
+    struct kz_json_walk walk;
+
+    KZ_TRY(kz_json_parse(text, 1, &root, err));
+    if (root.kind != KZ_JSON_OBJECT)
+        return kz_fail(err, KZ_INVALID, "what was not asked is %s", kz_json_kind_name(root.kind));
+    memset(ret_reasons, 0, project->model_count * sizeof(*ret_reasons));
+    walk = kz_json_walk(root);
+    while (kz_json_walk_member(&walk, &name, &reason))
+        for (size_t m = 0; m < project->model_count; m++)
+            for (size_t i = 0;
+                    kz_json_is(name, project->models[m].name) && i < KZ_ARRAY_COUNT(reasons); i++)
+                if (kz_json_is(reason, reasons[i]))
+                    ret_reasons[m] = reasons[i];
     return KZ_OK;
 }
 

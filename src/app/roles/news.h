@@ -3,7 +3,9 @@
  *
  * NEWS, to every `serve` (and whoever waits for predictions): a RESULT or DECISION record, binary.
  * Attribute kind=prediction | end | action | webhook: so the shared subscription "deliver" has only
- * what is to be posted.
+ * what is to be posted. From process, where a client of collect waits for predictions (?wait=):
+ * kind=unasked, attribute awaited as it came with the event, and of each model that the event did not
+ * ask, why: {"counter":"not_triggered","churn":"debounced"}.
  *
  * ACTIONS, to others, of `deliver: pubsub`: the JSON object that a webhook gets in its body; attributes
  * action, project and the decision's key (`idempotency-key`). At least once under that key.
@@ -18,6 +20,7 @@
 #include "contract/project.h"
 
 #define KZ_ATTRIBUTE_KIND "kind"                       /* of NEWS */
+#define KZ_ATTRIBUTE_AWAITED "awaited"                 /* of NEWS: kind=unasked */
 #define KZ_ATTRIBUTE_ACTION "action"                   /* of ACTIONS */
 #define KZ_ATTRIBUTE_IDEMPOTENCY_KEY "idempotency-key" /* of ACTIONS */
 #define KZ_ATTRIBUTE_PROJECT "project"                 /* of ACTIONS */
@@ -30,6 +33,15 @@ void kz_news_encode(const struct kz_record *record, struct kz_buf *out);
 /* The record lies in `hold` (cleared first). RESULT or DECISION, checked. */
 KZ_MUST_USE enum kz_code kz_news_decode(struct kz_str bytes, struct kz_buf *hold,
         const struct kz_record **ret_record, struct kz_err *err);
+
+#define KZ_NEWS_UNASKED "unasked"
+/* `reasons`: of each model of the project; NULL: it was asked. false, and nothing put: all were. */
+bool kz_unasked_put(
+        const struct kz_project *project, const char *const *reasons, struct kz_buf *out);
+/* Fills `ret_reasons` [model_count] with reasons as of struct kz_wait_pending, NULL where none is given;
+ * models that are not known here are passed over. */
+KZ_MUST_USE enum kz_code kz_unasked_read(struct kz_str text, const struct kz_project *project,
+        const char **ret_reasons, struct kz_err *err);
 
 /* What is delivered: the body of a webhook, the data of an ACTIONS message. `record` is a DECISION. */
 void kz_delivery_json(const struct kz_record *record, struct kz_buf *out);

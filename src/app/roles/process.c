@@ -180,6 +180,28 @@ static enum kz_code fire_due_of(
     return KZ_OK;
 }
 
+/* As kz_pl_event(), with word of what was not asked where somebody waits for it. An event that was
+ * taken before, and comes again only because that was not known on the bus, may have asked then: nothing
+ * is said of it. */
+static enum kz_code put_event(struct kz_process *p, struct kz_intake_item *item, struct kz_err *err)
+{
+    size_t count = p->parts->project->model_count;
+    struct kz_submission waiting = {.wait_models = p->all_models};
+    struct kz_process_unasked unasked = {.awaited = item->awaited};
+    enum kz_code rc;
+
+    if (!item->awaited.size || p->silent)
+        return kz_pl_event(p->parts, item, !p->silent, err);
+    unasked.reasons = kz_arena_must(&p->staging.arena, (count + 1) * sizeof(*unasked.reasons));
+    p->parts->current = &waiting;
+    rc = kz_pl_event(p->parts, item, true, err);
+    p->parts->current = NULL;
+    kz_pl_unasked(p->parts, &waiting, unasked.reasons);
+    if (rc == KZ_OK && !(item->again && item->state == KZ_INTAKE_DUPLICATE))
+        kz_buf_put(&p->unasked, &unasked, sizeof(unasked));
+    return rc;
+}
+
 static enum kz_code take_event(struct kz_process *p, const struct input *input, struct kz_err *err)
 {
     struct kz_intake_item *item = input->item;
@@ -196,7 +218,7 @@ static enum kz_code take_event(struct kz_process *p, const struct input *input, 
     set_now(p, now_ms, place.index);
     p->staging.seen = &p->ids[input->id].seen;
     p->staging.journal.seq_next = kz_staging_next(&p->staging, place.owner);
-    KZ_TRY(what_failed(p, kz_pl_event(p->parts, item, !p->silent, err), err));
+    KZ_TRY(what_failed(p, put_event(p, item, err), err));
     /* A client's clock that is behind may have armed what is due already. */
     return fire_due(p, kz_views_resolve(p->parts->views, key).index, now_ms, err);
 }
@@ -254,6 +276,7 @@ static enum kz_code read_all(
     kz_views_set_part(views);
     kz_pl_parts_reset(p->parts, views, 0);
     kz_staging_reset(&p->staging);
+    kz_buf_clear(&p->unasked);
     want_users(p, w);
     KZ_TRY(kz_users_load(&p->users, p->store, txn, views, err));
     KZ_TRY(kz_users_stones(&p->users, p->parts, p->store, err));
@@ -297,6 +320,8 @@ static enum kz_code run(struct kz_process *p, const struct work *w,
         *ret_outcome = (struct kz_process_outcome){
                 .requests = (const void *)p->put.requests.data,
                 .request_count = p->put.requests.size / sizeof(struct kz_store_request),
+                .unasked = (const void *)p->unasked.data,
+                .unasked_count = p->unasked.size / sizeof(struct kz_process_unasked),
         };
     return rc;
 }
@@ -343,6 +368,8 @@ enum kz_code kz_process_open(const struct kz_process_options *options,
                 "hold it");
     KZ_TRY(kz_pl_parts_open(&parts, &p->staging.journal, &p->staging.reader, &p->parts, err));
     p->staging.parts = p->parts;
+    p->all_models = kz_malloc(options->project->model_count + 1);
+    memset(p->all_models, true, options->project->model_count + 1);
     *ret_process = kz_take(&p);
     return KZ_OK;
 }
@@ -357,6 +384,8 @@ void kz_process_close(struct kz_process *process)
     kz_users_done(&process->users);
     kz_arena_done(&process->arena);
     kz_buf_done(&process->inputs);
+    kz_buf_done(&process->unasked);
+    free(process->all_models);
     kz_process_put_done(process);
     process->magic = 0;
     free(process);

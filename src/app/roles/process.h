@@ -36,11 +36,20 @@ KZ_MUST_USE enum kz_code kz_process_open(const struct kz_process_options *option
 void kz_process_close(struct kz_process *process);
 KZ_DEFINE_FREEP(struct kz_process, kz_process_close)
 
+/* An event that somebody waits for: of each model of the project why the event did not ask it; NULL:
+ * it did, or did when it came before. */
+struct kz_process_unasked {
+    struct kz_str awaited;
+    const char **reasons;
+};
+
 /* Requests that were committed, to be published and then taken out of the outbox. Good until the
  * next call. */
 struct kz_process_outcome {
     const struct kz_store_request *requests;
     size_t request_count;
+    const struct kz_process_unasked *unasked; /* [unasked_count] */
+    size_t unasked_count;
 };
 
 /* Takes events in their order (received_at set; state, seq and session are set here; rejected ones

@@ -118,9 +118,11 @@ struct kz_process {
     bool *there;
     struct kz_store_id *asked;
 
-    struct kz_buf before; /* struct kz_store_timer, armed when read: `timers` of struct loaded */
-    struct kz_buf after;  /* the same of one user, now */
-    struct kz_buf extra;  /* owners that an attempt turned out to need */
+    struct kz_buf before;  /* struct kz_store_timer, armed when read: `timers` of struct loaded */
+    struct kz_buf after;   /* the same of one user, now */
+    struct kz_buf unasked; /* struct kz_process_unasked, of this attempt */
+    bool *all_models;      /* [model_count], all true: what is said of an event that is awaited */
+    struct kz_buf extra;   /* owners that an attempt turned out to need */
     struct kz_buf state;
     struct { /* what is to be committed: arrays of what struct kz_store_commit points to */
         struct kz_buf users, ids, records, letters, timers, fired, requests;

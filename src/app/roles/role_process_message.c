@@ -89,6 +89,7 @@ enum kz_code kz_process_read_message(
     for (size_t i = 0; i < shaped.item_count; i++) {
         if (!collected)
             complete(w, delivery, shaped.items[i], i);
+        shaped.items[i]->again = delivery->attempt > 1;
         add_item(w, shaped.items[i]);
     }
     return KZ_OK;

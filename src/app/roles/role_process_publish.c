@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "app/roles/news.h"
 #include "app/roles/role_process_int.h"
 #include "base/diag.h"
 #include "contract/message.h"
@@ -111,9 +112,38 @@ static void publish_some(struct role_process *r, const struct kz_store_request *
     kz_arena_done(&out.arena);
 }
 
+/* News that are lost leave somebody waiting until a time-out, no more: nobody answers for them. */
+static void publish_unasked(struct role_process *r, const struct kz_process_outcome *outcome)
+{
+    struct kz_bus *bus = r->env->bus;
+    struct kz_attribute attributes[] = {
+            {KZ_STR(KZ_ATTRIBUTE_KIND), KZ_STR(KZ_NEWS_UNASKED)},
+            {KZ_STR(KZ_ATTRIBUTE_AWAITED), KZ_STR_NULL},
+    };
+    struct kz_buf text = {0};
+    struct kz_err err;
+
+    for (size_t i = 0; i < outcome->unasked_count; i++) {
+        struct kz_bus_message message = {
+                .attributes = attributes, .attribute_count = KZ_ARRAY_COUNT(attributes)};
+
+        kz_buf_clear(&text);
+        if (!kz_unasked_put(r->env->project, outcome->unasked[i].reasons, &text))
+            continue;
+        attributes[1].value = outcome->unasked[i].awaited;
+        message.data = kz_buf_view(&text);
+        if (bus->ops->publish(bus, KZ_TOPIC_NEWS, &message, 1, NULL, NULL, &err) != KZ_OK)
+            break; /* it has too much to do */
+    }
+    kz_buf_done(&text);
+}
+
 void kz_process_publish(
         struct role_process *r, const struct kz_process_outcome *outcome, struct held *messages)
 {
+    publish_unasked(r, outcome);
+    if (outcome->unasked_count && !outcome->request_count)
+        r->env->bus->ops->flush(r->env->bus);
     if (!outcome->request_count) {
         kz_role_process_release(r, messages, true);
         return;

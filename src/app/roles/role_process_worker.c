@@ -65,9 +65,12 @@ static bool take_items(
     enum kz_code rc;
 
     while ((rc = kz_process_events(w->engine, items, count, &outcome, &err)) != KZ_OK &&
-            !kz_process_is_poison(rc))
+            !kz_process_is_poison(rc)) {
+        for (size_t i = 0; i < count; i++)
+            items[i]->again = true; /* perhaps it was committed, and only the answer lost */
         if (!wait_again(r, rc, &err))
             return false;
+    }
     if (rc == KZ_OK) {
         kz_process_worker_count(w);
         kz_process_publish(r, &outcome, messages);

@@ -9,6 +9,7 @@
 #include "app/roles/news.h"
 #include "base/diag.h"
 #include "base/hash.h"
+#include "contract/message.h"
 #include "sys/clock.h"
 
 enum {
@@ -147,10 +148,15 @@ static bool is_shown(const struct kz_record *record)
 
 static void take_news(struct role_serve *role, const struct kz_bus_delivery *delivery)
 {
-    struct piece *piece = kz_calloc(1, sizeof(*piece));
+    struct piece *piece;
     const struct kz_record *record;
     struct kz_err err;
 
+    if (kz_str_is(kz_attribute_get(
+                          delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_KIND),
+                KZ_NEWS_UNASKED))
+        return; /* for collect */
+    piece = kz_calloc(1, sizeof(*piece));
     piece->job = (struct job){.role = role, .done = piece_arrived};
     if (kz_news_decode(delivery->data, &piece->record, &record, &err) != KZ_OK) {
         kz_buf_clear(&piece->record);

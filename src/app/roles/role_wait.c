@@ -1,13 +1,17 @@
 #include "app/roles/role_wait.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "app/roles/news.h"
 #include "base/diag.h"
 #include "base/hash.h"
+#include "contract/message.h"
 #include "contract/query.h"
 #include "sys/clock.h"
+#include "sys/random.h"
 #include "sys/thread.h"
 
 enum {
@@ -18,15 +22,34 @@ enum {
     OPEN_AGAIN_US = 100000
 };
 
-struct piece { /* of news that somebody waits for */
-    struct kz_buf record;
+struct piece {            /* of news that somebody waits for */
+    struct kz_buf record; /* RESULT */
+    struct kz_buf unasked;
+    uint64_t number; /* of what was not asked: whose event, and which */
+    size_t item;
     struct piece *next;
+};
+
+enum { AWAITED_BYTES = 16 + 1 + 20 + 1 + 20 + 1 };
+
+struct awaited {               /* an item */
+    char words[AWAITED_BYTES]; /* <this process>-<waiter's number>-<item>; empty: rejected */
+    bool heard;                /* what it has not asked */
+};
+
+struct unasked { /* a model, by items of a submission */
+    size_t count;
+    const char *reason;
 };
 
 struct waiter {
     struct kz_submission *submission;
+    uint64_t number;
     bool landed;
-    bool *ended; /* [model_count] */
+    bool *ended;             /* [model_count] */
+    struct unasked *unasked; /* [model_count] */
+    struct awaited *items;   /* [item_count] */
+    size_t item_count;       /* that are not rejected */
     struct kz_buf *results;
     struct waiter *next;
 };
@@ -37,6 +60,8 @@ struct kz_waits {
     struct kz_history_reader reader;
     struct waiter *waiters;
     size_t count;
+    uint64_t process, last_number; /* of the words of items: random, unlike another's */
+    const char **reasons;          /* [model_count], scratch */
     const struct waiter *answering;
 
     pthread_mutex_t lock;
@@ -53,30 +78,66 @@ static uint32_t *watched_of(struct kz_waits *waits, struct kz_str event_id)
     return &waits->watched[kz_hash_str(event_id) % BUCKETS];
 }
 
-static void take(struct kz_waits *waits, const struct kz_bus_delivery *delivery)
+static void piece_free(struct piece *piece)
+{
+    kz_buf_done(&piece->record);
+    kz_buf_done(&piece->unasked);
+    free(piece);
+}
+
+/* Whether an item of this process is meant; which one is seen on the loop. */
+static bool take_unasked(const struct kz_waits *waits, const struct kz_bus_delivery *delivery,
+        struct kz_str awaited, struct piece *piece)
+{
+    char words[KZ_AWAITED_MAX + 1];
+    uint64_t process;
+    int end = 0;
+
+    if (awaited.size > KZ_AWAITED_MAX)
+        return false;
+    memcpy(words, awaited.ptr, awaited.size);
+    words[awaited.size] = '\0';
+    if (sscanf(words, "%16" SCNx64 "-%19" SCNu64 "-%9zu%n", &process, &piece->number, &piece->item,
+                &end) != 3 ||
+            (size_t)end != awaited.size || process != waits->process)
+        return false;
+    kz_buf_str(&piece->unasked, delivery->data);
+    return true;
+}
+
+static bool take_result(
+        struct kz_waits *waits, const struct kz_bus_delivery *delivery, struct piece *piece)
 {
     const struct kz_record *record;
-    struct piece *piece = kz_calloc(1, sizeof(*piece));
     const struct kz_result_body *body;
-    bool wanted = false;
+    bool wanted;
 
-    if (kz_news_decode(delivery->data, &piece->record, &record, NULL) == KZ_OK &&
-            record->type == KZ_RECORD_RESULT) {
-        body = (const void *)(record + 1);
-        pthread_mutex_lock(&waits->lock);
-        wanted = *watched_of(waits, kz_span_str(kz_record_body(record), body->event_id)) > 0;
-        if (wanted) {
-            *waits->heard_last = piece;
-            waits->heard_last = &piece->next;
-        }
-        pthread_mutex_unlock(&waits->lock);
-    }
-    if (wanted) {
-        waits->env->wake(waits->env->wake_arg);
+    if (kz_news_decode(delivery->data, &piece->record, &record, NULL) != KZ_OK ||
+            record->type != KZ_RECORD_RESULT)
+        return false;
+    body = (const void *)(record + 1);
+    pthread_mutex_lock(&waits->lock);
+    wanted = *watched_of(waits, kz_span_str(kz_record_body(record), body->event_id)) > 0;
+    pthread_mutex_unlock(&waits->lock);
+    return wanted;
+}
+
+static void take(struct kz_waits *waits, const struct kz_bus_delivery *delivery)
+{
+    struct kz_str awaited = kz_attribute_get(
+            delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_AWAITED);
+    struct piece *piece = kz_calloc(1, sizeof(*piece));
+
+    if (awaited.size ? !take_unasked(waits, delivery, awaited, piece)
+                     : !take_result(waits, delivery, piece)) {
+        piece_free(piece);
         return;
     }
-    kz_buf_done(&piece->record);
-    free(piece);
+    pthread_mutex_lock(&waits->lock);
+    *waits->heard_last = piece;
+    waits->heard_last = &piece->next;
+    pthread_mutex_unlock(&waits->lock);
+    waits->env->wake(waits->env->wake_arg);
 }
 
 static bool is_over(struct kz_waits *waits, bool hears)
@@ -158,6 +219,8 @@ static void waiter_free(struct kz_waits *waits, struct waiter *waiter)
 {
     for (size_t m = 0; m < waits->env->project->model_count; m++)
         kz_buf_done(&waiter->results[m]);
+    free(waiter->items);
+    free(waiter->unasked);
     free(waiter->results);
     free(waiter->ended);
     free(waiter);
@@ -232,6 +295,42 @@ static void tell(struct kz_waits *waits, struct waiter *waiter, const struct kz_
                                          : kz_request_end_name((enum kz_request_end)body->end));
 }
 
+static void end_unasked(struct waiter *waiter, unsigned model, const char *reason)
+{
+    struct unasked *unasked = &waiter->unasked[model];
+
+    if (!waiter->submission->wait_models[model] || waiter->ended[model])
+        return;
+    /* An event that asks later says more than one that does not. */
+    if (!unasked->reason || strcmp(unasked->reason, "not_triggered") == 0)
+        unasked->reason = reason;
+    if (++unasked->count < waiter->item_count)
+        return;
+    waiter->ended[model] = true;
+    add_pending(waiter->submission, model, unasked->reason);
+}
+
+static void tell_unasked(struct kz_waits *waits, const struct piece *piece)
+{
+    struct waiter *waiter = waits->waiters;
+    struct kz_err err;
+
+    while (waiter && waiter->number != piece->number)
+        waiter = waiter->next;
+    if (!waiter || piece->item >= waiter->submission->item_count ||
+            waiter->items[piece->item].heard)
+        return;
+    waiter->items[piece->item].heard = true;
+    if (kz_unasked_read(kz_buf_view(&piece->unasked), waits->env->project, waits->reasons, &err) !=
+            KZ_OK) {
+        kz_diag_warn("a message on news is none", "error=\"%s\"", err.message);
+        return;
+    }
+    for (unsigned m = 0; m < waits->env->project->model_count; m++)
+        if (waits->reasons[m])
+            end_unasked(waiter, m, waits->reasons[m]);
+}
+
 /* ---- the loop's side --------------------------------------------------------------------------------------- */
 
 bool kz_waits_hears(struct kz_waits *waits)
@@ -248,17 +347,37 @@ bool kz_waits_hears(struct kz_waits *waits)
     return hears;
 }
 
+static void mark_items(const struct kz_waits *waits, struct waiter *waiter)
+{
+    struct kz_submission *s = waiter->submission;
+
+    waiter->items = kz_calloc(s->item_count + 1, sizeof(*waiter->items));
+    for (size_t i = 0; i < s->item_count; i++) {
+        struct awaited *item = &waiter->items[i];
+
+        if (s->items[i]->state == KZ_INTAKE_REJECTED)
+            continue;
+        waiter->item_count++;
+        snprintf(item->words, sizeof(item->words), "%016" PRIx64 "-%" PRIu64 "-%zu", waits->process,
+                waiter->number, i);
+        s->items[i]->awaited = kz_str(item->words);
+    }
+}
+
 void kz_waits_watch(struct kz_waits *waits, struct kz_submission *submission)
 {
     size_t models = waits->env->project->model_count;
     struct waiter *waiter = kz_calloc(1, sizeof(*waiter));
 
     waiter->submission = submission;
+    waiter->number = ++waits->last_number;
     waiter->ended = kz_calloc(models + 1, sizeof(*waiter->ended));
+    waiter->unasked = kz_calloc(models + 1, sizeof(*waiter->unasked));
     waiter->results = kz_calloc(models + 1, sizeof(*waiter->results));
     waiter->next = waits->waiters;
     waits->waiters = waiter;
     waits->count++;
+    mark_items(waits, waiter);
     watch_ids(waits, submission, 1);
 }
 
@@ -305,10 +424,12 @@ void kz_waits_turn(struct kz_waits *waits)
     while (heard) {
         struct piece *next = heard->next;
 
-        for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
-            tell(waits, waiter, (const void *)heard->record.data);
-        kz_buf_done(&heard->record);
-        free(heard);
+        if (heard->unasked.size)
+            tell_unasked(waits, heard);
+        else
+            for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
+                tell(waits, waiter, (const void *)heard->record.data);
+        piece_free(heard);
         heard = next;
     }
     for (struct waiter *waiter = waits->waiters, *next; waiter; waiter = next) {
@@ -370,6 +491,8 @@ struct kz_waits *kz_waits_new(struct kz_role_env *env)
     struct kz_waits *waits = kz_calloc(1, sizeof(*waits));
 
     waits->env = env;
+    kz_random_bytes(&waits->process, sizeof(waits->process));
+    waits->reasons = kz_calloc(env->project->model_count + 1, sizeof(*waits->reasons));
     waits->reader.ops = &reader_ops;
     waits->query = (struct kz_query){.project = env->project, .reader = &waits->reader};
     waits->heard_last = &waits->heard;
@@ -390,9 +513,9 @@ void kz_waits_free(struct kz_waits *waits)
         struct piece *piece = waits->heard;
 
         waits->heard = piece->next;
-        kz_buf_done(&piece->record);
-        free(piece);
+        piece_free(piece);
     }
+    free(waits->reasons);
     pthread_mutex_destroy(&waits->lock);
     free(waits);
 }

@@ -3,8 +3,9 @@
  *
  *     submit --> watch() --> ready? --> published --> landed() --> heard of all, or time is over --> done
  *
- * Known is what is said of a user and an event id; that nothing was triggered is not, and ends as a
- * time-out. Of several events one prediction of each model is waited for.
+ * What a model answered is heard of as a user and an event id; what an event did not ask (not triggered,
+ * debounced, delayed), under the words its line was marked with. Of several events one prediction of
+ * each model is waited for, and a model is given up when none of them has asked it.
  *
  * Threads  the loop's, but for the puller's.
  */
@@ -23,7 +24,7 @@ struct kz_query *kz_waits_query(struct kz_waits *waits);
 /* From when on news would be heard: a submission that waits is published only then. False: not yet, turn() is
  * called when it is. */
 bool kz_waits_hears(struct kz_waits *waits);
-/* Before the submission is published; ids of its items are set. */
+/* Before the submission is published; ids of its items are set. Marks them as awaited. */
 void kz_waits_watch(struct kz_waits *waits, struct kz_submission *submission);
 /* Its events are on the bus: it is done now, or when what it waits for is there. */
 void kz_waits_landed(struct kz_waits *waits, struct kz_submission *submission);
