@@ -243,6 +243,15 @@ static void check_header(struct fsck *f, const struct kz_segment *seg)
     f->last_crc = header->prev_crc;
 }
 
+/* Whether anything was written behind where the header is. */
+static bool has_frames(const struct kz_segment *seg)
+{
+    for (uint64_t at = KZ_SEGMENT_HEADER_SIZE; at + 8 <= seg->file_size; at += 8)
+        if (kz_load_u64(seg->map + at))
+            return true;
+    return false;
+}
+
 static void check_raw(struct fsck *f, uint32_t number, bool is_last)
 {
     KZ_AUTO(kz_segment_unrefp) struct kz_segment *seg = NULL;
@@ -258,8 +267,9 @@ static void check_raw(struct fsck *f, uint32_t number, bool is_last)
         check_header(f, seg);
         f->end = KZ_SEGMENT_HEADER_SIZE;
     } else if (!f->bad) {
-        /* The last may be one that was being made ready. */
-        if (!is_last)
+        /* The last may be one that was being made ready. Without a segment before it nothing says
+         * whose frames these are, so that none would be found intact. */
+        if (!is_last || (!f->has_id && has_frames(seg)))
             problem(f, "%s: its header cannot be read", f->path);
         break_chain(f, KZ_LSN(number, 0));
     }

@@ -450,6 +450,22 @@ static enum kz_code check_headless(struct recovery *r, struct kz_err *err)
     return r->log->options.read_only ? KZ_OK : remove_segment(r, r->raw_at, err);
 }
 
+/* R1 where no raw segment is left: the log ends with its last sealed one, or there is none. A
+ * checkpoint that knows of records behind that has outlived them: a directory that was emptied, a
+ * disk that is not mounted. A new log in their place would hide it. */
+static enum kz_code check_none_lost(const struct recovery *r, struct kz_err *err)
+{
+    uint32_t next = r->count ? r->found[r->count - 1].number + 1 : 1;
+    kz_lsn known = r->log->options.verify_from;
+
+    if (known <= KZ_LSN(next, KZ_SEGMENT_HEADER_SIZE))
+        return KZ_OK;
+    (void)kz_fail(err, KZ_CORRUPT,
+            "segment %08x is missing from \"%s\": a checkpoint knows the log up to %08x:%08x", next,
+            r->log->dir, KZ_LSN_SEGMENT(known), KZ_LSN_OFFSET(known));
+    return kz_hint(err, "nothing was changed; see that its disk is mounted, or restore a backup");
+}
+
 static enum kz_code follow_chain(struct recovery *r, struct kz_err *err)
 {
     bool goes_on = true;
@@ -526,6 +542,7 @@ static enum kz_code recover_once(
             return kz_fail(err, KZ_NOT_FOUND, "there is no log in \"%s\"", log->dir);
         publish_found(r);
     } else {
+        KZ_TRY(check_none_lost(r, err));
         if (r->last < r->count) { /* all sealed: they come before the new one */
             publish_found(r);
             kz_segment_unref(log->current);

@@ -165,6 +165,50 @@ static void test_log_that_ends_before_its_checkpoint_is_refused(void **state)
     kz_fs_sim_free(f.fs);
 }
 
+static void test_log_whose_files_are_gone_is_not_begun_anew_under_its_checkpoint(void **state)
+{
+    struct fixture f = {.fs = new_sim(11)};
+    struct kz_log_options options = {
+            .fs = f.fs, .dir = "log", .segment_size_bytes = SEGMENT, .sync_inline = true};
+    struct kz_err err = {0};
+    bool exists;
+
+    (void)state;
+    open_log(&f);
+    for (uint64_t owner = 1; owner <= 20; owner++)
+        put(&f, owner, 100);
+    options.verify_from = kz_log_end(f.log);
+    close_log(&f);
+    must(f.fs->ops->rename(f.fs, "log/00000001.kzl", "log/away", &err), &err);
+    assert_int_equal(kz_log_open(&options, &f.log, &f.recovery, &err), KZ_CORRUPT);
+    assert_non_null(strstr(err.message, "segment 00000001 is missing from \"log\""));
+    exists = kz_fs_exists(f.fs, "log/00000001.kzl");
+    assert_false(exists);
+    must(f.fs->ops->rename(f.fs, "log/away", "log/00000001.kzl", &err), &err);
+    must(kz_log_open(&options, &f.log, &f.recovery, &err), &err);
+    assert_int_equal(count_records(f.log), 20);
+    close_log(&f);
+    kz_fs_sim_free(f.fs);
+}
+
+static void test_fsck_sees_that_the_only_header_is_damaged(void **state)
+{
+    struct fixture f = {.fs = new_sim(12)};
+    struct kz_err err = {0};
+    uint64_t records = 0;
+
+    (void)state;
+    open_log(&f);
+    for (uint64_t owner = 1; owner <= 20; owner++)
+        put(&f, owner, 100);
+    close_log(&f);
+    must(kz_log_fsck(f.fs, "log", NULL, NULL, &records, &err), &err);
+    assert_int_equal(records, 20);
+    store(f.fs, "log/00000001.kzl", "\1\2\3\4", 4, 0);
+    assert_int_equal(kz_log_fsck(f.fs, "log", NULL, NULL, &records, &err), KZ_CORRUPT);
+    kz_fs_sim_free(f.fs);
+}
+
 static void test_locked_and_newer_logs_are_refused(void **state)
 {
     struct fixture f = {.fs = new_sim(10)};
@@ -198,6 +242,8 @@ int main(void)
             cmocka_unit_test(test_stale_frame_behind_the_tail_is_no_frame),
             cmocka_unit_test(test_damage_before_durable_frames_is_never_cut),
             cmocka_unit_test(test_log_that_ends_before_its_checkpoint_is_refused),
+            cmocka_unit_test(test_log_whose_files_are_gone_is_not_begun_anew_under_its_checkpoint),
+            cmocka_unit_test(test_fsck_sees_that_the_only_header_is_damaged),
             cmocka_unit_test(test_locked_and_newer_logs_are_refused),
     };
 
