@@ -642,20 +642,10 @@ static void parent_of(const char *dir, char **ret_parent)
 
 static enum kz_code fail_locked(struct kz_log *log, struct kz_err *err)
 {
-    char text[16] = "";
-    uint64_t size = 0;
+    char holder[40];
 
-    /* Best effort: the pid is there to help, and its absence must not hide the real message. */
-    if (log->lock_file->ops->size(log->lock_file, &size, NULL) == KZ_OK && size < sizeof(text) &&
-            log->lock_file->ops->pread(log->lock_file, text, size, 0, NULL) != KZ_OK)
-        text[0] = '\0';
-    text[strcspn(text, "\n")] = '\0';
-    if (text[0])
-        (void)kz_fail(err, KZ_LOCKED, "the data directory \"%s\" is in use by process %s", log->dir,
-                text);
-    else
-        (void)kz_fail(
-                err, KZ_LOCKED, "the data directory \"%s\" is in use by another process", log->dir);
+    kz_file_lock_holder(log->lock_file, holder);
+    (void)kz_fail(err, KZ_LOCKED, "the data directory \"%s\" is in use by %s", log->dir, holder);
     return kz_hint(err, "stop that process, or use another --data directory");
 }
 
@@ -663,7 +653,6 @@ static enum kz_code lock_dir(struct kz_log *log, struct kz_err *err)
 {
     KZ_AUTO(kz_freep) char *path = kz_malloc(strlen(log->dir) + sizeof("/lock"));
     KZ_AUTO(kz_freep) char *parent = NULL;
-    char text[16];
     enum kz_code rc;
 
     parent_of(log->dir, &parent);
@@ -676,9 +665,8 @@ static enum kz_code lock_dir(struct kz_log *log, struct kz_err *err)
     if (rc == KZ_LOCKED)
         return fail_locked(log, err);
     KZ_TRY(rc);
-    KZ_TRY(log->lock_file->ops->truncate(log->lock_file, 0, err));
-    sprintf(text, "%d\n", (int)getpid());
-    return log->lock_file->ops->pwrite(log->lock_file, text, strlen(text), 0, err);
+    kz_file_lock_sign(log->lock_file);
+    return KZ_OK;
 }
 
 static struct kz_log *log_new(const struct kz_log_options *options)

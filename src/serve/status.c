@@ -66,16 +66,23 @@ static void check_intake(struct report *r)
 
 static void check_disk(struct report *r)
 {
-    uint64_t reserve = r->serve->query->project->limits.reserve_bytes;
+    const struct kz_project *project = r->serve->query->project;
+    uint64_t reserve = project->limits.reserve_bytes;
+    /* Intake stops when the next segment cannot be made: somebody should know two before. */
+    uint64_t low = 3 * project->limits.segment_size_bytes + reserve;
     struct problem *p;
 
-    if (!r->disk_known || r->disk_free >= 2 * reserve)
+    if (!r->disk_known || r->disk_free >= low)
         return;
     p = add(r, r->disk_free < reserve ? KZ_SEVERE_ERROR : KZ_SEVERE_WARNING);
     SAY(p->what, "the data's disk is nearly full");
-    SAY(p->why, "%.1f GiB are free, %.1f GiB are the reserve below which intake is refused",
-            (double)r->disk_free / (1 << 30), (double)reserve / (1 << 30));
-    SAY(p->remedy, "free space, or lower events.retention.size in kizashi.yaml");
+    SAY(p->why,
+            "%" PRIu64 " MiB of %" PRIu64
+            " are free where \"%.180s\" is; intake is refused when a segment of up to %" PRIu64
+            " MiB does not fit",
+            r->disk_free >> 20, r->disk_total >> 20, r->serve->options.data_dir,
+            project->limits.segment_size_bytes >> 20);
+    SAY(p->remedy, "free space, or lower events.retention in kizashi.yaml and restart");
 }
 
 static void check_model(

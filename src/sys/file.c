@@ -386,6 +386,30 @@ enum kz_code kz_file_lock(struct kz_file *file, struct kz_err *err)
     return rc;
 }
 
+void kz_file_lock_sign(struct kz_file *file)
+{
+    char text[16];
+    int size = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+
+    if (file->ops->pwrite(file, text, (size_t)size, 0, NULL) == KZ_OK)
+        (void)file->ops->truncate(file, (uint64_t)size, NULL); /* a longer pid was there before */
+}
+
+void kz_file_lock_holder(struct kz_file *file, char ret_name[40])
+{
+    char text[16] = "";
+    uint64_t size = 0;
+
+    if (file->ops->size(file, &size, NULL) == KZ_OK && size < sizeof(text) &&
+            file->ops->pread(file, text, size, 0, NULL) != KZ_OK)
+        text[0] = '\0';
+    text[strspn(text, "0123456789")] = '\0';
+    if (text[0])
+        snprintf(ret_name, 40, "process %s", text);
+    else
+        snprintf(ret_name, 40, "another process");
+}
+
 enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_bytes,
         char **ret_data, size_t *ret_size, struct kz_err *err)
 {

@@ -78,6 +78,10 @@ void kz_file_close(struct kz_file *file);
 /* lock(), waiting up to two seconds: right after a kill -9 what is left of the killed process (a forked
  * child, memory that is being torn down) has its locks for as long as that takes to die. */
 KZ_MUST_USE enum kz_code kz_file_lock(struct kz_file *file, struct kz_err *err);
+/* Who has a lock, for people: written into the file by whoever got it, read by whoever did not. Best
+ * effort both (a full disk must not keep anybody from starting). "process 123" or "another process". */
+void kz_file_lock_sign(struct kz_file *file);
+void kz_file_lock_holder(struct kz_file *file, char ret_name[40]);
 KZ_DEFINE_FREEP(struct kz_file, kz_file_close)
 
 /* Whole-file helpers over any kz_fs. kz_fs_replace() writes a temporary file, syncs it, renames it

@@ -40,7 +40,7 @@ def test_port_taken_data_locked_and_other_project_are_one_clear_line(server, tmp
     taken = harness.run("up", other, "--listen", f"127.0.0.1:{server.port}", "--data", tmp_path / "d2", check=1)
     assert str(server.port) in taken.stderr.decode()
     locked = harness.run("up", server.project, "--data", server.data, "--listen", "127.0.0.1:0", check=1)
-    assert "in use" in locked.stderr.decode()
+    assert f"in use by process {server.process.pid}" in locked.stderr.decode()
     server.send(view(1))
     assert server.stop() == 0
     renamed = harness.write_project(tmp_path / "renamed", yaml=harness.YAML.replace("testshop", "another"))
@@ -260,8 +260,14 @@ def test_a_full_disk_refuses_intake_and_recovers_by_itself(project, tmp_path):
             assert b"disk" in answer.body
             assert server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 1.0
             assert server.get("/readyz").status == 503
+            told = server.get("/v1/admin/status").json()["problems"]
+            assert [p["what"] for p in told[:2]] == ["intake is refused", "the data's disk is nearly full"]
+            assert str(disk / "data") in told[1]["why"]
             ballast.unlink()
             server.wait(lambda: server.post("/v1/events", [view("after", "u1")]).json().get("accepted") == 1, 30, "recovery")
+            server.wait(lambda: "intake goes on" in server.read_log(), 10, "the log to say that it recovered")
+            refusals = [line for line in server.read_log().splitlines() if "intake is refused" in line]
+            assert len(refusals) == 1 and "the disk is full" in refusals[0] and str(disk / "data") in refusals[0], refusals
             assert server.stop() == 0
         harness.run("fsck", "--data", disk / "data", check=0)
     finally:

@@ -512,7 +512,7 @@ enum kz_code kz_offline_lock(
 {
     struct kz_fs *fs = kz_fs_posix();
     KZ_AUTO(kz_file_closep) struct kz_file *lock = NULL;
-    char path[PATH_MAX];
+    char path[PATH_MAX], holder[40];
 
     snprintf(path, sizeof(path), "%s/lock", data);
     if (!make && !kz_fs_exists(fs, path))
@@ -520,9 +520,11 @@ enum kz_code kz_offline_lock(
     KZ_TRY(fs->ops->open(
             fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | (make ? KZ_OPEN_CREATE : 0), &lock, err));
     if (kz_file_lock(lock, NULL) != KZ_OK) {
-        (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process", data);
+        kz_file_lock_holder(lock, holder);
+        (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by %s", data, holder);
         return kz_hint(err, "stop it first; or `kizashi backup` while it runs, and look at that");
     }
+    kz_file_lock_sign(lock);
     *ret_lock = kz_take(&lock);
     return KZ_OK;
 }

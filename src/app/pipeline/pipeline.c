@@ -11,7 +11,7 @@
 #include "base/hash.h"
 #include "sys/clock.h"
 
-enum { SETTLE_STEP_MS = 1000 };
+enum { SETTLE_STEP_MS = 1000, REFUSAL_OVER_MS = 1000 };
 
 /* ---- clock, histograms ---------------------------------------------------------------------------- */
 
@@ -422,6 +422,34 @@ static void hand_over_jobs(struct kz_pipeline *p)
     p->jobs_tail = &p->jobs;
 }
 
+/* Says in this process' log when intake begins to be refused, and when it has been open again for a
+ * second: a queue that is full comes and goes. */
+static void watch_intake(struct kz_pipeline *p)
+{
+    int64_t now_ms = kz_mono_ms();
+    struct kz_err err = {0};
+    enum kz_code rc = kz_pl_ready(&p->intake, &err);
+
+    if (p->closing)
+        return;
+    if (rc == KZ_OK) {
+        if (p->refusal.said != KZ_OK && now_ms - p->refusal.last_ms >= REFUSAL_OVER_MS) {
+            kz_diag_info("intake goes on", "refused_ms=%lld",
+                    (long long)(p->refusal.last_ms - p->refusal.since_ms));
+            p->refusal.said = KZ_OK;
+        }
+        return;
+    }
+    p->refusal.last_ms = now_ms;
+    if (p->refusal.said == rc)
+        return;
+    if (p->refusal.said == KZ_OK)
+        p->refusal.since_ms = now_ms;
+    p->refusal.said = rc;
+    kz_diag_error("intake is refused", "why=\"%s\" data=\"%s\" remedy=\"%s\"", err.message,
+            p->options.data_dir, err.hint);
+}
+
 void kz_pipeline_turn(struct kz_pipeline *p)
 {
     struct kz_err err;
@@ -444,8 +472,10 @@ void kz_pipeline_turn(struct kz_pipeline *p)
     hand_over_jobs(p);
     release(p);
     kz_pl_waiters_timeout(p);
-    if (!p->options.virtual_clock)
+    if (!p->options.virtual_clock) {
+        watch_intake(p);
         kz_pl_upkeep_tick(p);
+    }
 }
 
 int kz_pipeline_next_ms(struct kz_pipeline *p)
@@ -604,7 +634,7 @@ static enum kz_code make_dir(struct kz_fs *fs, const char *path, struct kz_err *
 
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], holder[40];
     struct kz_fs *fs = p->options.fs;
     enum kz_code rc;
 
@@ -615,11 +645,14 @@ static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err));
     rc = kz_file_lock(p->lock, err);
     if (rc == KZ_LOCKED) {
-        (void)kz_fail(err, KZ_LOCKED, "the data in \"%s\" is in use by another process",
-                p->options.data_dir);
+        kz_file_lock_holder(p->lock, holder);
+        (void)kz_fail(
+                err, KZ_LOCKED, "the data in \"%s\" is in use by %s", p->options.data_dir, holder);
         return kz_hint(err, "stop it, or give another place with --data");
     }
-    return rc;
+    KZ_TRY(rc);
+    kz_file_lock_sign(p->lock);
+    return KZ_OK;
 }
 
 static enum kz_code apply_one(void *arg, kz_lsn lsn, const struct kz_record *record)

@@ -185,6 +185,11 @@ struct kz_pipeline {
     bool failed;                           /* the log has stopped; `failure` says why */
     struct kz_err failure;
     bool closing;
+    struct {
+        enum kz_code
+                said; /* why intake is refused, as the log of this process has it; KZ_OK: it is not */
+        int64_t since_ms, last_ms;
+    } refusal;
 
     struct due_queue due;
     struct timers timers;
