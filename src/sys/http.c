@@ -16,6 +16,7 @@ struct kz_http_options kz_http_options_default(void)
             .head_max_bytes = 16 * 1024,
             .body_max_bytes = 8 * 1024 * 1024,
             .connections_max = 10000,
+            .refused_max = 256,
             .pipeline_max = 64,
             .buffered_max_bytes = 512 * 1024 * 1024,
             .output_pause_bytes = 1024 * 1024,

@@ -40,6 +40,7 @@ struct kz_http_options {
     size_t head_max_bytes;         /* 16 KiB, at most 64 KiB; over it 431 */
     size_t body_max_bytes;         /* 8 MiB; over it 413 and the connection is closed */
     size_t connections_max;        /* 10,000; over it 503 with Retry-After, and closed */
+    size_t refused_max;            /* 256 more are told so; from there on they are closed at once */
     size_t pipeline_max;           /* 64 unanswered requests a connection; reading stops there */
     size_t buffered_max_bytes;     /* 512 MiB of input and output over all connections; then 503 */
     size_t output_pause_bytes;     /* 1 MiB unsent on a connection; no further request is read */

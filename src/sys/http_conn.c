@@ -16,7 +16,6 @@ enum {
     READ_MIN_BYTES = 512,        /* less room than this at a block's end: take another */
     TRUST_BYTES = 64 * 1024,     /* a declared length that is given room at once */
     DISCARD_MAX_BYTES = 1 << 20, /* thrown away before reading stops */
-    REFUSED_MAX = 256,           /* connections over the limit that are told so */
 };
 
 static struct kz_http_conn *conn_of(void *data)
@@ -812,7 +811,8 @@ void kz_http_conn_accept(struct kz_http_server *server, struct kz_http_listener 
     conn->uv.handle.data = conn;
     counters->connections_open++;
     if (uv_accept(&listener->uv.stream, &conn->uv.stream) != 0 || server->stopping ||
-            counters->connections_open > server->options.connections_max + REFUSED_MAX) {
+            counters->connections_open >
+                    server->options.connections_max + server->options.refused_max) {
         counters->connections_refused += !server->stopping;
         kz_http_conn_lost(conn);
         return;

@@ -2,11 +2,13 @@
 written, ports and data in use, data of a newer format."""
 
 import fcntl
+import http.client
 import json
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -265,3 +267,27 @@ def test_data_of_a_newer_format_is_refused_and_left_as_it_was(server, tmp_path):
     for segment in segments:
         with_version(segment, 1)
     harness.run("fsck", "--data", server.data, check=0)
+
+
+def test_idle_callers_leave_descriptors_for_the_log_where_there_are_few(project, tmp_path, monkeypatch):
+    few = tmp_path / "kizashi-with-few-descriptors"
+    few.write_text(f'#!/bin/sh\nulimit -n 256\nexec "{harness.BINARY}" "$@"\n')
+    few.chmod(0o755)
+    harness.write_project(project, yaml=harness.YAML + "limits: {segment_size: 16Mi}\n")
+    monkeypatch.setattr(harness, "BINARY", str(few))
+    with harness.Server(project) as server:
+        assert "fewer connections are taken connections=64 instead_of=10000 descriptors=256" in server.read_log()
+        mine = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        mine.connect()
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(63)]
+        assert server.get("/healthz").status == 503
+        # Two new segments of the log are made meanwhile.
+        pad = {"pad": "y" * 50000}
+        for n in range(40):
+            mine.request("POST", "/v1/events", json.dumps([{**view(f"{n}-{k}", "filler"), "props": pad} for k in range(20)]))
+            told = mine.getresponse()
+            assert (told.status, json.loads(told.read())["accepted"]) == (200, 20)
+        for one in idle:
+            one.close()
+        server.wait(lambda: server.get("/healthz").status == 200, 10, "room for callers")
+        assert server.stop() == 0

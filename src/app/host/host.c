@@ -11,6 +11,9 @@
 
 enum { KEYS_EVERY_MS = 900, ONE_WORD_MS = 1000 };
 
+/* Descriptors that are not for callers: the log, workers, webhooks, and those who are told 503. */
+enum { DESCRIPTORS_KEPT = 640, DESCRIPTORS_FEW = 1280 };
+
 /* Keys made or revoked by a command meanwhile. With every turn: where requests come without a pause, the
  * timer does not. */
 static void read_keys(struct kz_host *host)
@@ -72,6 +75,26 @@ static void on_batch_end(void *arg)
     turn(arg);
 }
 
+/* Callers must not take the descriptors that the next segment of the log needs. */
+static void limit_connections(struct kz_http_options *limits)
+{
+    struct rlimit have;
+    size_t room;
+
+    if (getrlimit(RLIMIT_NOFILE, &have) != 0 || have.rlim_cur == RLIM_INFINITY)
+        return;
+    room = have.rlim_cur < DESCRIPTORS_FEW ? (size_t)have.rlim_cur / 4
+                                           : (size_t)have.rlim_cur - DESCRIPTORS_KEPT;
+    if (room >= limits->connections_max)
+        return;
+    kz_diag_warn("few file descriptors: fewer connections are taken",
+            "connections=%zu instead_of=%zu descriptors=%llu remedy=\"ulimit -n, LimitNOFILE= of "
+            "systemd\"",
+            room, limits->connections_max, (unsigned long long)have.rlim_cur);
+    limits->connections_max = KZ_MAX(room, (size_t)1);
+    limits->refused_max = KZ_MIN(limits->refused_max, room);
+}
+
 enum kz_code kz_host_listen(
         struct kz_host *host, struct kz_serve *serve, const char *address, struct kz_err *err)
 {
@@ -79,6 +102,7 @@ enum kz_code kz_host_listen(
     struct kz_http_handler handler = {
             .handle = handle, .admit = admit, .on_batch_end = on_batch_end, .arg = host};
 
+    limit_connections(&limits);
     host->serve = serve;
     host->server = kz_http_server_new(&host->loop, &limits, &handler);
     kz_serve_watch(serve, host->server);
