@@ -333,3 +333,30 @@ def test_init_makes_a_project_that_works(tmp_path):
     harness.run("test", tmp_path / "new", check=0)
     with harness.Server(tmp_path / "new", tmp_path / "data") as server:
         assert server.get("/readyz").status == 200
+
+
+def test_check_finds_what_is_not_there_and_what_is_wrong_in_one_go_in_the_order_of_the_file(tmp_path):
+    harness.run("init", tmp_path / "shop", check=0)
+    place = tmp_path / "shop" / "kizashi.yaml"
+    text = place.read_text()
+    for old, new in (("    price: {from: $.price, type: float}\n", "    price: {from: $.price, type: float}\n    ts: {type: int}\n"),
+                     ("    debounce: 1s ", "    debounce: 1s\n    debounce: 2s "),
+                     ("    config: {base: -3.0} ", "    config: {base: \"${env:KIZASHI_NOT_THERE}\"} "),
+                     ("    runtime: python\n", "    runtime: pyton\n"),
+                     ("when: interest.score", "when: intrest.score"),
+                     ('code: "HELLO"', 'code: "${file:code.txt}"')):
+        assert old in text, old
+        text = text.replace(old, new)
+    place.write_text(text)
+    lines = harness.run("check", tmp_path / "shop", check=1).stderr.decode().splitlines()
+    told = [line.removeprefix(str(place) + ":").split(": ", 1) for line in lines if line.startswith(str(place))]
+    assert [what for _, what in told] == [
+        'every event has a column "ts" already',
+        '"debounce" is given twice, first in line 18',
+        '"runtime" is "pyton", it has to be one of python, http',
+        "the environment has no KIZASHI_NOT_THERE",
+        f'could not open "{tmp_path}/shop/code.txt": No such file or directory',
+        "no such column: intrest.score",  # SQL comes after what is read
+    ]
+    numbers = [int(at.split(":")[0]) for at, _ in told[:5]]
+    assert numbers == sorted(numbers) and lines[-1] == f'kizashi: 6 errors in "{tmp_path}/shop"'

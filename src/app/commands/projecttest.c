@@ -367,6 +367,11 @@ static void read_expectations(
     READ_LIST(r, node, "actions", test->actions, test->action_count, read_action);
 }
 
+static void tree_problem(void *arg, struct kz_place place, const char *text)
+{
+    problem(arg, place, "%s", text);
+}
+
 enum kz_code kz_project_test_read(struct kz_arena *arena, const struct kz_project *project,
         const char *path, const char *shown, kz_config_report *report, void *arg,
         struct kz_project_test *ret_test, struct kz_err *err)
@@ -377,6 +382,7 @@ enum kz_code kz_project_test_read(struct kz_arena *arena, const struct kz_projec
     const struct kz_yaml *root, *expect;
 
     KZ_TRY(kz_yaml_read(arena, path, shown, &root, err));
+    kz_yaml_problems(root, tree_problem, &r);
     if (is_map(&r, root, keys)) {
         test.name = text_of(&r, root, "name", true);
         (void)time_of(&r, root, "start", true, &test.start_ms); /* a problem is counted */

@@ -27,6 +27,14 @@ static const enum kz_type type_values[] = {KZ_TYPE_INT, KZ_TYPE_INT, KZ_TYPE_FLO
 static const char *const builtin_columns[] = {
         "seq", "event_id", "user_id", "name", "ts", "client_ts", "received_at", "session", "props"};
 
+static bool is_builtin(const char *name)
+{
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(builtin_columns); i++)
+        if (strcasecmp(builtin_columns[i], name) == 0)
+            return true;
+    return false;
+}
+
 static void read_columns(
         struct kz_config_reader *reader, const struct kz_yaml *map, struct kz_project *project)
 {
@@ -46,15 +54,16 @@ static void read_columns(
         struct kz_fields f = kz_fields(reader, map->items[i], "a column");
         struct kz_place from_place = map->keys[i]->place;
         struct kz_err err;
+        bool builtin;
         int type;
 
         column->name = map->keys[i]->text;
         column->place = map->keys[i]->place;
         kz_config_check_name(reader, map->keys[i], "column");
-        for (size_t k = 0; k < KZ_ARRAY_COUNT(builtin_columns); k++)
-            if (strcasecmp(builtin_columns[k], column->name) == 0)
-                kz_config_problem(reader, column->place, "every event has a column \"%s\" already",
-                        column->name);
+        builtin = is_builtin(column->name);
+        if (builtin)
+            kz_config_problem(
+                    reader, column->place, "every event has a column \"%s\" already", column->name);
         column->path = kz_fields_text(&f, "from", &from_place);
         if (!column->path)
             column->path = kz_arena_printf(reader->arena, "$.%s", column->name);
@@ -63,6 +72,8 @@ static void read_columns(
         type = kz_fields_one_of(&f, "type", type_words, 6);
         column->type = type_values[type];
         kz_fields_finish(&f);
+        if (builtin)
+            project->events.column_count--; /* the SQL is checked with the one that was there */
         kz_buf_printf(&print, "%s|%s|%d;", column->name, column->path, (int)column->type);
     }
     project->events.columns_id = (uint32_t)kz_hash_str(kz_buf_view(&print));
@@ -346,6 +357,11 @@ static enum kz_code read_tree(struct kz_config *config, const char *dir, const c
     return KZ_OK;
 }
 
+static void tree_problem(void *arg, struct kz_place place, const char *text)
+{
+    kz_config_problem(arg, place, "%s", text);
+}
+
 enum kz_code kz_config_load(const char *dir, const char *env, kz_config_report *report, void *arg,
         struct kz_config **ret_config, struct kz_err *err)
 {
@@ -372,8 +388,10 @@ enum kz_code kz_config_read(const char *dir, const char *env, kz_config_report *
     kz_arena_init(&config->arena, 0);
     reader.arena = &config->arena;
     real = realpath(dir, NULL);
-    if (!real)
-        return kz_fail_errno(err, "could not open the project \"%s\"", dir);
+    if (!real) {
+        (void)kz_fail_errno(err, "could not open the project \"%s\"", dir);
+        return kz_hint(err, "`kizashi init DIR` makes a project");
+    }
     config->project.dir = kz_arena_cstr(&config->arena, kz_str(real));
     free(real);
     reader.dir = config->project.dir;
@@ -384,7 +402,9 @@ enum kz_code kz_config_read(const char *dir, const char *env, kz_config_report *
     if (rc == KZ_CONFIG && report)
         report(arg, err);
     KZ_TRY(rc);
+    kz_yaml_problems(root, tree_problem, &reader);
     read_project(&reader, root, &config->project);
+    kz_config_report_all(&reader);
     config->notices = reader.notices;
     *ret_problems = reader.problems;
     *ret_config = kz_take(&config);

@@ -19,9 +19,38 @@ void kz_config_problem(struct kz_config_reader *reader, struct kz_place place, c
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
     (void)kz_place_fail(&err, place, "%s", text);
-    reader->problems++;
-    if (reader->report)
+    reader->found = kz_realloc(reader->found, (reader->problems + 1) * sizeof(*reader->found));
+    reader->found[reader->problems].place = place;
+    reader->found[reader->problems++].message = kz_arena_cstr(reader->arena, kz_str(err.message));
+}
+
+static bool is_before(struct kz_place a, struct kz_place b)
+{
+    int files = strcmp(a.file ? a.file : "", b.file ? b.file : "");
+
+    if (files != 0)
+        return files < 0;
+    return a.line != b.line ? a.line < b.line : a.column < b.column;
+}
+
+void kz_config_report_all(struct kz_config_reader *reader)
+{
+    for (size_t i = 1; i < reader->problems; i++) {
+        struct kz_config_found one = reader->found[i];
+        size_t at = i;
+
+        for (; at && is_before(one.place, reader->found[at - 1].place); at--)
+            reader->found[at] = reader->found[at - 1];
+        reader->found[at] = one;
+    }
+    for (size_t i = 0; reader->report && i < reader->problems; i++) {
+        struct kz_err err;
+
+        (void)kz_fail(&err, KZ_CONFIG, "%s", reader->found[i].message);
         reader->report(reader->arg, &err);
+    }
+    free(reader->found);
+    reader->found = NULL;
 }
 
 void kz_config_notice(struct kz_config_reader *reader, struct kz_place place, const char *fmt, ...)

@@ -9,12 +9,18 @@
 #include "app/config/config.h"
 #include "app/config/yaml.h"
 
+struct kz_config_found {
+    struct kz_place place;
+    const char *message;
+};
+
 struct kz_config_reader {
     struct kz_arena *arena;
     const char *dir;
     const char *given; /* the same as it was given, for messages */
     kz_config_report *report;
     void *arg;
+    struct kz_config_found *found; /* [problems]; kept until all are there */
     size_t problems;
     const char **notices; /* what is accepted and has no effect; NULL-terminated, in the arena */
     size_t notice_count;
@@ -32,6 +38,8 @@ struct kz_fields {
 
 void kz_config_problem(struct kz_config_reader *reader, struct kz_place place, const char *fmt, ...)
         KZ_PRINTF(3, 4);
+/* Tells the caller of all problems, those of one file in its order; once, at the end. */
+void kz_config_report_all(struct kz_config_reader *reader);
 /* Accepted, but without an effect: `check` says so. */
 void kz_config_notice(struct kz_config_reader *reader, struct kz_place place, const char *fmt, ...)
         KZ_PRINTF(3, 4);

@@ -61,12 +61,15 @@ void kz_config_trigger(struct kz_config_reader *reader, const struct kz_yaml *ke
     count_map = kz_fields_take(&f, "count");
     if (count_map) {
         struct kz_fields c = kz_fields(reader, count_map, "\"count\"");
+        size_t before = reader->problems;
 
         trigger->count.of = kz_fields_text(&c, "of", &trigger->count_place);
         trigger->count.within_ms = kz_fields_duration(&c, "within", 0);
         trigger->count.reaches = (uint32_t)kz_fields_integer(&c, "reaches", 0, 1, 300);
         trigger->count.rearm_ms = kz_fields_duration(&c, "rearm", trigger->count.within_ms);
-        if (!trigger->count.of || !trigger->count.within_ms || !trigger->count.reaches)
+        if (!kz_yaml_get(count_map, "of") || !kz_yaml_get(count_map, "within") ||
+                !kz_yaml_get(count_map, "reaches") ||
+                (reader->problems == before && (!trigger->count.of || !trigger->count.within_ms)))
             kz_config_problem(
                     reader, count_map->place, "\"count\" needs \"of\", \"within\" and \"reaches\"");
         kz_fields_finish(&c);
@@ -240,11 +243,24 @@ static void read_resources(
     kz_fields_finish(&f);
 }
 
+static const char *read_runtime(struct kz_fields *f)
+{
+    static const char *const runtimes[] = {"python", "http", NULL};
+    /* Known, and refused by the check of the build. */
+    static const char *const later[] = {"mlflow", "lightgbm", "xgboost", "onnx", "process"};
+    const struct kz_yaml *given = f->map ? kz_yaml_get(f->map, "runtime") : NULL;
+
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(later); i++)
+        if (given && given->kind == KZ_YAML_SCALAR && strcmp(given->text, later[i]) == 0) {
+            (void)kz_fields_take(f, "runtime");
+            return later[i];
+        }
+    return runtimes[kz_fields_one_of(f, "runtime", runtimes, 0)];
+}
+
 void kz_config_model(struct kz_config_reader *reader, const struct kz_yaml *key,
         const struct kz_yaml *node, struct kz_model_def *model, const struct kz_project *project)
 {
-    static const char *const runtimes[] = {
-            "python", "mlflow", "lightgbm", "xgboost", "onnx", "process", "http", NULL};
     struct kz_fields f = kz_fields(
             reader, node, kz_arena_printf(reader->arena, "model \"%s\"", key->text));
     const struct kz_yaml *config;
@@ -253,7 +269,7 @@ void kz_config_model(struct kz_config_reader *reader, const struct kz_yaml *key,
     model->name = key->text;
     model->place = key->place;
     read_asked_by(reader, &f, model, project);
-    model->runtime = runtimes[kz_fields_one_of(&f, "runtime", runtimes, 0)];
+    model->runtime = read_runtime(&f);
     read_place(reader, &f, model, project);
     read_features(reader, &f, model);
     read_history(reader, kz_fields_take(&f, "history"), &model->history, project);

@@ -38,14 +38,14 @@ static struct kz_place place_at(const char *shown, yaml_mark_t mark)
 }
 
 /* The value of one ${...}, `spec` being what stands between the braces. */
-static enum kz_code substitute_one(struct building *b, struct kz_place place, const char *spec,
-        struct kz_buf *out, struct kz_err *err)
+static enum kz_code substitute_one(
+        struct building *b, const char *spec, struct kz_buf *out, struct kz_err *err)
 {
     if (strncmp(spec, "env:", 4) == 0) {
         const char *value = getenv(spec + 4);
 
         if (!value)
-            return kz_place_fail(err, place, "the environment has no %s", spec + 4);
+            return kz_fail(err, KZ_CONFIG, "the environment has no %s", spec + 4);
         kz_buf_cstr(out, value);
         return KZ_OK;
     }
@@ -54,20 +54,18 @@ static enum kz_code substitute_one(struct building *b, struct kz_place place, co
         const char *path = name[0] == '/' ? name : kz_arena_printf(b->arena, "%s/%s", b->dir, name);
         KZ_AUTO(kz_freep) char *data = NULL;
         size_t size = 0;
-        struct kz_err inner;
 
-        if (kz_fs_read_all(kz_fs_posix(), path, 65536, &data, &size, &inner) != KZ_OK)
-            return kz_place_fail(err, place, "%s", inner.message);
+        KZ_TRY(kz_fs_read_all(kz_fs_posix(), path, 65536, &data, &size, err));
         while (size && (data[size - 1] == '\n' || data[size - 1] == '\r'))
             size--;
         kz_buf_put(out, data, size);
         return KZ_OK;
     }
-    return kz_place_fail(err, place, "\"${%s}\" is neither ${env:NAME} nor ${file:PATH}", spec);
+    return kz_fail(err, KZ_CONFIG, "\"${%s}\" is neither ${env:NAME} nor ${file:PATH}", spec);
 }
 
-static enum kz_code substitute(struct building *b, struct kz_place place, const char *text,
-        const char **ret_text, struct kz_err *err)
+static enum kz_code substitute(
+        struct building *b, const char *text, const char **ret_text, struct kz_err *err)
 {
     struct kz_buf out = {0};
     const char *at = text, *open;
@@ -81,11 +79,11 @@ static enum kz_code substitute(struct building *b, struct kz_place place, const 
         const char *close = strchr(open, '}');
 
         if (!close) {
-            rc = kz_place_fail(err, place, "\"${\" without \"}\"");
+            rc = kz_fail(err, KZ_CONFIG, "\"${\" without \"}\"");
             break;
         }
         kz_buf_put(&out, at, (size_t)(open - at));
-        rc = substitute_one(b, place,
+        rc = substitute_one(b,
                 kz_arena_cstr(b->arena, kz_str_n(open + 2, (size_t)(close - open - 2))), &out, err);
         at = close + 1;
     }
@@ -97,11 +95,47 @@ static enum kz_code substitute(struct building *b, struct kz_place place, const 
     return rc;
 }
 
+static void set_problem(
+        struct building *b, struct kz_yaml *node, struct kz_place place, const char *text)
+{
+    if (node->problem)
+        return; /* the first is enough */
+    node->problem = kz_arena_cstr(b->arena, kz_str(text));
+    node->problem_place = place;
+}
+
+static enum kz_code build(struct building *b, int index, unsigned depth,
+        const struct kz_yaml **ret_node, struct kz_err *err);
+
+/* Adds one pair to a map that has room for it; a key that is there already keeps its first value. */
+static enum kz_code build_pair(struct building *b, const yaml_node_pair_t *pair, unsigned depth,
+        struct kz_yaml *map, struct kz_err *err)
+{
+    const struct kz_yaml *key, *item;
+
+    KZ_TRY(build(b, pair->key, depth + 1, &key, err));
+    if (key->kind != KZ_YAML_SCALAR)
+        return kz_place_fail(err, key->place, "a key has to be a name");
+    KZ_TRY(build(b, pair->value, depth + 1, &item, err));
+    for (size_t k = 0; k < map->count; k++) {
+        if (strcmp(map->keys[k]->text, key->text) != 0)
+            continue;
+        set_problem(b, map, key->place,
+                kz_arena_printf(b->arena, "\"%s\" is given twice, first in line %u", key->text,
+                        map->keys[k]->place.line));
+        return KZ_OK;
+    }
+    map->keys[map->count] = key;
+    map->items[map->count++] = item;
+    return KZ_OK;
+}
+
 static enum kz_code build(struct building *b, int index, unsigned depth,
         const struct kz_yaml **ret_node, struct kz_err *err)
 {
     yaml_node_t *from = yaml_document_get_node(b->document, index);
     struct kz_yaml *node = kz_arena_zero(b->arena, sizeof(*node));
+    struct kz_err put_in;
 
     node->place = place_at(b->shown, from->start_mark);
     if (depth > DEPTH_MAX)
@@ -115,7 +149,9 @@ static enum kz_code build(struct building *b, int index, unsigned depth,
             return kz_place_fail(err, node->place, "a NUL byte within a value");
         node->kind = KZ_YAML_SCALAR;
         node->quoted = from->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
-        KZ_TRY(substitute(b, node->place, kz_arena_cstr(b->arena, kz_str(text)), &node->text, err));
+        node->text = kz_arena_cstr(b->arena, kz_str(text));
+        if (substitute(b, node->text, &node->text, &put_in) != KZ_OK)
+            set_problem(b, node, node->place, put_in.message);
     } else if (from->type == YAML_MAPPING_NODE) {
         yaml_node_pair_t *start = from->data.mapping.pairs.start;
         size_t count = (size_t)(from->data.mapping.pairs.top - start);
@@ -123,18 +159,8 @@ static enum kz_code build(struct building *b, int index, unsigned depth,
         node->kind = KZ_YAML_MAP;
         node->keys = kz_arena_zero(b->arena, count * sizeof(*node->keys));
         node->items = kz_arena_zero(b->arena, count * sizeof(*node->items));
-        for (size_t i = 0; i < count; i++) {
-            KZ_TRY(build(b, start[i].key, depth + 1, &node->keys[i], err));
-            if (node->keys[i]->kind != KZ_YAML_SCALAR)
-                return kz_place_fail(err, node->keys[i]->place, "a key has to be a name");
-            for (size_t k = 0; k < i; k++)
-                if (strcmp(node->keys[k]->text, node->keys[i]->text) == 0)
-                    return kz_place_fail(err, node->keys[i]->place,
-                            "\"%s\" is given twice, first in line %u", node->keys[i]->text,
-                            node->keys[k]->place.line);
-            KZ_TRY(build(b, start[i].value, depth + 1, &node->items[i], err));
-            node->count++;
-        }
+        for (size_t i = 0; i < count; i++)
+            KZ_TRY(build_pair(b, &start[i], depth, node, err));
     } else {
         yaml_node_item_t *start = from->data.sequence.items.start;
         size_t count = (size_t)(from->data.sequence.items.top - start);
@@ -189,6 +215,18 @@ enum kz_code kz_yaml_read(struct kz_arena *arena, const char *path, const char *
             ret_root, err);
 }
 
+void kz_yaml_problems(const struct kz_yaml *node,
+        void (*report)(void *arg, struct kz_place place, const char *text), void *arg)
+{
+    if (node->problem)
+        report(arg, node->problem_place, node->problem);
+    for (size_t i = 0; i < node->count; i++) {
+        if (node->kind == KZ_YAML_MAP)
+            kz_yaml_problems(node->keys[i], report, arg);
+        kz_yaml_problems(node->items[i], report, arg);
+    }
+}
+
 const struct kz_yaml *kz_yaml_get(const struct kz_yaml *map, const char *key)
 {
     if (map && map->kind == KZ_YAML_MAP)
@@ -207,6 +245,10 @@ const struct kz_yaml *kz_yaml_overlay(
         return over;
     both = kz_arena_zero(arena, sizeof(*both));
     *both = *base;
+    if (over->problem) {
+        both->problem = over->problem;
+        both->problem_place = over->problem_place;
+    }
     both->keys = kz_arena_zero(arena, (base->count + over->count) * sizeof(*both->keys));
     both->items = kz_arena_zero(arena, (base->count + over->count) * sizeof(*both->items));
     both->count = 0;

@@ -19,6 +19,10 @@ struct kz_yaml {
     size_t count;                /* map pairs or list items */
     const struct kz_yaml **keys; /* [count] scalars, maps only */
     const struct kz_yaml **items;
+    /* What is wrong with it, or NULL: a ${env:} that is not there (`text` is as it was written then),
+     * a key given twice (the first one counts). */
+    const char *problem;
+    struct kz_place problem_place;
 };
 
 /* `shown` is how messages name the file. */
@@ -27,6 +31,9 @@ KZ_MUST_USE enum kz_code kz_yaml_read(struct kz_arena *arena, const char *path, 
 /* `over` laid on `base`: maps merge key by key, everything else is replaced. */
 const struct kz_yaml *kz_yaml_overlay(
         struct kz_arena *arena, const struct kz_yaml *base, const struct kz_yaml *over);
+/* Calls for every problem in the tree, in the order of the text. Whoever reads a tree has to ask. */
+void kz_yaml_problems(const struct kz_yaml *node,
+        void (*report)(void *arg, struct kz_place place, const char *text), void *arg);
 const struct kz_yaml *kz_yaml_get(const struct kz_yaml *map, const char *key);
 bool kz_yaml_is_null(const struct kz_yaml *node);
 /* The node as JSON text in the arena; plain scalars become numbers, booleans and null by YAML 1.2's
