@@ -387,7 +387,8 @@ enum kz_code kz_http_server_listen(
         (void)kz_fail(err, rc == UV_EADDRINUSE ? KZ_CONFLICT : KZ_IO,
                 "could not listen on \"%s\": %s", text, uv_strerror(rc));
         if (err && rc == UV_EADDRINUSE)
-            (void)kz_hint(err, "another process listens there; stop it or choose another address");
+            (void)kz_hint(err, "another process listens there: stop it, or choose another address "
+                               "with --listen");
         return rc == UV_EADDRINUSE ? KZ_CONFLICT : KZ_IO;
     }
     start(server);

@@ -63,6 +63,11 @@ static int option_index(const struct kz_command *command, const char *name, size
 
 /* ---- help --------------------------------------------------------------------------------------------- */
 
+static const char *dashes(const struct kz_option *option)
+{
+    return option->name[1] ? "--" : "-";
+}
+
 static void print_options(FILE *out, const struct kz_command *command)
 {
     if (option_count(command))
@@ -71,7 +76,7 @@ static void print_options(FILE *out, const struct kz_command *command)
         const struct kz_option *o = &command->options[i];
         char left[64];
 
-        snprintf(left, sizeof(left), "--%s%s%s", o->name, o->metavar ? " " : "",
+        snprintf(left, sizeof(left), "%s%s%s%s", dashes(o), o->name, o->metavar ? " " : "",
                 o->metavar ? o->metavar : "");
         fprintf(out, "  %-22s %s", left, o->help);
         if (o->standard)
@@ -143,7 +148,8 @@ static void print_man(void)
         for (size_t i = 0; i < option_count(*c); i++) {
             const struct kz_option *o = &(*c)->options[i];
 
-            printf(".TP\n.B \\-\\-");
+            printf(".TP\n.B ");
+            roff_text(dashes(o));
             roff_text(o->name);
             if (o->metavar) {
                 printf(" \\fI");
@@ -178,8 +184,9 @@ int kz_command_usage(const struct kz_args *args, const char *fmt, ...)
     va_start(list, fmt);
     vfprintf(stderr, fmt, list);
     va_end(list);
-    fprintf(stderr, "\nUsage: kizashi %s %s\n`kizashi %s --help` says more.\n", args->command->name,
-            args->command->arguments, args->command->name);
+    fprintf(stderr, "\nUsage: kizashi %s%s%s\n`kizashi %s --help` says more.\n",
+            args->command->name, args->command->arguments[0] ? " " : "", args->command->arguments,
+            args->command->name);
     return KZ_EXIT_USAGE;
 }
 
@@ -241,6 +248,40 @@ static int parse(struct kz_args *args, int argc, char **argv)
     return 0;
 }
 
+/* The commands that begin with a word: `kizashi models`. false: none does. */
+static bool print_group(FILE *out, const char *word)
+{
+    size_t size = strlen(word);
+    bool any = false;
+
+    for (const struct kz_command *const *c = kz_commands(); *c; c++) {
+        char left[80];
+
+        if (strncmp((*c)->name, word, size) != 0 || (*c)->name[size] != ' ')
+            continue;
+        snprintf(left, sizeof(left), "kizashi %s%s%s", (*c)->name, (*c)->arguments[0] ? " " : "",
+                (*c)->arguments);
+        fprintf(out, "  %-36s %s\n", left, (*c)->summary);
+        any = true;
+    }
+    return any;
+}
+
+static int unknown_command(int argc, char **argv)
+{
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) &&
+            print_group(stdout, argv[0])) {
+        printf("\n`kizashi %s COMMAND --help` says more.\n", argv[0]);
+        return KZ_EXIT_DONE;
+    }
+    if (argc == 1 && print_group(stderr, argv[0]))
+        return KZ_EXIT_USAGE;
+    fprintf(stderr, "kizashi: there is no command \"%s%s%s\"; `kizashi --help` lists them\n",
+            argv[0], argc > 1 ? " " : "", argc > 1 ? argv[1] : "");
+    (void)print_group(stderr, argv[0]); /* none that begins so is fine, too */
+    return KZ_EXIT_USAGE;
+}
+
 int kz_command_main(int argc, char **argv)
 {
     struct kz_args args = {0};
@@ -258,28 +299,16 @@ int kz_command_main(int argc, char **argv)
             print_command(stdout, args.command);
             return KZ_EXIT_DONE;
         }
+        if (argc > 1 && print_group(stdout, argv[1]))
+            return KZ_EXIT_DONE;
         print_all(argc ? stdout : stderr);
         return argc ? KZ_EXIT_DONE : KZ_EXIT_USAGE;
     }
     if (strcmp(argv[0], "--version") == 0)
         argv[0] = (char *)"version";
     args.command = find(argc, argv);
-    if (!args.command) {
-        size_t size = strlen(argv[0]);
-        bool any = false;
-
-        for (const struct kz_command *const *c = kz_commands(); *c; c++)
-            if (strncmp((*c)->name, argv[0], size) == 0 && (*c)->name[size] == ' ') {
-                if (!any)
-                    fprintf(stderr, "kizashi %s: say what:\n", argv[0]);
-                fprintf(stderr, "  kizashi %s %s\n", (*c)->name, (*c)->arguments);
-                any = true;
-            }
-        if (!any)
-            fprintf(stderr, "kizashi: there is no command \"%s\"; `kizashi --help` lists them\n",
-                    argv[0]);
-        return KZ_EXIT_USAGE;
-    }
+    if (!args.command)
+        return unknown_command(argc, argv);
     rc = parse(&args, argc, argv);
     return rc ? rc : args.command->run(&args);
 }
