@@ -10,7 +10,14 @@
 
 #include "base/base.h"
 
-enum kz_diag_level { KZ_DIAG_ERROR, KZ_DIAG_WARN, KZ_DIAG_INFO, KZ_DIAG_DEBUG };
+/* SILENT is for kz_diag_set() alone: a command that says all of it in its own words. */
+enum kz_diag_level {
+    KZ_DIAG_SILENT = -1,
+    KZ_DIAG_ERROR,
+    KZ_DIAG_WARN,
+    KZ_DIAG_INFO,
+    KZ_DIAG_DEBUG
+};
 
 void kz_diag_set(enum kz_diag_level level, bool json);
 /* `fields` is printf for `key=value` pairs; values with blanks are quoted by the caller. */

@@ -76,13 +76,52 @@ void kz_fleet_remove(struct replica *r)
 
 /* ---- failures ----------------------------------------------------------------------------------- */
 
+static struct kz_str take_line(struct kz_str *text)
+{
+    const char *end = text->size ? memchr(text->ptr, '\n', text->size) : NULL;
+    struct kz_str line = kz_str_n(text->ptr, end ? (size_t)(end - text->ptr) : text->size);
+    size_t taken = line.size + (end != NULL);
+
+    *text = kz_str_n(text->ptr + taken, text->size - taken);
+    return line;
+}
+
+/* Where it happened: the innermost frame of a Python traceback that is in the model's directory, as
+ * " (model.py:12)"; empty where there is none. A frame is `  File "PATH", line N, in NAME`. */
+static void place_of(const struct kz_model_def *def, struct kz_str traceback, char ret[100])
+{
+    static const char before[] = "  File \"", after[] = "\", line ";
+    size_t dir_size = def->path ? strlen(def->path) : 0;
+
+    ret[0] = '\0';
+    while (dir_size && traceback.size) {
+        struct kz_str line = take_line(&traceback);
+        size_t skip = sizeof(before) - 1 + dir_size + 1;
+        const char *name = line.ptr + skip, *quote;
+        unsigned number = 0;
+
+        if (line.size <= skip || memcmp(line.ptr, before, sizeof(before) - 1) != 0 ||
+                memcmp(line.ptr + sizeof(before) - 1, def->path, dir_size) != 0 || name[-1] != '/')
+            continue;
+        quote = memmem(name, line.size - skip, after, sizeof(after) - 1);
+        if (!quote || quote - name > 60)
+            continue;
+        for (const char *digit = quote + sizeof(after) - 1;
+                digit < line.ptr + line.size && *digit >= '0' && *digit <= '9' && number < 1000000;
+                digit++)
+            number = number * 10 + (unsigned)(*digit - '0');
+        snprintf(ret, 100, " (%.*s:%u)", (int)(quote - name), name, number);
+    }
+}
+
 void kz_fleet_note(struct model *model, const char *code, struct kz_str message)
 {
-    const char *end = memchr(message.ptr ? message.ptr : "", '\n', message.size);
-    struct kz_str line = kz_str_n(message.ptr, end ? (size_t)(end - message.ptr) : message.size);
+    struct kz_str line = take_line(&message);
+    char place[100];
 
-    snprintf(model->now.reason, sizeof(model->now.reason), "%s: " KZ_STR_FMT, code,
-            KZ_STR_ARG(kz_utf8_cut(line, 250)));
+    place_of(model->def, message, place);
+    snprintf(model->now.reason, sizeof(model->now.reason), "%s: " KZ_STR_FMT "%s", code,
+            KZ_STR_ARG(kz_utf8_cut(line, 250 - strlen(place))), place);
     model->dirty = true;
 }
 

@@ -246,7 +246,7 @@ static int run_check(const struct kz_args *args)
     struct kz_err err;
     enum kz_code rc;
 
-    kz_diag_set(KZ_DIAG_ERROR, false);
+    kz_diag_set(KZ_DIAG_SILENT, false);
     kz_json_out_object(&f.out);
     kz_json_out_key(&f.out, "errors");
     kz_json_out_array(&f.out);

@@ -132,9 +132,12 @@ struct model_check {
 
 static void model_problem(void *arg, unsigned model, const char *text)
 {
+    static const char said_already[] = "load: the model did not load: ";
     struct model_check *m = arg;
     struct kz_err err;
 
+    if (strncmp(text, said_already, sizeof(said_already) - 1) == 0)
+        text += sizeof(said_already) - 1;
     (void)kz_place_fail(&err, m->project->models[model].place, "model \"%s\" does not load: %s",
             m->project->models[model].name, text);
     problem(&m->checking, &err);
