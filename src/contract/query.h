@@ -221,6 +221,8 @@ struct kz_query_ops {
     void (*counters)(struct kz_query *q, struct kz_pipeline_counters *ret);
     const struct kz_pipeline_histograms *(*histograms)(struct kz_query *q);
     void (*model)(struct kz_query *q, unsigned model, struct kz_model_status *ret);
+    /* Whether nothing is decided for an action: by an operator, or since a restore. */
+    bool (*action_paused)(struct kz_query *q, unsigned action);
     /* Whether intake and serving work: KZ_OK or why not. */
     enum kz_code (*health)(struct kz_query *q, struct kz_err *err);
     /* A consistent copy of the data to `dest` (a new directory) in the background. */

@@ -459,6 +459,12 @@ static void fake_model(struct kz_query *q, unsigned model, struct kz_model_statu
     *ret = fake_of(q)->models[model];
 }
 
+static bool fake_action_paused(struct kz_query *q, unsigned action)
+{
+    (void)q, (void)action;
+    return false;
+}
+
 static enum kz_code fake_health(struct kz_query *q, struct kz_err *err)
 {
     if (fake_of(q)->health != KZ_OK)
@@ -503,6 +509,7 @@ static const struct kz_query_ops fake_ops = {
         .counters = fake_counters,
         .histograms = fake_histograms,
         .model = fake_model,
+        .action_paused = fake_action_paused,
         .health = fake_health,
         .backup = fake_backup,
         .checkpoint = fake_checkpoint,

@@ -139,6 +139,32 @@ static void check_models(struct report *r)
     }
 }
 
+static void check_actions(struct report *r)
+{
+    struct kz_query *query = r->serve->query;
+    const struct kz_project *project = query->project;
+    unsigned paused = 0, last = 0;
+    struct problem *p;
+
+    for (unsigned i = 0; i < project->action_count; i++)
+        if (query->ops->action_paused(query, i)) {
+            paused++;
+            last = i;
+        }
+    if (!paused)
+        return;
+    p = add(r, KZ_SEVERE_NOTICE);
+    if (paused == 1 && project->action_count > 1)
+        SAY(p->what, "action %s is paused", project->actions[last].name);
+    else
+        SAY(p->what, "%u of %zu actions are paused", paused, project->action_count);
+    SAY(p->why, "an operator said so, or the data was restored: nothing is delivered meanwhile");
+    if (paused == 1)
+        SAY(p->remedy, "kizashi actions resume %s", project->actions[last].name);
+    else
+        SAY(p->remedy, "kizashi actions resume --all, or NAME");
+}
+
 static void check_latency(struct report *r)
 {
     double p99 = kz_serve_quantile(&r->rates.histograms.commit, 0.99);
@@ -402,6 +428,7 @@ void kz_serve_status(struct kz_serve_call *call)
     check_intake(r);
     check_disk(r);
     check_models(r);
+    check_actions(r);
     check_latency(r);
     check_recent(r);
     check_clock(r);

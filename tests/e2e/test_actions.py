@@ -66,7 +66,9 @@ def test_paused_actions_do_nothing(start):
     harness.run("actions", "pause", "--all", "--url", url, check=0)
     ask(server, view(1), view(2))
     assert server.get("/v1/users/u1/actions").json()["actions"] == []
+    assert [p["what"] for p in server.get("/v1/admin/status").json()["problems"]] == ["1 of 1 actions are paused"]
     harness.run("actions", "resume", "--all", "--url", url, check=0)
+    assert server.get("/v1/admin/status").json()["problems"] == []
     ask(server, view(3))
     server.wait(lambda: server.get("/v1/users/u1/actions").json()["actions"], 5, "the coupon")
 

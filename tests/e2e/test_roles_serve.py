@@ -215,6 +215,7 @@ def test_an_operator_pauses_and_resumes(start):
     ask(server, view(1))
     ask(server, view(2))
     assert waiting(server) == []
+    assert [p["what"] for p in server.get("/v1/admin/status").json()["problems"]] == ["1 of 1 actions are paused"]
     harness.run("actions", "resume", "--all", "--url", url, check=0)
     ask(server, view(3))
     server.wait(lambda: waiting(server), 5, "the coupon")

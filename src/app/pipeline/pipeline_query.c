@@ -360,6 +360,14 @@ static void model_status(struct kz_query *query, unsigned index, struct kz_model
     memcpy(ret->reason, status.reason, sizeof(ret->reason));
 }
 
+static bool action_paused(struct kz_query *query, unsigned action)
+{
+    struct kz_pipeline *p = kz_pl_of_query(query);
+
+    return p->options.actions_paused ||
+           kz_views_paused(p->views, "action", kz_str(p->project->actions[action].name));
+}
+
 static enum kz_code health(struct kz_query *query, struct kz_err *err)
 {
     struct kz_pipeline *p = kz_pl_of_query(query);
@@ -394,6 +402,7 @@ const struct kz_query_ops kz_pl_query_ops = {
         .counters = counters,
         .histograms = histograms,
         .model = model_status,
+        .action_paused = action_paused,
         .health = health,
         .backup = kz_pl_backup,
         .checkpoint = checkpoint,

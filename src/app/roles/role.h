@@ -117,6 +117,7 @@ KZ_MUST_USE enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_er
 void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *ret_counters);
 void kz_role_env_histograms(struct kz_role_env *env, struct kz_pipeline_histograms *ret_histograms);
 void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_status *ret_status);
+bool kz_role_env_action_paused(const struct kz_role_env *env, unsigned action);
 /* The query of a process that keeps nothing to be asked for: probes, metrics and status. free() it. */
 struct kz_query *kz_role_query_new(struct kz_role_env *env);
 

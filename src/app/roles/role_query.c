@@ -144,6 +144,12 @@ void kz_role_env_model(struct kz_role_env *env, unsigned model, struct kz_model_
         infer->ops->model(infer, model, ret_status);
 }
 
+bool kz_role_env_action_paused(const struct kz_role_env *env, unsigned action)
+{
+    return env->words &&
+           kz_words_paused(env->words, "action", kz_str(env->project->actions[action].name));
+}
+
 static void counters(struct kz_query *q, struct kz_pipeline_counters *ret)
 {
     kz_role_env_counters(env_of(q), ret);
@@ -155,6 +161,11 @@ static const struct kz_pipeline_histograms *histograms(struct kz_query *q)
 
     kz_role_env_histograms(query->env, &query->histograms);
     return &query->histograms;
+}
+
+static bool action_paused(struct kz_query *q, unsigned action)
+{
+    return kz_role_env_action_paused(env_of(q), action);
 }
 
 static void model(struct kz_query *q, unsigned index, struct kz_model_status *ret)
@@ -185,6 +196,7 @@ struct kz_query *kz_role_query_new(struct kz_role_env *env)
             .counters = counters,
             .histograms = histograms,
             .model = model,
+            .action_paused = action_paused,
             .health = health,
             .backup = backup,
             .checkpoint = checkpoint,

@@ -349,6 +349,11 @@ static void model_status(struct kz_query *query, unsigned m, struct kz_model_sta
     kz_role_env_model(kz_role_serve_of(query)->env, m, ret);
 }
 
+static bool action_paused(struct kz_query *query, unsigned action)
+{
+    return kz_role_env_action_paused(kz_role_serve_of(query)->env, action);
+}
+
 static enum kz_code health(struct kz_query *query, struct kz_err *err)
 {
     return kz_role_env_ready(kz_role_serve_of(query)->env, err);
@@ -394,6 +399,7 @@ const struct kz_query_ops kz_serve_query_ops = {
         .counters = counters,
         .histograms = histograms,
         .model = model_status,
+        .action_paused = action_paused,
         .health = health,
         .backup = backup,
         .checkpoint = checkpoint,
