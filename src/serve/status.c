@@ -273,7 +273,8 @@ static void check_upkeep(struct report *r)
         SAY(p->what, "webhook attempts fail");
         SAY(p->why, "%" PRIu64 " in the last ten seconds; they are made again",
                 r->rates.counters.deliveries_failed_total);
-        SAY(p->remedy, "look at the receiver; nothing is lost yet");
+        SAY(p->remedy, "look at the receiver (the log of this process has the reason); nothing is "
+                       "lost yet");
     }
     if (all->dead_letters) {
         p = add(r, KZ_SEVERE_NOTICE);

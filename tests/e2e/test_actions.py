@@ -104,6 +104,10 @@ def test_a_webhook_is_signed_retried_and_keeps_its_key(start):
     assert headers["Kizashi-Signature"] == "v1=" + hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
     assert json.loads(body)["user_id"] == "u1"
     server.wait(lambda: [d for d in harness.dump(server.data, "--type", "delivery") if d["state"] == "sent"], 10, "the end")
+    said = [line.split(" ", 1)[1].strip() for line in server.read_log().splitlines() if "webhook" in line]
+    name = said[0].split("action=")[1].split()[0]
+    assert said == [f'warn  a webhook failed action={name} attempt=1 of=8 reason="503 Service Unavailable"',
+                    f"info  webhooks are taken again action={name}"], said
     receiver.shutdown()
 
 

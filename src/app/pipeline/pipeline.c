@@ -4,7 +4,9 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "app/pipeline/pipeline_int.h"
 #include "base/diag.h"
@@ -632,6 +634,25 @@ static enum kz_code make_dir(struct kz_fs *fs, const char *path, struct kz_err *
     return fs->ops->sync_dir(fs, parent, err);
 }
 
+/* Whose data it is says who has to start us. */
+static enum kz_code hint_owner(const struct kz_pipeline *p, enum kz_code rc, struct kz_err *err)
+{
+    struct stat st;
+    bool read_only;
+
+    if (rc != KZ_IO || access(p->options.data_dir, W_OK | X_OK) == 0)
+        return rc;
+    read_only = errno == EROFS;
+    if (stat(p->options.data_dir, &st) != 0)
+        return rc;
+    if (read_only)
+        return kz_hint(err, "its disk is mounted read-only");
+    return kz_hint(err,
+            "it belongs to user %u and this process runs as %u: start it as that user, or "
+            "give another place with --data",
+            (unsigned)st.st_uid, (unsigned)geteuid());
+}
+
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
     char path[PATH_MAX], holder[40];
@@ -642,7 +663,9 @@ static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
     KZ_TRY(make_dir(fs, p->log_dir, err));
     KZ_TRY(make_dir(fs, p->views_dir, err));
     snprintf(path, sizeof(path), "%s/lock", p->options.data_dir);
-    KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err));
+    rc = fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err);
+    if (rc != KZ_OK)
+        return hint_owner(p, rc, err);
     rc = kz_file_lock(p->lock, err);
     if (rc == KZ_LOCKED) {
         kz_file_lock_holder(p->lock, holder);

@@ -85,6 +85,8 @@ struct action { /* an action rule, compiled */
     uint64_t name;
     struct kz_sql_expr *when, *having;
     bool *models; /* [model_count] those `when` speaks of */
+    bool failing; /* its receiver, at the last attempt */
+    int64_t failing_said_ms;
 };
 
 struct model {
