@@ -49,7 +49,8 @@ struct kz_subscription { /* the subscriber's; zero `user` means all users */
 /* What became of one event, measured in this process; zeros where it is not remembered. */
 struct kz_event_timing {
     int64_t received_us;       /* monotonic */
-    uint32_t parse_us, log_us; /* until staged; until durable */
+    uint32_t parse_us, log_us; /* until staged; until durable: over a bus and in a shared store, by
+                                * the clocks of two processes */
 };
 
 struct kz_model_status {
@@ -166,6 +167,8 @@ struct kz_query_want {
     uint64_t letters_before;
     size_t letters_max;
     uint64_t erasure;
+    struct kz_str timed_event; /* borrowed for the call: the event_id timing() is asked for, with
+                                * KZ_WANT_EVENTS; empty: none */
 };
 
 struct kz_query {

@@ -126,6 +126,10 @@ struct kz_store_ops {
      * by (owner, lsn). scan_all() goes by time (lsn), for datasets; it may read everything. */
     struct kz_history_reader *(*reader)(struct kz_store *store);
 
+    /* When an event was committed: the commit's now_ms. */
+    enum kz_code (*stored_ms)(struct kz_store *store, kz_lsn lsn, uint64_t owner, int64_t *ret_ms,
+            struct kz_err *err);
+
     /* Timers due at `now_ms`, earliest first, at most `max`, of those whose owner % `part_count` is
      * `part` (0 of 1: all). `ret_next_ms`: the next one behind them is not due before it: at the
      * latest then ask again; INT64_MAX: there is none. Others put timers meanwhile, so ask sooner. */

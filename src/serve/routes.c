@@ -31,7 +31,7 @@ const struct kz_serve_route kz_serve_routes[] = {
         GET("/v1/users/{user}/events", READ, kz_serve_events,
                 "history, newest first; ?limit=50&before=CURSOR", .want = kz_serve_want_events),
         GET("/v1/users/{user}/events/{event_id}/trace", READ, kz_serve_trace,
-                "what became of an event, stage by stage", .want = kz_serve_want_history),
+                "what became of an event, stage by stage", .want = kz_serve_want_trace),
         GET("/v1/users/{user}/export", READ, kz_serve_export,
                 "everything known of this user, as NDJSON", .want = kz_serve_want_history),
         DELETE("/v1/users/{user}", ADMIN, kz_serve_erase, "erase this user: 202 and an erasure_id"),

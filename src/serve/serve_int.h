@@ -168,6 +168,8 @@ void kz_serve_event_json(
 
 enum kz_code kz_serve_want_history(
         struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
+enum kz_code kz_serve_want_trace(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err);
 void kz_serve_trace(struct kz_serve_call *call);
 void kz_serve_export(struct kz_serve_call *call);
 void kz_serve_exports_end(struct kz_serve *serve);

@@ -378,6 +378,13 @@ enum kz_code kz_serve_want_history(
     return KZ_OK;
 }
 
+enum kz_code kz_serve_want_trace(
+        struct kz_serve_call *call, struct kz_query_want *want, struct kz_err *err)
+{
+    want->timed_event = call->args[0];
+    return kz_serve_want_history(call, want, err);
+}
+
 void kz_serve_trace(struct kz_serve_call *call)
 {
     struct kz_err err = {0};

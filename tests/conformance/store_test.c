@@ -379,6 +379,21 @@ static void assert_all(struct fixture *f, kz_lsn from, kz_lsn until, unsigned le
     kz_buf_done(&seen.text);
 }
 
+static void an_event_says_when_it_was_stored(void **state)
+{
+    struct fixture *f = fixture_of(state);
+    const struct event event = {.owner = ADA, .lsn = at(1), .ts_ms = NOW - 3000};
+    int64_t ms = 0;
+    struct kz_err err;
+
+    put_events(f, &event, 1);
+    put_note(f, ADA, at(2));
+    assert_int_equal(f->ops->stored_ms(f->store, at(1), ADA, &ms, &err), KZ_OK);
+    assert_true(ms == NOW);
+    assert_int_equal(f->ops->stored_ms(f->store, at(2), ADA, &ms, &err), KZ_NOT_FOUND);
+    assert_int_equal(f->ops->stored_ms(f->store, at(1), BOB, &ms, &err), KZ_NOT_FOUND);
+}
+
 static void all_records_in_the_order_of_addresses(void **state)
 {
     struct fixture *f = fixture_of(state);
@@ -877,6 +892,7 @@ static void a_commit_that_is_too_large_is_refused(void **state)
     X(records_by_key_range)                                                                        \
     X(records_behind_those_known)                                                                  \
     X(too_many_sources_are_refused)                                                                \
+    X(an_event_says_when_it_was_stored)                                                            \
     X(a_record_by_owner_and_address)                                                               \
     X(all_records_in_the_order_of_addresses)                                                       \
     X(a_megabyte_of_props_comes_back_bit_for_bit)                                                  \

@@ -22,6 +22,8 @@ struct deployment {
     struct kz_role *infer, *serve;
     struct kz_query *query;
     unsigned events;
+    int64_t under_way_ms; /* from receipt to process */
+    uint64_t last_event;  /* its seq */
 };
 
 static void send_event(struct deployment *d, const char *user, const char *anonymous,
@@ -38,7 +40,7 @@ static void send_event(struct deployment *d, const char *user, const char *anony
     item->event.event_id = kz_str(id);
     item->event.name = kz_str(name);
     item->event.props = KZ_STR("{\"price\":3}");
-    item->event.received_at_ms = kz_clock_ms();
+    item->event.received_at_ms = kz_clock_ms() - d->under_way_ms;
     item->event.identity = identity;
     item->event.columns_id = 77;
     item->event.columns = item->columns;
@@ -62,6 +64,7 @@ static void send_event(struct deployment *d, const char *user, const char *anony
         kz_buf_done(&request.message);
         kz_buf_done(&hold);
     }
+    d->last_event = item->seq;
     free(item);
 }
 
@@ -97,6 +100,8 @@ struct asked {
     uint32_t user;
     bool known;
     const char *id;
+    const char *timed_event; /* NULL: none */
+    uint32_t intake_us;
     size_t predictions, waiting;
     uint64_t decision, count;
     double score;
@@ -138,7 +143,8 @@ static void prepare(struct deployment *d, const char *user, unsigned what,
             .events_as_of = UINT64_MAX,
             .events_max = 100,
             .letters_max = 100,
-            .erasure = asked->count};
+            .erasure = asked->count,
+            .timed_event = kz_str(asked->timed_event ? asked->timed_event : "")};
 
     asked->d = d;
     asked->look = look;
@@ -565,6 +571,32 @@ static void a_paused_model_leaves_its_requests_on_the_bus(void **state)
     undeploy(d);
 }
 
+static void look_at_timing(struct asked *asked)
+{
+    struct kz_query *q = asked->d->query;
+    struct kz_event_timing timing = {0};
+
+    asked->known = q->ops->timing(q, asked->d->last_event, &timing);
+    asked->intake_us = timing.log_us;
+}
+
+static void a_trace_knows_how_long_an_event_was_on_its_way_into_the_store(void **state)
+{
+    struct deployment *d = deploy();
+    struct asked asked = {.timed_event = "e0"};
+
+    (void)state;
+    d->under_way_ms = 250;
+    send_event(d, "ada", "", "view", KZ_IDENTITY_NONE);
+    prepare(d, "ada", KZ_WANT_EVENTS, look_at_timing, &asked);
+    assert_true(asked.known);
+    assert_in_range(asked.intake_us, 250000, 250000 + WAIT_MS * 1000);
+    asked.timed_event = "e1"; /* there is none */
+    prepare(d, "ada", KZ_WANT_EVENTS, look_at_timing, &asked);
+    assert_false(asked.known);
+    undeploy(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -574,6 +606,7 @@ int main(void)
             cmocka_unit_test(a_webhook_is_posted_again_under_the_same_key),
             cmocka_unit_test(a_forgotten_webhook_is_found_by_the_sweep),
             cmocka_unit_test(a_paused_model_leaves_its_requests_on_the_bus),
+            cmocka_unit_test(a_trace_knows_how_long_an_event_was_on_its_way_into_the_store),
     };
 
     kz_diag_set(KZ_DIAG_ERROR, false);

@@ -79,6 +79,9 @@ struct snapshot {
     struct kz_buf letters; /* DEADLETTER records at multiples of 8 */
     size_t letter_count;
     struct kz_buf stone;
+    char *timed_event; /* what want.timed_event points to */
+    uint64_t timed;    /* that event's seq; 0: it is not there */
+    int64_t intake_ms; /* from its receipt in collect until its commit in process */
 };
 
 struct change {

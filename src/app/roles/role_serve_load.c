@@ -352,6 +352,32 @@ static enum kz_code load_user(struct snapshot *s, struct kz_err *err)
     return rc;
 }
 
+/* How long the event that a trace is about took to be stored. */
+static enum kz_code load_timing(struct snapshot *s, struct kz_err *err)
+{
+    struct kz_store *store = s->job.role->env->store;
+    const struct gathered *g = &s->history[KZ_CHAIN_EVENTS];
+    int64_t stored_ms;
+    enum kz_code rc;
+
+    for (size_t i = g->count; i-- > 0;) {
+        const struct kz_record *record = g->records[i];
+        struct kz_event event;
+
+        if (kz_event_decode(record, &event, NULL) != KZ_OK ||
+                !kz_str_eq(event.event_id, s->want.timed_event))
+            continue;
+        rc = store->ops->stored_ms(store, record->seq, record->owner, &stored_ms, err);
+        if (rc == KZ_NOT_FOUND)
+            return KZ_OK; /* it has just gone */
+        KZ_TRY(rc);
+        s->timed = record->seq;
+        s->intake_ms = KZ_MAX(stored_ms - record->at_ms, (int64_t)0);
+        return KZ_OK;
+    }
+    return KZ_OK;
+}
+
 /* ---- all ---------------------------------------------------------------------------------------------- */
 
 static enum kz_code load(struct snapshot *s, struct kz_err *err)
@@ -365,6 +391,8 @@ static enum kz_code load(struct snapshot *s, struct kz_err *err)
 
         KZ_TRY(scan(s, KZ_CHAIN_EVENTS, s->want.events_as_of, s->want.events_max, g, err));
         gathered_all(g);
+        if (s->want.timed_event.size)
+            KZ_TRY(load_timing(s, err));
     }
     if (s->known && s->want.what & KZ_WANT_NOTES)
         KZ_TRY(load_notes(s, err));
@@ -403,5 +431,6 @@ void kz_snapshot_free(struct snapshot *s)
     kz_buf_done(&s->letters);
     kz_buf_done(&s->stone);
     free(s->id);
+    free(s->timed_event);
     free(s);
 }

@@ -55,6 +55,9 @@ static void prepare(struct kz_query *query, const struct kz_query_want *want,
     s->want = *want;
     s->id = kz_strndup(want->key.id.ptr ? want->key.id.ptr : "", want->key.id.size);
     s->want.key.id.ptr = s->id;
+    s->timed_event = kz_strndup(
+            want->timed_event.ptr ? want->timed_event.ptr : "", want->timed_event.size);
+    s->want.timed_event.ptr = s->timed_event;
     s->then = then;
     s->arg = arg;
     s->next = role->preparing;
@@ -312,8 +315,13 @@ void kz_serve_publish(struct role_serve *role, const struct kz_record *record)
 
 static bool timing(struct kz_query *query, uint64_t seq, struct kz_event_timing *ret)
 {
-    (void)query, (void)seq, (void)ret;
-    return false; /* the event was taken by other processes */
+    const struct snapshot *s = kz_role_serve_of(query)->current;
+
+    if (!s || !seq || s->timed != seq)
+        return false;
+    *ret = (struct kz_event_timing){
+            .log_us = (uint32_t)KZ_MIN(s->intake_ms * 1000, (int64_t)UINT32_MAX)};
+    return true;
 }
 
 static enum kz_code erasure(struct kz_query *query, uint64_t id, bool *ret_done,

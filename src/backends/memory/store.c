@@ -201,7 +201,7 @@ static enum kz_code insert(
 
         if (kz_rows_get(rows, key))
             break;
-        kz_rows_put(rows, key, record_bytes(record), 0);
+        kz_rows_put(rows, key, record_bytes(record), (uint64_t)commit->now_ms);
     }
     if (ids == commit->id_count && records == commit->record_count)
         return KZ_OK;
@@ -524,6 +524,27 @@ static const struct kz_history_reader_ops reader_ops = {
         .get = get,
 };
 
+/* Of a record the version is when it was put: it never changes. */
+static enum kz_code stored_ms(
+        struct kz_store *store, kz_lsn lsn, uint64_t owner, int64_t *ret_ms, struct kz_err *err)
+{
+    struct memory *memory = memory_of(store);
+    const struct kz_row *row;
+    int64_t ms = 0;
+
+    pthread_mutex_lock(&memory->lock);
+    row = kz_rows_get(&memory->records[KZ_CHAIN_EVENTS], key3(owner, ~lsn, 0));
+    if (row)
+        ms = (int64_t)row->version;
+    memory->stats.reads++;
+    pthread_mutex_unlock(&memory->lock);
+    if (!row)
+        return kz_fail(err, KZ_NOT_FOUND, "there is no event %016llx of owner %016llx",
+                (unsigned long long)lsn, (unsigned long long)owner);
+    *ret_ms = ms;
+    return KZ_OK;
+}
+
 static struct kz_history_reader *reader_get(struct kz_store *store)
 {
     return &memory_of(store)->reader;
@@ -766,6 +787,7 @@ static const struct kz_store_ops store_ops = {
         .retry_ms = retry_ms,
         .users = users,
         .reader = reader_get,
+        .stored_ms = stored_ms,
         .due = due,
         .outbox = outbox,
         .published = published,

@@ -3,6 +3,7 @@
 
 #include "backends/spanner/sort.h"
 #include "backends/spanner/spanner_int.h"
+#include "codec/timefmt.h"
 
 enum { PAGE_MIN = 32, SMALL_MAX = 1000, SORT_MEMORY = 128 << 20 };
 
@@ -340,6 +341,47 @@ static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t o
     kz_sp_keys_done(&keys);
     kz_buf_done(&one.scratch);
     kz_arena_done(&one.arena);
+    return rc;
+}
+
+static enum kz_code take_time(void *arg, const struct kz_sp_cell *cells, struct kz_err *err)
+{
+    return kz_time_parse(cells[0].text, arg, err);
+}
+
+static void forget_time(void *arg)
+{
+    *(int64_t *)arg = 0;
+}
+
+enum kz_code kz_sp_stored_ms(
+        struct kz_store *store, kz_lsn lsn, uint64_t owner, int64_t *ret_ms, struct kz_err *err)
+{
+    static const char *const columns[] = {"stored_at"};
+    struct kz_sp_keys keys = {0};
+    int64_t ms = 0;
+    struct kz_sp_read read = {
+            .table = "events",
+            .columns = columns,
+            .column_count = KZ_ARRAY_COUNT(columns),
+            .small = true,
+            .each = take_time,
+            .again = forget_time,
+            .arg = &ms,
+    };
+    enum kz_code rc;
+
+    kz_sp_u64(&keys.lists, owner);
+    kz_sp_u64(&keys.lists, lsn);
+    kz_sp_end(&keys.lists);
+    read.keys = kz_sp_keys_set(&keys);
+    rc = kz_sp_read(kz_sp_of(store), NULL, &read, err);
+    kz_sp_keys_done(&keys);
+    if (rc == KZ_OK && !ms)
+        rc = kz_fail(err, KZ_NOT_FOUND, "there is no event %016llx of owner %016llx",
+                (unsigned long long)lsn, (unsigned long long)owner);
+    if (rc == KZ_OK)
+        *ret_ms = ms;
     return rc;
 }
 

@@ -69,6 +69,7 @@ static const struct kz_store_ops spanner_ops = {
         .retry_ms = kz_sp_retry_ms,
         .users = kz_sp_users,
         .reader = spanner_reader,
+        .stored_ms = kz_sp_stored_ms,
         .due = kz_sp_due,
         .outbox = kz_sp_outbox,
         .published = kz_sp_published,

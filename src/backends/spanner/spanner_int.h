@@ -197,7 +197,10 @@ KZ_MUST_USE enum kz_code kz_sp_get_record(const struct kz_sp_cell *cells, struct
 
 /* ---- the rest ---------------------------------------------------------------------------- */
 
-extern const struct kz_history_reader_ops kz_sp_reader_ops; /* history.c */
+/* history.c */
+extern const struct kz_history_reader_ops kz_sp_reader_ops;
+enum kz_code kz_sp_stored_ms(
+        struct kz_store *store, kz_lsn lsn, uint64_t owner, int64_t *ret_ms, struct kz_err *err);
 
 /* queue.c */
 void kz_sp_put_queues(struct kz_sp_changes *changes, const struct kz_store_commit *commit);
