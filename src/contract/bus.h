@@ -130,7 +130,8 @@ struct kz_bus_ops {
      * deliveries are gone. */
     void (*close_source)(struct kz_bus_source *source);
     /* Whether topics and subscriptions are there: KZ_NOT_FOUND names the one that is not and the
-     * command that makes it. */
+     * command that makes it. Where all is well, so are the stats: they name no problem of publishing
+     * any more. */
     enum kz_code (*check)(struct kz_bus *bus, struct kz_err *err);
     /* Makes what is missing; says each thing made through `say` (may be NULL). */
     enum kz_code (*create)(struct kz_bus *bus, void (*say)(void *arg, const char *line), void *arg,

@@ -85,6 +85,7 @@ static void end_attempt(struct kz_rpc_call *call)
 
     pthread_mutex_lock(&call->channel->lock);
     ended = kz_take(&call->call);
+    kz_rpc_awaited(call->channel, call->end.status);
     pthread_mutex_unlock(&call->channel->lock);
     kz_rpc_end_done(&call->end, grpc);
     grpc->grpc_metadata_array_destroy(&call->initial);
@@ -141,6 +142,7 @@ static void start_attempt(struct kz_rpc_call *call)
     /* Once started, the call may be over and freed at any time; the lock keeps the channel. */
     pthread_mutex_lock(&channel->lock);
     call->call = started;
+    kz_rpc_await(channel);
     if (atomic_load(&channel->closing))
         grpc->grpc_call_cancel(started, NULL);
     kz_rpc_op_start(grpc, started, ops, KZ_ARRAY_COUNT(ops), &call->op, on_done);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "rpc/rpc_int.h"
+#include "sys/clock.h"
 
 enum {
     DEFAULT_RECEIVE_MAX_BYTES = 64 << 20,
@@ -151,6 +152,49 @@ grpc_channel *kz_rpc_channel_pick(struct kz_rpc_channel *channel)
     unsigned turn = atomic_fetch_add_explicit(&channel->turn, 1, memory_order_relaxed);
 
     return channel->connections[turn % channel->connection_count];
+}
+
+/* ---- silence ------------------------------------------------------------------------------- */
+
+/* Whether the server itself has spoken; the others gRPC makes on this side, or a proxy. */
+static bool is_the_server_s(grpc_status_code status)
+{
+    switch (status) {
+    case GRPC_STATUS_CANCELLED:
+    case GRPC_STATUS_UNKNOWN:
+    case GRPC_STATUS_DEADLINE_EXCEEDED:
+    case GRPC_STATUS_INTERNAL:
+    case GRPC_STATUS_UNAVAILABLE:
+        return false;
+    default:
+        return true;
+    }
+}
+
+void kz_rpc_await(struct kz_rpc_channel *channel)
+{
+    if (!channel->awaited++ && !channel->in_vain)
+        channel->silent_since_ms = kz_mono_ms();
+}
+
+void kz_rpc_awaited(struct kz_rpc_channel *channel, grpc_status_code status)
+{
+    KZ_BUG_ON(!channel->awaited);
+    channel->awaited--;
+    channel->in_vain = !is_the_server_s(status);
+    if (!channel->in_vain)
+        channel->silent_since_ms = kz_mono_ms();
+}
+
+int64_t kz_rpc_silent_ms(struct kz_rpc_channel *channel)
+{
+    int64_t ms = 0;
+
+    pthread_mutex_lock(&channel->lock);
+    if (channel->awaited || channel->in_vain)
+        ms = KZ_MAX(kz_mono_ms() - channel->silent_since_ms, (int64_t)1);
+    pthread_mutex_unlock(&channel->lock);
+    return ms;
 }
 
 grpc_connectivity_state kz_rpc_state(const struct kz_rpc *rpc, grpc_channel *connection)

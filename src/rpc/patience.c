@@ -7,7 +7,7 @@
 #include "sys/clock.h"
 #include "sys/random.h"
 
-enum { WAIT_FIRST_MS = 8, WAIT_MAX_MS = 1000, THROTTLED_MS = 10000 };
+enum { WAIT_FIRST_MS = 8, WAIT_MAX_MS = 1000, THROTTLED_MS = 10000, SILENT_MS = 1500 };
 
 /* ---- patience ---------------------------------------------------------------------------- */
 
@@ -103,4 +103,12 @@ void kz_rpc_health_get(struct kz_rpc_health *health, bool *ret_throttled, char r
     pthread_mutex_lock(&health->lock);
     memcpy(ret_problem, health->problem, sizeof(health->problem));
     pthread_mutex_unlock(&health->lock);
+}
+
+void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[200])
+{
+    int64_t silent_ms = problem[0] ? 0 : kz_rpc_silent_ms(channel);
+
+    if (silent_ms > SILENT_MS)
+        snprintf(problem, 200, "no answer for %.1f s", (double)silent_ms * 1e-3);
 }

@@ -138,6 +138,12 @@ void kz_rpc_stream_cancel(struct kz_rpc_stream *stream);
 void kz_rpc_stream_close(struct kz_rpc_stream *stream);
 KZ_DEFINE_FREEP(struct kz_rpc_stream, kz_rpc_stream_close)
 
+/* How long an answer has been waited for, or was waited for in vain, since the server last gave one on
+ * this channel: any status that is its own counts, UNAVAILABLE, UNKNOWN, INTERNAL and deadlines do not.
+ * 0: nothing is waited for, and the last call was answered. Streams without a deadline do not count:
+ * they may be silent. */
+int64_t kz_rpc_silent_ms(struct kz_rpc_channel *channel);
+
 struct kz_rpc_stats {
     uint64_t calls, failures, retries, bytes_sent, bytes_received, streams_open;
 };

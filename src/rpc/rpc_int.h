@@ -114,7 +114,13 @@ struct kz_rpc_channel {
     pthread_mutex_t lock; /* of what follows, and of each call's grpc_call */
     pthread_cond_t empty;
     struct kz_rpc_call *calls;
+    unsigned awaited;        /* answers, now */
+    bool in_vain;            /* what was awaited last ended without the server's word */
+    int64_t silent_since_ms; /* where either is */
 };
+/* An answer is waited for; it is no more, `status` being what has come of it. Under the lock. */
+void kz_rpc_await(struct kz_rpc_channel *channel);
+void kz_rpc_awaited(struct kz_rpc_channel *channel, grpc_status_code status);
 /* Cancels the calls under way and waits until they are over (call.c). */
 void kz_rpc_calls_close(struct kz_rpc_channel *channel);
 

@@ -590,6 +590,47 @@ static void test_peer_suspended(void **state)
     expect(f->channel, &(struct kz_rpc_options){.method = "/peer/Echo"}, "after", "", "after");
 }
 
+static void pause_ms(int ms)
+{
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+}
+
+static void test_silence_is_counted_from_the_last_answer(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options echo = {.method = "/peer/Echo", .timeout_ms = 300};
+    const struct kz_rpc_options hold = {.method = "/peer/Hold", .timeout_ms = 1500};
+    const struct kz_rpc_options script = {.method = "/peer/Script", .timeout_ms = 10000};
+    const int64_t begun_ms = kz_mono_ms();
+    Kizashi__Rpc__Any held = any("", ""), slowed = any("8+1200 0", "silence");
+    Kizashi__Rpc__Any *answer = NULL;
+    struct waiting w = WAITING, after = WAITING;
+
+    expect(f->channel, &echo, "a", "", "a");
+    assert_int_equal(kz_rpc_silent_ms(f->channel), 0);
+    kz_rpc_start(f->channel, &hold, &held.base, ANY, on_answer, &w);
+    pause_ms(200);
+    assert_in_range(kz_rpc_silent_ms(f->channel), 200, kz_mono_ms() - begun_ms);
+    /* Another that is answered: one call alone is slow. */
+    expect(f->channel, &echo, "b", "", "b");
+    assert_in_range(kz_rpc_silent_ms(f->channel), 0, 150);
+    wait_for(&w, 1);
+    assert_int_equal(w.code, KZ_TIMEOUT);
+    pause_ms(50); /* nothing is waited for, and what was waited for came to nothing */
+    assert_in_range(kz_rpc_silent_ms(f->channel), 1000, kz_mono_ms() - begun_ms);
+    expect(f->channel, &echo, "c", "", "c");
+    assert_int_equal(kz_rpc_silent_ms(f->channel), 0);
+    /* RESOURCE_EXHAUSTED is an answer, though the call waits to be sent again. */
+    kz_rpc_start(f->channel, &script, &slowed.base, ANY, on_answer, &after);
+    pause_ms(600);
+    assert_int_equal(kz_rpc_silent_ms(f->channel), 0);
+    wait_for(&after, 1);
+    kill(f->peer.pid, SIGSTOP);
+    assert_int_equal(call(f->channel, &echo, "", "", &answer, NULL), KZ_TIMEOUT);
+    kill(f->peer.pid, SIGCONT);
+    assert_in_range(kz_rpc_silent_ms(f->channel), 250, 5000);
+}
+
 /* Credentials that gRPC takes without asking anybody: the handshake fails before they are used. */
 static void use_made_up_credentials(char path[64])
 {
@@ -896,6 +937,7 @@ int main(int argc, char **argv)
             WITH_PEER(test_peer_killed_under_a_call),
             WITH_PEER(test_peer_killed_and_back),
             WITH_PEER(test_peer_suspended),
+            WITH_PEER(test_silence_is_counted_from_the_last_answer),
             WITH_PEER(test_tls_to_what_is_no_tls),
             WITH_PEER(test_no_credentials),
             WITH_PEER(test_both_ways),

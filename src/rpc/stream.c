@@ -24,6 +24,7 @@ struct kz_rpc_stream {
     struct kz_rpc_op begin_op, read_op, write_op, half_close_op, end_op;
     grpc_metadata_array initial;
     grpc_byte_buffer *request; /* sent with the beginning; NULL: none */
+    bool has_deadline;         /* whoever waits for a message waits for an answer */
 
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
@@ -141,6 +142,7 @@ static struct kz_rpc_stream *new_stream(struct kz_rpc_channel *channel,
     rpc->grpc->grpc_metadata_array_init(&stream->initial);
     stream->call = kz_rpc_new_call(rpc, &stream->head, kz_rpc_channel_pick(channel),
             options->timeout_ms ? kz_mono_ms() + options->timeout_ms : INT64_MAX);
+    stream->has_deadline = options->timeout_ms != 0;
     atomic_fetch_add(&channel->streams, 1);
     atomic_fetch_add(&rpc->streams_open, 1);
     atomic_fetch_add_explicit(&rpc->calls, 1, memory_order_relaxed);
@@ -350,12 +352,32 @@ static enum kz_code take(
     return rc;
 }
 
+static enum kz_code take_answer(
+        struct kz_rpc_stream *stream, int64_t until_ms, grpc_byte_buffer **ret_bytes)
+{
+    struct kz_rpc_channel *channel = stream->channel;
+    enum kz_code rc;
+
+    if (!stream->has_deadline)
+        return take(stream, until_ms, ret_bytes);
+    pthread_mutex_lock(&channel->lock);
+    kz_rpc_await(channel);
+    pthread_mutex_unlock(&channel->lock);
+    rc = take(stream, until_ms, ret_bytes);
+    pthread_mutex_lock(&channel->lock);
+    kz_rpc_awaited(channel, rc == KZ_OK    ? GRPC_STATUS_OK
+                            : rc == KZ_END ? stream->end.status
+                                           : GRPC_STATUS_DEADLINE_EXCEEDED);
+    pthread_mutex_unlock(&channel->lock);
+    return rc;
+}
+
 enum kz_code kz_rpc_stream_next(struct kz_rpc_stream *stream, int64_t wait_ms,
         ProtobufCMessage **ret_message, struct kz_err *err)
 {
     struct kz_rpc *rpc = stream->channel->rpc;
     grpc_byte_buffer *bytes;
-    enum kz_code rc = take(stream, wait_ms < 0 ? INT64_MAX : kz_mono_ms() + wait_ms, &bytes);
+    enum kz_code rc = take_answer(stream, wait_ms < 0 ? INT64_MAX : kz_mono_ms() + wait_ms, &bytes);
 
     if (rc == KZ_TIMEOUT) {
         kz_rpc_remember(GRPC_STATUS_UNKNOWN, 0);

@@ -6,10 +6,6 @@
 
 #include "sys/clock.h"
 
-enum {
-    FAILING_MS = 5000
-}; /* so long may a backend say that something is wrong before /readyz does */
-
 static const struct {
     const char *name;
     unsigned needs;
@@ -60,16 +56,9 @@ enum kz_code kz_roles_parse(const char *list, unsigned *ret_kinds, struct kz_err
 
 /* ---- the environment --------------------------------------------------------------------------------- */
 
-struct failing { /* since when a backend has had something to say */
-    int64_t since_ms;
-    char problem[200];
-    bool throttled;
-};
-
 struct env {
     struct kz_role_env env;
     struct kz_backends backends;
-    struct failing bus, store, predictions;
 };
 
 static enum kz_code check(const struct kz_role_env *env, struct kz_err *err)
@@ -135,6 +124,8 @@ enum kz_code kz_role_env_open(
         rc = check(env, err);
     if (rc == KZ_OK && env->predictions)
         rc = kz_words_open(env->predictions, &env->words, err);
+    if (rc == KZ_OK)
+        rc = kz_role_health_open(env, &env->health, err);
     if (rc != KZ_OK) {
         kz_role_env_close(env);
         return rc;
@@ -150,95 +141,10 @@ void kz_role_env_close(struct kz_role_env *env)
     if (!env)
         return;
     e = KZ_CONTAINER_OF(env, struct env, env);
+    kz_role_health_close(env->health);
     kz_words_close(env->words);
     kz_backends_close(&e->backends);
     free(e);
-}
-
-/* ---- what is wrong ------------------------------------------------------------------------------------ */
-
-static void notice(struct failing *failing, const char *problem, bool throttled)
-{
-    failing->throttled = throttled;
-    if (!*problem)
-        failing->since_ms = 0;
-    else if (!failing->since_ms)
-        failing->since_ms = kz_mono_ms();
-    memcpy(failing->problem, problem, sizeof(failing->problem));
-    failing->problem[sizeof(failing->problem) - 1] = '\0';
-}
-
-static void look(struct env *e)
-{
-    struct kz_bus_stats bus = {0};
-    struct kz_store_stats store = {0};
-    struct kz_predictions_stats predictions = {0};
-
-    if (e->env.bus)
-        e->env.bus->ops->stats(e->env.bus, &bus);
-    if (e->env.store)
-        e->env.store->ops->stats(e->env.store, &store);
-    if (e->env.predictions)
-        e->env.predictions->ops->stats(e->env.predictions, &predictions);
-    notice(&e->bus, bus.problem, bus.throttled);
-    notice(&e->store, store.problem, store.throttled);
-    notice(&e->predictions, predictions.problem, predictions.throttled);
-}
-
-void kz_role_env_tick(struct kz_role_env *env)
-{
-    look(KZ_CONTAINER_OF(env, struct env, env));
-}
-
-static void say_of(const struct failing *failing, const char *name, kz_serve_say *say, void *to)
-{
-    char what[80];
-
-    if (failing->since_ms) {
-        snprintf(what, sizeof(what), "%s cannot be used", name);
-        say(to, KZ_SEVERE_ERROR, what, failing->problem,
-                "look whether the service is up and this process may use it; what is held is tried "
-                "again by itself");
-    }
-    if (failing->throttled) {
-        snprintf(what, sizeof(what), "%s asks for less", name);
-        say(to, KZ_SEVERE_WARNING, what, "it answered RESOURCE_EXHAUSTED: calls are slowed down",
-                "raise its quota or give it more nodes; the backlog drains by itself");
-    }
-}
-
-void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to)
-{
-    struct env *e = KZ_CONTAINER_OF(env, struct env, env);
-
-    look(e);
-    say_of(&e->bus, "the bus", say, to);
-    say_of(&e->store, "the store", say, to);
-    say_of(&e->predictions, "the predictions' backend", say, to);
-}
-
-static enum kz_code ready(const struct failing *failing, const char *name, struct kz_err *err)
-{
-    if (!failing->since_ms || kz_mono_ms() - failing->since_ms < FAILING_MS)
-        return KZ_OK;
-    return kz_fail(err, KZ_UNAVAILABLE, "%s cannot be used: %s", name, failing->problem);
-}
-
-enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err)
-{
-    struct env *e = KZ_CONTAINER_OF(env, struct env, env);
-
-    look(e);
-    KZ_TRY(ready(&e->bus, "the bus", err));
-    KZ_TRY(ready(&e->store, "the store", err));
-    KZ_TRY(ready(&e->predictions, "the predictions' backend", err));
-    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
-        struct kz_role *role = env->roles[kind];
-
-        if (role && role->ops->ready)
-            KZ_TRY(role->ops->ready(role, err));
-    }
-    return KZ_OK;
 }
 
 /* ---- metrics ------------------------------------------------------------------------------------------- */

@@ -43,6 +43,7 @@ KZ_MUST_USE enum kz_code kz_roles_parse(const char *list, unsigned *ret_kinds, s
 
 struct kz_role;
 struct kz_words;
+struct kz_role_health;
 struct kz_auth;
 
 struct kz_role_env_options {
@@ -68,6 +69,7 @@ struct kz_role_env {
     struct kz_store *store;
     struct kz_predictions *predictions;
     struct kz_words *words; /* an operator's; NULL where no role here heeds them */
+    struct kz_role_health *health;
 
     /* Set by role_up.c before roles are opened. */
     uv_loop_t *loop;
@@ -106,10 +108,16 @@ void kz_backends_close(struct kz_backends *backends);
 struct kz_bus_subscription *kz_role_subscriptions(
         const struct kz_project *project, size_t *ret_count);
 
+/* role_health.c: how the backends are. One that has something to say of its service (stats.problem) is
+ * asked by a thread of its own until it is well: a process that is not ready has no callers, whose calls
+ * would tell. */
+KZ_MUST_USE enum kz_code kz_role_health_open(
+        struct kz_role_env *env, struct kz_role_health **ret_health, struct kz_err *err);
+void kz_role_health_close(struct kz_role_health *health); /* takes NULL */
 /* To be called once a second: looks how the backends are. */
 void kz_role_env_tick(struct kz_role_env *env);
 /* What is wrong with the backends, as kz_serve_say; their series in /metrics; KZ_OK or what keeps
- * this process from doing its work (a backend has been failing for some seconds). */
+ * this process from doing its work (a backend has not worked for some five seconds). */
 void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to);
 void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out);
 KZ_MUST_USE enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err);

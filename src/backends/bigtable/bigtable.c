@@ -342,6 +342,7 @@ static void bigtable_stats(struct kz_predictions *p, struct kz_predictions_stats
     };
 
     kz_rpc_health_get(&bt->health, &stats.throttled, stats.problem);
+    kz_rpc_health_add_silence(bt->data, stats.problem);
     *ret_stats = stats;
 }
 

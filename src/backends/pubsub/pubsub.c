@@ -210,6 +210,7 @@ static void get_stats(struct kz_bus *bus, struct kz_bus_stats *ret_stats)
         add_health(&source->health, &stats);
     }
     pthread_mutex_unlock(&ps->lock);
+    kz_rpc_health_add_silence(ps->channel, stats.problem);
     *ret_stats = stats;
 }
 

@@ -211,6 +211,8 @@ enum kz_code kz_ps_check(struct kz_bus *bus, struct kz_err *err)
     }
     for (size_t i = 0; i < ps->subscription_count; i++)
         KZ_TRY(check_subscription(ps, &ps->subscriptions[i], err));
+    for (unsigned t = 0; t < KZ_TOPIC_COUNT; t++)
+        kz_rpc_health_worked(&ps->topics[t].health);
     return KZ_OK;
 }
 

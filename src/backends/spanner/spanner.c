@@ -25,6 +25,7 @@ static void spanner_stats(struct kz_store *store, struct kz_store_stats *ret_sta
     };
 
     kz_rpc_health_get(&sp->health, &stats.throttled, stats.problem);
+    kz_rpc_health_add_silence(sp->data, stats.problem);
     pthread_mutex_lock(&sp->sessions_lock);
     stats.sessions = sp->session_count;
     pthread_mutex_unlock(&sp->sessions_lock);

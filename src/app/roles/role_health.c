@@ -1,0 +1,245 @@
+/* app/roles/role_health.c -- how the backends of a process are, for status and /readyz.
+ *
+ *     well --something to say--> noticed --NOTICED_MS, still--> unready
+ *       ^                          |  asked by the prober         |
+ *       '------- an answer --------+------------------------------'
+ *
+ * A backend says that it is unwell when calls fail, or when nothing has been answered for a while though
+ * something is waited for (rpc/patience.h). One slow call is no sign: the prober's own call is answered
+ * meanwhile, and then nothing is said any more. Predictions need no prober, since an operator's words are
+ * read each second.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "app/roles/role.h"
+#include "sys/clock.h"
+#include "sys/thread.h"
+
+enum {
+    NOTICED_MS = 2000, /* behind what a backend waits before it speaks, and a turn: within 5 s */
+    LOOK_EVERY_MS = 250,
+    PROBE_STORE_MS = 500,
+    PROBE_BUS_MS = 2000, /* a call for each topic and subscription, of a small quota */
+};
+
+struct failing { /* since when a backend has had something to say */
+    int64_t since_ms;
+    char problem[200];
+    bool throttled;
+};
+
+struct prober {
+    struct kz_role_health *health;
+    struct kz_thread thread;
+    bool (*is_unwell)(struct kz_role_env *env);
+    void (*ask)(struct kz_role_env *env);
+    int64_t every_ms;
+};
+
+struct kz_role_health {
+    struct kz_role_env *env;
+    struct failing bus, store, predictions; /* the loop's */
+    struct prober probers[2];
+
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool stop;
+};
+
+/* ---- asking those that are unwell ----------------------------------------------------------- */
+
+static bool bus_is_unwell(struct kz_role_env *env)
+{
+    struct kz_bus_stats stats;
+
+    env->bus->ops->stats(env->bus, &stats);
+    return stats.problem[0];
+}
+
+static void ask_bus(struct kz_role_env *env)
+{
+    struct kz_err err;
+
+    KZ_IGNORE(env->bus->ops->check(env->bus, &err)); /* its stats tell */
+}
+
+static bool store_is_unwell(struct kz_role_env *env)
+{
+    struct kz_store_stats stats;
+
+    env->store->ops->stats(env->store, &stats);
+    return stats.problem[0];
+}
+
+static void ask_store(struct kz_role_env *env)
+{
+    struct kz_store_user nobody = {.owner = 1};
+    struct kz_buf state = {0};
+    struct kz_err err;
+
+    KZ_IGNORE(env->store->ops->users(env->store, &nobody, 1, &state, &err)); /* as above */
+    kz_buf_done(&state);
+}
+
+/* false: the end. */
+static bool rest(struct kz_role_health *health, int64_t ms)
+{
+    struct timespec until;
+    bool stop;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += ms % 1000 * 1000000;
+    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&health->lock);
+    if (!health->stop)
+        (void)pthread_cond_timedwait(&health->wake, &health->lock, &until); /* either way: look */
+    stop = health->stop;
+    pthread_mutex_unlock(&health->lock);
+    return !stop;
+}
+
+static void run_prober(void *arg)
+{
+    struct prober *prober = arg;
+    struct kz_role_env *env = prober->health->env;
+    int64_t ms = LOOK_EVERY_MS;
+
+    while (rest(prober->health, ms)) {
+        ms = LOOK_EVERY_MS;
+        if (!prober->is_unwell(env))
+            continue;
+        prober->ask(env);
+        ms = prober->every_ms;
+    }
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+enum kz_code kz_role_health_open(
+        struct kz_role_env *env, struct kz_role_health **ret_health, struct kz_err *err)
+{
+    struct kz_role_health *health = kz_calloc(1, sizeof(*health));
+    enum kz_code rc = KZ_OK;
+
+    health->env = env;
+    pthread_mutex_init(&health->lock, NULL);
+    pthread_cond_init(&health->wake, NULL);
+    health->probers[0] = (struct prober){
+            .health = health, .is_unwell = bus_is_unwell, .ask = ask_bus, .every_ms = PROBE_BUS_MS};
+    health->probers[1] = (struct prober){.health = health,
+            .is_unwell = store_is_unwell,
+            .ask = ask_store,
+            .every_ms = PROBE_STORE_MS};
+    if (env->bus)
+        rc = kz_thread_start(
+                &health->probers[0].thread, "kz-probe-bus", run_prober, &health->probers[0], err);
+    if (rc == KZ_OK && env->store)
+        rc = kz_thread_start(
+                &health->probers[1].thread, "kz-probe-store", run_prober, &health->probers[1], err);
+    if (rc != KZ_OK) {
+        kz_role_health_close(health);
+        return rc;
+    }
+    *ret_health = health;
+    return KZ_OK;
+}
+
+void kz_role_health_close(struct kz_role_health *health)
+{
+    if (!health)
+        return;
+    pthread_mutex_lock(&health->lock);
+    health->stop = true;
+    pthread_cond_broadcast(&health->wake);
+    pthread_mutex_unlock(&health->lock);
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(health->probers); i++)
+        kz_thread_join(&health->probers[i].thread);
+    pthread_cond_destroy(&health->wake);
+    pthread_mutex_destroy(&health->lock);
+    free(health);
+}
+
+/* ---- what is wrong -------------------------------------------------------------------------- */
+
+static void notice(struct failing *failing, const char *problem, bool throttled)
+{
+    failing->throttled = throttled;
+    if (!*problem)
+        failing->since_ms = 0;
+    else if (!failing->since_ms)
+        failing->since_ms = kz_mono_ms();
+    memcpy(failing->problem, problem, sizeof(failing->problem));
+    failing->problem[sizeof(failing->problem) - 1] = '\0';
+}
+
+void kz_role_env_tick(struct kz_role_env *env)
+{
+    struct kz_role_health *health = env->health;
+    struct kz_bus_stats bus = {0};
+    struct kz_store_stats store = {0};
+    struct kz_predictions_stats predictions = {0};
+
+    if (env->bus)
+        env->bus->ops->stats(env->bus, &bus);
+    if (env->store)
+        env->store->ops->stats(env->store, &store);
+    if (env->predictions)
+        env->predictions->ops->stats(env->predictions, &predictions);
+    notice(&health->bus, bus.problem, bus.throttled);
+    notice(&health->store, store.problem, store.throttled);
+    notice(&health->predictions, predictions.problem, predictions.throttled);
+}
+
+static bool is_failing(const struct failing *failing)
+{
+    return failing->since_ms && kz_mono_ms() - failing->since_ms >= NOTICED_MS;
+}
+
+static void say_of(const struct failing *failing, const char *name, kz_serve_say *say, void *to)
+{
+    char what[80];
+
+    if (is_failing(failing)) {
+        snprintf(what, sizeof(what), "%s cannot be used", name);
+        say(to, KZ_SEVERE_ERROR, what, failing->problem,
+                "look whether the service is up and this process may use it; what is held is tried "
+                "again by itself");
+    }
+    if (failing->throttled) {
+        snprintf(what, sizeof(what), "%s asks for less", name);
+        say(to, KZ_SEVERE_WARNING, what, "it answered RESOURCE_EXHAUSTED: calls are slowed down",
+                "raise its quota or give it more nodes; the backlog drains by itself");
+    }
+}
+
+void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to)
+{
+    kz_role_env_tick(env);
+    say_of(&env->health->bus, "the bus", say, to);
+    say_of(&env->health->store, "the store", say, to);
+    say_of(&env->health->predictions, "the predictions' backend", say, to);
+}
+
+static enum kz_code ready(const struct failing *failing, const char *name, struct kz_err *err)
+{
+    if (!is_failing(failing))
+        return KZ_OK;
+    return kz_fail(err, KZ_UNAVAILABLE, "%s cannot be used: %s", name, failing->problem);
+}
+
+enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err)
+{
+    kz_role_env_tick(env);
+    KZ_TRY(ready(&env->health->bus, "the bus", err));
+    KZ_TRY(ready(&env->health->store, "the store", err));
+    KZ_TRY(ready(&env->health->predictions, "the predictions' backend", err));
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
+        struct kz_role *role = env->roles[kind];
+
+        if (role && role->ops->ready)
+            KZ_TRY(role->ops->ready(role, err));
+    }
+    return KZ_OK;
+}
