@@ -195,6 +195,7 @@ static void on_ready(void *arg, struct kz_replica *runtime)
     struct replica *r = find(model, runtime);
 
     KZ_BUG_ON(!r || r->state != REPLICA_STARTING);
+    model->infer->called = true;
     kz_fleet_set(r, REPLICA_IDLE);
     if (r->forked)
         model->forks_refused = 0;
@@ -212,6 +213,7 @@ static void on_lost(void *arg, struct kz_replica *runtime, const char *code, str
     bool refused = r->forked && strcmp(code, "refused") == 0;
 
     KZ_BUG_ON(!r || r->rows.first);
+    model->infer->called = true;
     kz_fleet_remove(r);
     if (refused)
         model->forks_refused++;
@@ -225,6 +227,7 @@ static void on_done(void *arg, struct kz_replica *runtime, const struct kz_batch
     struct replica *r = find(model, runtime);
 
     KZ_BUG_ON(!r);
+    model->infer->called = true;
     kz_batch_done(r, outcome);
     /* At once, not at the end of the turn: the replica is warm and idle. */
     kz_batch_dispatch(model);

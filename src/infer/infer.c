@@ -215,6 +215,16 @@ static void on_tick(uv_timer_t *tick)
     (void)tick; /* only ends the sleep; turn() looks at the clock itself */
 }
 
+/* A replica's timer that came due since the last turn has called us just now, and the poll would
+ * sleep over what it brought: this one is not to. */
+static void on_before_poll(uv_prepare_t *before_poll)
+{
+    struct kz_infer *infer = before_poll->data;
+
+    if (infer->called)
+        KZ_BUG_ON(uv_timer_start(&infer->tick, on_tick, 0, 0) != 0);
+}
+
 static void close_loop(struct kz_infer *infer)
 {
     int64_t until_ms = kz_mono_ms() + CLOSE_MS;
@@ -223,6 +233,7 @@ static void close_loop(struct kz_infer *infer)
         kz_fleet_close(&infer->models[i]);
     uv_close((uv_handle_t *)&infer->bell, NULL);
     uv_close((uv_handle_t *)&infer->tick, NULL);
+    uv_close((uv_handle_t *)&infer->before_poll, NULL);
     /* Replicas' processes are reaped by their own timers; one stuck in the kernel is left to init. */
     while (uv_run(&infer->loop, UV_RUN_ONCE) && kz_mono_ms() < until_ms)
         ;
@@ -243,6 +254,7 @@ static void run(void *arg)
             uv_update_time(&infer->loop);
             KZ_BUG_ON(uv_timer_start(&infer->tick, on_tick, ms, 0) != 0);
         }
+        infer->called = false;
         uv_run(&infer->loop, more ? UV_RUN_NOWAIT : UV_RUN_ONCE);
         more = turn(infer);
     }
@@ -369,7 +381,9 @@ static enum kz_code start_threads(struct kz_infer *infer, struct kz_err *err)
         return kz_fail(err, KZ_IO, "could not make infer's event loop: %s", uv_strerror(rc));
     KZ_BUG_ON(uv_poll_init(&infer->loop, &infer->bell, kz_waker_fd(&infer->waker)) != 0);
     KZ_BUG_ON(uv_timer_init(&infer->loop, &infer->tick) != 0);
-    infer->bell.data = infer;
+    KZ_BUG_ON(uv_prepare_init(&infer->loop, &infer->before_poll) != 0);
+    infer->bell.data = infer->before_poll.data = infer;
+    KZ_BUG_ON(uv_prepare_start(&infer->before_poll, on_before_poll) != 0);
     KZ_BUG_ON(uv_poll_start(&infer->bell, UV_READABLE, on_bell) != 0);
     if (kz_thread_start(&infer->slow_thread, "kz-slow", run_slow, infer, err) != KZ_OK ||
             kz_thread_start(&infer->thread, "kz-infer", run, infer, err) != KZ_OK) {

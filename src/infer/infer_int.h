@@ -125,6 +125,7 @@ struct kz_infer {
     uv_loop_t loop;
     uv_poll_t bell;
     uv_timer_t tick;
+    uv_prepare_t before_poll;
     struct kz_thread thread, slow_thread;
     struct kz_ring *jobs;     /* chains of rows from the pipeline */
     struct kz_ring *computed; /* rows back from the slow lane */
@@ -134,7 +135,8 @@ struct kz_infer {
     struct kz_ring *results; /* rows to the pipeline */
     atomic_bool stop;
     struct rows incoming;
-    bool news; /* results were pushed since the last wake */
+    bool news;   /* results were pushed since the last wake */
+    bool called; /* by a replica since the last turn */
     int64_t upkeep_ms;
 
     pthread_mutex_t lock;

@@ -2,6 +2,7 @@
 #include "rig.inc.h"
 
 #include <signal.h>
+#include <uv.h>
 
 static struct rig rig;
 
@@ -501,11 +502,29 @@ static size_t file_size(const char *path, const char *name)
     return stat(full, &st) == 0 ? (size_t)st.st_size : 0;
 }
 
+/* Something always waits, however long the new ones take to start. */
+static unsigned ask_until_three(void)
+{
+    int64_t until_ms = kz_mono_ms() + 60000;
+    struct kz_infer_status status = {0};
+    unsigned asked = 0;
+
+    while (!has_three(&status)) {
+        assert_true(kz_mono_ms() < until_ms && asked < RIG_USERS_MAX - 30);
+        while (asked < rig.done + 10)
+            rig_ask(&rig, asked++, "{\"x\": 3}");
+        usleep(2000);
+        rig_take(&rig);
+        status = rig_status(&rig, 0);
+    }
+    return asked;
+}
+
 /* More replicas are forked from the first, which has one thread: load() ran once. They began in its
  * process group, so this also shows that the end of one leaves the others. */
 static void test_scales_up_by_forks_and_replaces_one(void **state)
 {
-    char props[64];
+    unsigned asked, bad;
 
     (void)state;
     rig_init(&rig);
@@ -523,19 +542,113 @@ static void test_scales_up_by_forks_and_replaces_one(void **state)
     rig.models[0].replicas.max = 3;
     rig.models[0].batch.size_max = 1;
     rig_ready(&rig);
-    for (unsigned i = 0; i < 60; i++) {
-        snprintf(props, sizeof(props), "{\"x\": %u}", i);
-        rig_ask(&rig, i, props);
-    }
-    rig_until(&rig, 0, has_three);
+    asked = ask_until_three();
     assert_int_equal(file_size(rig.models[0].path, ".loads"), 1);
     assert_int_equal(rig_children(), 3);
-    rig_wait(&rig, 60);
-    for (size_t i = 0; i < 60; i++)
-        if (i != 47)
-            rig_assert_done(&rig, i, (double)i / 100);
-    rig_assert_dead(&rig, 47, "crash", "");
+    bad = (unsigned)rig_ask(&rig, asked, "{\"x\": 47}");
+    for (unsigned i = 0; i < 20; i++)
+        rig_ask(&rig, asked + 1 + i, "{\"x\": 3}");
+    rig_wait(&rig, asked + 21);
+    for (unsigned i = 0; i < asked + 21; i++)
+        if (i != bad)
+            rig_assert_done(&rig, i, 0.03);
+    rig_assert_dead(&rig, bad, "crash", "");
     assert_int_equal(rig_status(&rig, 0).restarts, 2); /* the row once more on a fresh replica */
+    rig_close(&rig);
+}
+
+/* ---- a replica that answers from a timer ---- */
+
+struct kz_replica {
+    const struct kz_replica_events *events;
+    void *arg;
+    uv_timer_t timer;
+    bool ready;
+    double score;
+};
+
+static void on_replica_closed(uv_handle_t *handle)
+{
+    free(KZ_CONTAINER_OF(handle, struct kz_replica, timer));
+}
+
+static void on_replica_due(uv_timer_t *timer)
+{
+    struct kz_replica *replica = timer->data;
+    struct kz_batch_row row = {.state = KZ_ROW_OK, .values = &replica->score, .value_count = 1};
+    struct kz_batch_outcome outcome = {.code = KZ_OK, .model_us = 1, .rows = &row, .row_count = 1};
+
+    if (replica->ready) {
+        replica->events->done(replica->arg, replica, &outcome);
+        return;
+    }
+    replica->ready = true;
+    replica->events->ready(replica->arg, replica);
+}
+
+static enum kz_code start_replica(
+        const struct kz_replica_start *start, struct kz_replica **ret_replica, struct kz_err *err)
+{
+    struct kz_replica *replica = kz_calloc(1, sizeof(*replica));
+
+    (void)err;
+    *replica = (struct kz_replica){.events = start->events, .arg = start->arg, .score = 0.5};
+    uv_timer_init(start->loop, &replica->timer);
+    replica->timer.data = replica;
+    uv_timer_start(&replica->timer, on_replica_due, 0, 0);
+    *ret_replica = replica;
+    return KZ_OK;
+}
+
+static enum kz_code predict_at_once(struct kz_replica *replica, const struct kz_batch *batch,
+        int64_t timeout_ms, struct kz_err *err)
+{
+    (void)batch, (void)timeout_ms, (void)err;
+    uv_timer_start(&replica->timer, on_replica_due, 0, 0);
+    return KZ_OK;
+}
+
+static void stop_replica(struct kz_replica *replica)
+{
+    uv_close((uv_handle_t *)&replica->timer, on_replica_closed);
+}
+
+static int no_pid(const struct kz_replica *replica)
+{
+    (void)replica;
+    return 0;
+}
+
+/* It did, up to a second, where the timer was due before the loop went to sleep. */
+static void test_what_a_timer_brings_does_not_wait_for_the_next_tick(void **state)
+{
+    static const struct kz_runtime_ops timed = {.name = "timed",
+            .native = true,
+            .start = start_replica,
+            .predict = predict_at_once,
+            .stop = stop_replica,
+            .pid = no_pid};
+    static const struct kz_runtime_ops *const runtimes[] = {&timed, NULL};
+    int64_t until_ms;
+
+    (void)state;
+    rig_init(&rig);
+    rig_model(&rig, "", "x")->runtime = "timed";
+    rig.options.runtimes = runtimes;
+    rig_ready(&rig);
+    until_ms = kz_mono_ms() + 15000;
+    for (unsigned i = 0; i < 30; i++) {
+        struct pollfd bell = {.fd = rig.bell, .events = POLLIN};
+        uint64_t drained;
+
+        rig_ask(&rig, i, "{}");
+        for (; rig.done == i; rig_take(&rig)) { /* as up does: only when it is told to */
+            assert_int_equal(poll(&bell, 1, 15000), 1);
+            assert_int_equal(read(rig.bell, &drained, sizeof(drained)), sizeof(drained));
+        }
+        rig_assert_done(&rig, i, 0.5);
+    }
+    assert_true(kz_mono_ms() < until_ms);
     rig_close(&rig);
 }
 
@@ -640,6 +753,7 @@ int main(void)
             cmocka_unit_test(test_failing_features_are_dead_letters),
             cmocka_unit_test(test_a_long_history_goes_to_the_slow_lane),
             cmocka_unit_test(test_scales_up_by_forks_and_replaces_one),
+            cmocka_unit_test(test_what_a_timer_brings_does_not_wait_for_the_next_tick),
             cmocka_unit_test(test_min_0_starts_with_the_first_job),
             cmocka_unit_test(test_closing_while_busy_leaves_no_process),
             cmocka_unit_test(test_pause_ends_room_only),

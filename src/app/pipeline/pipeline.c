@@ -548,11 +548,11 @@ static void sleep_until_woken(struct kz_pipeline *p, int64_t ms)
 {
     struct timespec until;
 
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until); /* the other one may be set back meanwhile */
     until.tv_nsec += (long)(ms * 1000000);
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    if (sem_timedwait(&p->woken, &until) == 0)
+    if (sem_clockwait(&p->woken, CLOCK_MONOTONIC, &until) == 0)
         while (sem_trywait(&p->woken) == 0)
             ;
 }
