@@ -91,7 +91,7 @@ class PubSub:
         self.base = f"http://{host or os.environ['PUBSUB_EMULATOR_HOST']}/v1/"
         self.gcp_project = gcp_project
 
-    def call(self, method, path, body=None, timeout=30):
+    def call(self, method, path, body=None, timeout=30 * harness.SLOW):
         request = urllib.request.Request(f"{self.base}projects/{self.gcp_project}/{path}", method=method,
                                          data=None if body is None else json.dumps(body).encode(),
                                          headers={"Content-Type": "application/json"})

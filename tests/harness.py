@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("KIZASHI", str(ROOT / "build" / "kizashi"))
 # Under a sanitizer, or on a busy machine, everything may take that many times longer.
 SLOW = float(os.environ.get("KZ_SLOW", "1"))
+WAIT_MAX_MS = 10000  # the most that ?timeout_ms= may say
 REPORTS = re.compile(r"^.*(?:ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ).*", re.M)
 
 
@@ -83,7 +84,8 @@ class Server:
         return self.request("POST", path, body=body, **kwargs)
 
     def send(self, *events, query=""):
-        """Sends events and returns the answer's JSON; anything but 200 is a failure."""
+        """Sends events and returns the answer's JSON; anything but 200 is a failure. A slow machine is waited for longer."""
+        query = re.sub(r"(?<=timeout_ms=)\d+", lambda ms: str(min(int(int(ms[0]) * SLOW), WAIT_MAX_MS)), query)
         answer = self.post("/v1/events" + query, list(events))
         assert answer.status == 200, (answer.status, answer.body)
         return answer.json()

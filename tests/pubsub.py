@@ -33,6 +33,7 @@ class Client:
         self.gcp_project = gcp_project
         if not os.environ.get("PUBSUB_EMULATOR_HOST"):
             self._give_up(pytest, "PUBSUB_EMULATOR_HOST is not set")
+        self.slow = harness.SLOW
         home = harness.ROOT / "build" / PACKAGE
         self.python = home / "bin" / "python"
         if not (home / "complete").exists():
@@ -54,7 +55,7 @@ class Client:
         done = subprocess.run(
             [self.python, __file__, command, self.gcp_project, *map(str, args)], check=False,
             input="".join(json.dumps(line) + "\n" for line in lines), capture_output=True, text=True,
-            timeout=180)
+            timeout=180 * self.slow)
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -70,7 +71,7 @@ class Client:
             yield f"127.0.0.1:{int(proxy.stdout.readline())}"
         finally:
             proxy.stdin.close()  # it ends with it
-            proxy.wait(timeout=30)
+            proxy.wait(timeout=30 * self.slow)
 
     def publish(self, topic, messages):
         """`messages`: dicts of data (text), key and attributes, the latter two optional. Gives ids."""
@@ -81,7 +82,7 @@ class Client:
 
     def pull(self, subscription, count, timeout=60):
         """The first `count` messages, acknowledged: dicts of id, data, key, attributes."""
-        messages = self._run("pull", subscription, count, timeout)
+        messages = self._run("pull", subscription, count, timeout * self.slow)
         assert len(messages) == count, f"{len(messages)} of {count} messages came"
         return messages
 

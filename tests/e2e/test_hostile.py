@@ -292,7 +292,7 @@ def test_streams_of_nobody_are_left_at_once(server):
 
 
 def test_slow_senders_are_ended(server):
-    deadline = server.slow_since + 45
+    deadline = server.slow_since + 30 + 15 * harness.SLOW
     for number, wire in enumerate(server.slow):
         wire.socket.settimeout(max(1, deadline - time.monotonic()))
         if number == 0:
@@ -303,7 +303,7 @@ def test_slow_senders_are_ended(server):
         except Gone:
             pass
         except socket.timeout:
-            raise AssertionError(f"slow sender {number} was not ended within 45 s") from None
+            raise AssertionError(f"slow sender {number} was not ended") from None
         wire.close()
 
 

@@ -26,7 +26,7 @@ class Model:
     def start(self):
         self.process = subprocess.Popen([sys.executable, self.program], stderr=subprocess.DEVNULL,
                                         env={**os.environ, "PORT": str(self.port)})
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * harness.SLOW
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()

@@ -52,7 +52,7 @@ def test_sigterm_ends_within_ten_seconds_and_loses_nothing(server):
     server.send(*[view(n) for n in range(100)])
     began = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 10 * harness.SLOW
     server.start()
     server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 20, "the rest")
     assert len(harness.dump(server.data, "--type", "result")) == 100

@@ -55,7 +55,7 @@ def test_kill_minus_nine_during_an_import(project, tmp_path):
     ends = []
     for size in (1 << 20, 8 << 20, 24 << 20):  # killed as soon as so much of the log is there
         process = subprocess.Popen([harness.BINARY, "import", project, source, "--data", data, "--quiet"], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * harness.SLOW
         while process.poll() is None and used(data) < size and time.monotonic() < deadline:
             time.sleep(0.002)
         process.kill()
@@ -191,7 +191,7 @@ def test_a_data_directory_without_permission_is_one_clear_line(tmp_path):
             command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] + command
         else:
             os.chmod(place, 0o555)
-        result = subprocess.run(list(map(str, command)), capture_output=True, timeout=30, check=False)
+        result = subprocess.run(list(map(str, command)), capture_output=True, timeout=30 * harness.SLOW, check=False)
         os.chmod(place, 0o755)
         one_clear_line(result, "data", "ermission denied")
 
@@ -277,9 +277,9 @@ def test_idle_callers_leave_descriptors_for_the_log_where_there_are_few(project,
     monkeypatch.setattr(harness, "BINARY", str(few))
     with harness.Server(project) as server:
         assert "fewer connections are taken connections=64 instead_of=10000 descriptors=256" in server.read_log()
-        mine = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        mine = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30 * harness.SLOW)
         mine.connect()
-        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(63)]
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10 * harness.SLOW) for _ in range(63)]
         assert server.get("/healthz").status == 503
         # Two new segments of the log are made meanwhile.
         pad = {"pad": "y" * 50000}
