@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "app/roles/news.h"
+#include "app/roles/openerasures.h"
 #include "app/roles/rowstate.h"
 #include "codec/crc32c.h"
 
@@ -89,6 +90,25 @@ static void take_unasked(struct kz_str text)
     kz_buf_done(&out);
 }
 
+/* Without a change, and with one that is taken back, the word is the same. */
+static void take_open_erasures(struct kz_str bytes)
+{
+    const struct kz_open_erasure more = {.erasure = 1, .at_ms = -1, .owner = 7};
+    struct kz_buf read = {0}, once = {0}, twice = {0}, back = {0};
+
+    if (kz_open_erasures_read(bytes, &read, NULL) == KZ_OK &&
+            kz_open_erasures_change(bytes, 1, -1, NULL, 0, &once, NULL) == KZ_OK &&
+            kz_open_erasures_change(kz_buf_view(&once), 1, -1, &more, 1, &twice, NULL) == KZ_OK) {
+        KZ_BUG_ON(
+                kz_open_erasures_change(kz_buf_view(&twice), 1, -1, NULL, 0, &back, NULL) != KZ_OK);
+        KZ_BUG_ON(!kz_str_eq(kz_buf_view(&once), kz_buf_view(&back)));
+    }
+    kz_buf_done(&read);
+    kz_buf_done(&once);
+    kz_buf_done(&twice);
+    kz_buf_done(&back);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *copy;
@@ -97,8 +117,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     copy = kz_malloc(size);
     memcpy(copy, data + 1, size - 1);
-    if (data[0] == 'u') {
-        take_unasked(kz_str_n(copy, size - 1));
+    if (data[0] == 'u' || data[0] == 'e') {
+        if (data[0] == 'u')
+            take_unasked(kz_str_n(copy, size - 1));
+        else
+            take_open_erasures(kz_str_n(copy, size - 1));
         free(copy);
         return 0;
     }

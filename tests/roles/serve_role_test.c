@@ -398,6 +398,49 @@ static void an_erased_user_is_gone_from_store_and_rows(void **state)
     undeploy(d);
 }
 
+/* Killed between the passes: another serve finds the note and does the second. */
+static void an_erasure_that_one_serve_began_another_finishes(void **state)
+{
+    struct deployment *d;
+    struct asked asked = {0};
+    struct role_serve *other;
+    struct kz_buf word = {0};
+    struct kz_err err;
+
+    (void)state;
+    coupon_for_all();
+    d = deploy();
+    KZ_CONTAINER_OF(d->serve, struct role_serve, base)->second_pass_ms = 300;
+    send_event(d, "bob", "", "view", KZ_IDENTITY_NONE);
+    prepare(d, "bob", 0, erase, &asked); /* infer may write the row behind this pass */
+    await_change(d, &asked, KZ_OK);
+    assert_int_equal(
+            d->rig->predictions->ops->word(d->rig->predictions, "erasures", &word, &err), KZ_OK);
+    assert_true(word.size > 0);
+    assert_null(memmem(word.data, word.size, "bob", 3));
+    /* The first has no turn any more, as if it were dead. */
+    d->serve = rig_open(d->rig, &kz_role_serve, false);
+    d->query = d->serve->ops->query(d->serve);
+    other = KZ_CONTAINER_OF(d->serve, struct role_serve, base);
+    other->take_over_ms = 0;
+    other->look_every_ms = 20;
+    for (int i = 0; i < 400 && !(i && asked.known); i++) {
+        usleep(5000);
+        prepare(d, "bob", KZ_WANT_ERASURE, look_at_erasure, &asked);
+    }
+    assert_true(asked.known); /* done */
+    for (int i = 0; i < 400 && word.size; i++) {
+        usleep(5000);
+        d->serve->ops->turn(d->serve);
+        assert_int_equal(
+                d->rig->predictions->ops->word(d->rig->predictions, "erasures", &word, &err),
+                KZ_OK);
+    }
+    assert_int_equal(word.size, 0);
+    kz_buf_done(&word);
+    undeploy(d);
+}
+
 /* ---- webhooks ------------------------------------------------------------------------------------------- */
 
 struct receiver { /* answers 503 first, then 200 */
@@ -603,6 +646,7 @@ int main(void)
             cmocka_unit_test(a_user_s_predictions_and_deliveries_are_found_and_acknowledged),
             cmocka_unit_test(a_login_brings_deliveries_and_caps_along),
             cmocka_unit_test(an_erased_user_is_gone_from_store_and_rows),
+            cmocka_unit_test(an_erasure_that_one_serve_began_another_finishes),
             cmocka_unit_test(a_webhook_is_posted_again_under_the_same_key),
             cmocka_unit_test(a_forgotten_webhook_is_found_by_the_sweep),
             cmocka_unit_test(a_paused_model_leaves_its_requests_on_the_bus),

@@ -17,6 +17,8 @@ enum {
     NEWS_PULL_WAIT_MS = 200,
     NEWS_HELD_MAX = 5000,
     SECOND_PASS_MS = 60000,
+    LOOK_EVERY_MS = 10000,
+    TAKE_OVER_MS = 15000,
 };
 
 /* ---- jobs ------------------------------------------------------------------------------------------ */
@@ -225,7 +227,8 @@ static void turn(struct kz_role *role)
 
     finish_jobs(serve);
     kz_deliveries_turn(serve);
-    kz_serve_erase_again(serve, serve->stopping);
+    if (!serve->stopping)
+        kz_serve_erase_again(serve);
     if (serve->stopping && kz_mono_ms() >= serve->deadline_ms) {
         kz_serve_give_up(serve);
         kz_serve_changes_give_up(serve);
@@ -293,6 +296,8 @@ static enum kz_code open_role(
     serve->jobs.last = &serve->jobs.first;
     serve->done.last = &serve->done.first;
     serve->second_pass_ms = SECOND_PASS_MS;
+    serve->look_every_ms = LOOK_EVERY_MS;
+    serve->take_over_ms = TAKE_OVER_MS;
     pthread_mutex_init(&serve->lock, NULL);
     pthread_cond_init(&serve->work_there, NULL);
     rc = start(serve, err);
@@ -331,7 +336,7 @@ static bool stopped(struct kz_role *role)
     pthread_mutex_unlock(&serve->lock);
     if (kz_mono_ms() >= serve->deadline_ms && serve->stopping)
         return true;
-    return idle && !serve->changes && !serve->erasing && kz_deliveries_idle(serve);
+    return idle && !serve->changes && kz_deliveries_idle(serve);
 }
 
 /* Jobs that were not carried out: their callers are answered that we stop. */

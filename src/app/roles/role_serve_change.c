@@ -1,5 +1,5 @@
 /* app/roles/role_serve_change.c -- what is changed through serve: deliveries acknowledged, an operator's words,
- * dead letters, erasures. A handler begins a change on the loop, a worker carries it out.
+ * dead letters. A handler begins a change on the loop, a worker carries it out.
  */
 
 #include "app/roles/role_serve_int.h"
@@ -22,27 +22,17 @@ enum {
     RETRY_STEP = 256,
 };
 
-/* A user and the ids merged into them. */
-struct going {
-    struct kz_user_key keys[KZ_SOURCES_MAX + 1];
-    uint64_t owners[KZ_SOURCES_MAX + 1];
-    size_t count;
-    struct kz_buf bytes; /* what keys point to */
-};
-
 /* ---- changes ------------------------------------------------------------------------------------------ */
 
-static void change_free(struct change *change)
+void kz_change_free(struct change *change)
 {
-    if (change->going)
-        kz_buf_done(&change->going->bytes);
     free(change->going);
     free(change->object);
     kz_buf_done(&change->record);
     free(change);
 }
 
-static void change_done(struct job *job)
+void kz_change_done(struct job *job)
 {
     struct change *change = KZ_CONTAINER_OF(job, struct change, job), **at = &job->role->changes;
 
@@ -57,7 +47,7 @@ static void change_done(struct job *job)
         change->then(change->arg, job->code, &job->err);
     else if (job->code != KZ_OK)
         kz_diag_warn("a change failed and nobody waits for it", "error=\"%s\"", job->err.message);
-    change_free(change);
+    kz_change_free(change);
 }
 
 void kz_serve_changes_give_up(struct role_serve *role)
@@ -75,22 +65,20 @@ void kz_serve_changes_give_up(struct role_serve *role)
 
 void kz_serve_changes_free(struct role_serve *role)
 {
-    while (role->erasing) {
+    while (role->erasing) { /* another serve, or the next start, carries them out */
         struct change *change = role->erasing;
 
         role->erasing = change->next;
-        kz_diag_warn("an erasure was not finished: ask for it again", "erasure=%" PRIu64,
-                change->decision);
-        change_free(change);
+        kz_change_free(change);
     }
     KZ_BUG_ON(role->changes); /* their jobs were given up */
 }
 
-static struct change *begin(struct role_serve *role, void (*run)(struct job *job))
+struct change *kz_change_begin(struct role_serve *role, void (*run)(struct job *job))
 {
     struct change *change = kz_calloc(1, sizeof(*change));
 
-    change->job = (struct job){.role = role, .run = run, .done = change_done};
+    change->job = (struct job){.role = role, .run = run, .done = kz_change_done};
     change->number = ++role->last_change;
     change->next = role->changes;
     role->changes = change;
@@ -219,7 +207,7 @@ enum kz_code kz_serve_ack(
     }
     if (!record || slot->delivery.kind != KZ_DELIVER_WEB)
         return kz_fail(err, KZ_NOT_FOUND, "no delivery %" PRIu64 " waits for this user", decision);
-    change = begin(role, run_ack);
+    change = kz_change_begin(role, run_ack);
     change->owner = owner;
     kz_buf_put(&change->record, record, record->size);
     role->counters.deliveries_shown_total++;
@@ -478,154 +466,12 @@ enum kz_code kz_serve_control(struct kz_query *query, const char *verb, struct k
 
     if (!letters)
         KZ_TRY(check_object(role->env->project, verb, object, &count, err));
-    change = begin(role, letters ? run_letters : run_word);
+    change = kz_change_begin(role, letters ? run_letters : run_word);
     snprintf(change->verb, sizeof(change->verb), "%s", verb);
     snprintf(change->who, sizeof(change->who), "%s", who);
     change->object = kz_strndup(object.ptr, object.size);
     change->count = count;
     change->ret_count = ret_count;
-    kz_serve_job(role, &change->job);
-    return KZ_OK;
-}
-
-/* ---- erasure -------------------------------------------------------------------------------------------- */
-
-static void add_going(struct going *going, const struct kz_user_state *state)
-{
-    if (going->count == KZ_ARRAY_COUNT(going->owners))
-        return;
-    going->keys[going->count] = state->key;
-    going->owners[going->count++] = state->owner;
-}
-
-static enum kz_code find_going(
-        struct role_serve *role, struct kz_user_key key, struct going *going, struct kz_err *err)
-{
-    struct kz_store *store = role->env->store;
-    struct kz_store_user users[KZ_SOURCES_MAX + 2] = {{.owner = kz_owner_hash(key, 0)}};
-    struct kz_user_state state, user;
-    uint64_t owner = users[0].owner;
-    size_t count = 1;
-
-    KZ_TRY(store->ops->users(store, users, 1, &going->bytes, err));
-    if (users[0].state.size) {
-        KZ_TRY(kz_user_state_decode(users[0].state, &state, err));
-        owner = state.to_owner ? state.to_owner : owner;
-    }
-    users[0].owner = owner;
-    KZ_TRY(store->ops->users(store, users, 1, &going->bytes, err));
-    if (!users[0].state.size)
-        return kz_fail(err, KZ_NOT_FOUND, "nothing is known of this user");
-    KZ_TRY(kz_user_state_decode(users[0].state, &user, err));
-    for (size_t at = 0; at + 8 <= user.linked.size && count < KZ_ARRAY_COUNT(users); at += 8)
-        users[count++].owner = kz_load_u64(user.linked.ptr + at);
-    KZ_TRY(store->ops->users(store, users, count, &going->bytes, err)); /* all of one moment */
-    for (size_t i = 0; i < count; i++) {
-        if (!users[i].state.size)
-            continue;
-        KZ_TRY(kz_user_state_decode(users[i].state, &state, err));
-        if (i == 0 || state.merged == owner) /* one that only leads here keeps its own past */
-            add_going(going, &state);
-    }
-    return KZ_OK;
-}
-
-static enum kz_code erase_all(
-        struct change *change, const struct going *going, int64_t done_at_ms, struct kz_err *err)
-{
-    struct role_serve *role = change->job.role;
-    const struct kz_project *project = role->env->project;
-    struct kz_store *store = role->env->store;
-    struct kz_predictions *predictions = role->env->predictions;
-    struct kz_stone stone = {
-            .erasure = change->decision, .at_ms = change->at_ms, .done_at_ms = done_at_ms};
-    struct kz_buf body = {0};
-    enum kz_code rc;
-
-    kz_stone_encode(&stone, &body);
-    /* Under the id that was asked about, so that it can be looked up, and under each that goes, so
-     * that what comes late of it brings nobody back. */
-    rc = store->ops->erase(store, change->decision, kz_buf_view(&body), NULL, 0, err);
-    for (size_t i = going->count; i-- > 0 && rc == KZ_OK;) /* the user last: it names the others */
-        rc = store->ops->erase(store, kz_tombstone_hash(project, going->keys[i]),
-                kz_buf_view(&body), &going->owners[i], 1, err);
-    for (size_t i = 0; i < going->count && rc == KZ_OK; i++)
-        rc = predictions->ops->erase(predictions, going->owners[i], err);
-    kz_buf_done(&body);
-    return rc;
-}
-
-static void erased(struct job *job)
-{
-    struct change *change = KZ_CONTAINER_OF(job, struct change, job), **at = &job->role->changes;
-
-    if (!change->going || job->code != KZ_OK || change->ended) {
-        if (change->ended && job->code != KZ_OK)
-            kz_diag_warn("an erasure was not finished", "erasure=%" PRIu64 " error=\"%s\"",
-                    change->decision, job->err.message);
-        change_done(job);
-        return;
-    }
-    /* The caller has its answer; what was under way then is erased in a second pass. */
-    change->ended = true;
-    if (change->then)
-        change->then(change->arg, KZ_OK, NULL);
-    change->then = NULL;
-    change->due_ms = kz_mono_ms() + job->role->second_pass_ms;
-    while (*at != change)
-        at = &(*at)->next;
-    *at = change->next;
-    change->next = job->role->erasing;
-    job->role->erasing = change;
-}
-
-static void run_erase(struct job *job)
-{
-    struct change *change = KZ_CONTAINER_OF(job, struct change, job);
-    struct kz_user_key key = {change->kind, kz_str(change->object)};
-
-    if (!change->going) {
-        change->going = kz_calloc(1, sizeof(*change->going));
-        job->code = find_going(job->role, key, change->going, &job->err);
-    }
-    if (job->code == KZ_OK)
-        job->code = erase_all(change, change->going, change->ended ? kz_clock_ms() : 0, &job->err);
-}
-
-void kz_serve_erase_again(struct role_serve *role, bool now)
-{
-    struct change **at = &role->erasing;
-
-    while (*at) {
-        struct change *change = *at;
-
-        if (!now && kz_mono_ms() < change->due_ms) {
-            at = &change->next;
-            continue;
-        }
-        *at = change->next;
-        change->next = role->changes;
-        role->changes = change;
-        kz_serve_job(role, &change->job);
-    }
-}
-
-enum kz_code kz_serve_forget(struct kz_query *query, struct kz_user_key key, const char *who,
-        uint64_t *ret_erasure, struct kz_err *err)
-{
-    struct role_serve *role = kz_role_serve_of(query);
-    struct change *change;
-
-    if (!role->current || !role->current->known)
-        return kz_fail(err, KZ_NOT_FOUND, "nothing is known of this user");
-    change = begin(role, run_erase);
-    change->job.done = erased;
-    change->at_ms = kz_clock_ms();
-    change->kind = key.kind;
-    change->object = kz_strndup(key.id.ptr, key.id.size);
-    change->decision = *ret_erasure = kz_tombstone_hash(role->env->project, key);
-    role->counters.erasures_total++;
-    kz_diag_info("operator", "verb=erase by=%s erasure=%" PRIu64, who, *ret_erasure);
     kz_serve_job(role, &change->job);
     return KZ_OK;
 }

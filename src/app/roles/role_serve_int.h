@@ -141,6 +141,8 @@ struct role_serve {
     struct change *changes;         /* begun, and not answered */
     struct change *erasing;         /* wait for their second pass */
     int64_t second_pass_ms;         /* what was under way at an erasure has ended by then: 60 s */
+    int64_t look_every_ms, look_ms; /* for erasures that others began; the next time, monotonic */
+    int64_t take_over_ms;           /* so long behind their second pass they may do it themselves */
     uint64_t last_change;
     struct kz_subscription *subscriptions;
     struct known known[KNOWN_MAX];
@@ -186,14 +188,14 @@ KZ_MUST_USE enum kz_code kz_serve_ack(
         struct kz_query *query, uint32_t user, uint64_t decision, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_serve_control(struct kz_query *query, const char *verb,
         struct kz_str object, const char *who, uint64_t *ret_count, struct kz_err *err);
-KZ_MUST_USE enum kz_code kz_serve_forget(struct kz_query *query, struct kz_user_key key,
-        const char *who, uint64_t *ret_erasure, struct kz_err *err);
 /* Tells all who wait for a change that we stop: it may still come about. */
 void kz_serve_changes_give_up(struct role_serve *role);
 /* At the end: those that are left are given up. */
 void kz_serve_changes_free(struct role_serve *role);
-/* Second passes that are due; `now`: all. */
-void kz_serve_erase_again(struct role_serve *role, bool now);
+/* A new one, in role->changes; `run` is carried out once it is given to kz_serve_job(). */
+struct change *kz_change_begin(struct role_serve *role, void (*run)(struct job *job));
+void kz_change_done(struct job *job);
+void kz_change_free(struct change *change);
 /* Puts a DELIVERY of a decision into the row of its user and the slot's state after it, unless it
  * waits no more (KZ_NOT_FOUND). On a worker. */
 struct delivery_end {
@@ -208,6 +210,12 @@ KZ_MUST_USE enum kz_code kz_serve_end_delivery(
         struct role_serve *role, const struct delivery_end *end, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_serve_put_letter(
         struct role_serve *role, const struct kz_record *record, struct kz_err *err);
+
+/* role_serve_erase.c */
+KZ_MUST_USE enum kz_code kz_serve_forget(struct kz_query *query, struct kz_user_key key,
+        const char *who, uint64_t *ret_erasure, struct kz_err *err);
+/* Second passes that are due, and those that others have left. */
+void kz_serve_erase_again(struct role_serve *role);
 
 /* role_serve_deliver.c */
 KZ_MUST_USE enum kz_code kz_deliveries_open(struct role_serve *role, struct kz_err *err);
