@@ -166,9 +166,18 @@ static void landed(void *arg, enum kz_code code, const struct kz_err *err)
     env->wake(env->wake_arg);
 }
 
+/* What is wrong between us and the bus is no fault of the client's: no 404 for a topic, no 408 for its
+ * silence, and it is to come again. */
+static void blame_the_bus(struct flight *f)
+{
+    if (f->code != KZ_OVERLOADED && f->code != KZ_TOO_LARGE && f->code != KZ_INVALID)
+        f->code = f->err.code = KZ_UNAVAILABLE;
+}
+
 static void answer(struct role_collect *r, struct flight *f)
 {
     if (f->code != KZ_OK) {
+        blame_the_bus(f);
         r->counts.failed++;
         r->refusal = f->err;
         r->refuse_until_ms = kz_mono_ms() + REFUSE_MS;

@@ -100,24 +100,48 @@ bool kz_infer_handle(struct kz_role *role, struct kz_http_request *req)
     return true;
 }
 
+static void refuse(struct kz_http_request *req)
+{
+    struct kz_err err;
+
+    (void)kz_fail(&err, KZ_UNAVAILABLE, "the request could not be handled now: send it again");
+    kz_http_respond_error(req, &err);
+}
+
+/* When stopping, at the deadline: those that are not done are told while there is a connection. What is
+ * done of them nevertheless is found in the user's row when they come again. */
+static void give_up(struct role_infer *r)
+{
+    struct kz_http_request *req;
+
+    do {
+        req = NULL;
+        pthread_mutex_lock(&r->lock);
+        if (r->stopping && kz_mono_ms() >= r->deadline_ms)
+            for (struct task *t = r->all; t && !req; t = t->all_next)
+                req = kz_take(&t->push);
+        pthread_mutex_unlock(&r->lock);
+        if (req)
+            refuse(req);
+    } while (req);
+}
+
 void kz_infer_answer(struct kz_role *role)
 {
     struct role_infer *r = KZ_CONTAINER_OF(role, struct role_infer, base);
     struct task *task;
 
     for (;;) {
-        struct kz_err err;
-
         pthread_mutex_lock(&r->lock);
         task = kz_tasks_pop(&r->pushed);
         pthread_mutex_unlock(&r->lock);
         if (!task)
-            return;
-        (void)kz_fail(&err, KZ_UNAVAILABLE, "the request could not be handled now: send it again");
+            break;
         if (task->push_done)
             kz_http_respond(task->push, 204, NULL, KZ_STR_NULL, NULL, 0);
         else
-            kz_http_respond_error(task->push, &err);
+            refuse(task->push);
         kz_task_free(task);
     }
+    give_up(r);
 }

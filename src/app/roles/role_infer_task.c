@@ -215,7 +215,7 @@ static void end(struct task *task, bool done)
 {
     struct role_infer *r = task->role;
     struct kz_role_env *env = r->env; /* outlives the role, which may go with its last task */
-    bool pushed = task->push != NULL; /* then it is the loop's to answer and free */
+    bool pushed;                      /* then it is the loop's to answer and free */
     struct kz_bus_delivery *delivery;
 
     /* It is gone when it has been given back; whoever asks for the backlog must not look at it. */
@@ -227,6 +227,7 @@ static void end(struct task *task, bool done)
         (done ? env->bus->ops->ack : env->bus->ops->nack)(task->puller->source, &delivery, 1);
     pthread_mutex_lock(&r->lock);
     kz_task_end_locked(r, task);
+    pushed = task->push != NULL;
     if (pushed) {
         task->push_done = done;
         kz_tasks_push(&r->pushed, task);
