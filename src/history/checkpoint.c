@@ -100,6 +100,7 @@ static uint32_t item_sizes(void)
 
 struct writer {
     struct kz_file *file;
+    struct kz_trickle trickle;
     uint64_t at;
     uint32_t block_count, blocks_crc;
     struct kz_err *err;
@@ -107,8 +108,17 @@ struct writer {
 
 static enum kz_code put(struct writer *w, const void *data, size_t size)
 {
-    KZ_TRY(w->file->ops->pwrite(w->file, data, size, w->at, w->err));
-    w->at += size;
+    const char *from = data;
+
+    while (size) {
+        size_t n = KZ_MIN(size, (size_t)KZ_TRICKLE_BYTES);
+
+        KZ_TRY(w->file->ops->pwrite(w->file, from, n, w->at, w->err));
+        KZ_TRY(kz_trickle(&w->trickle, n, w->err));
+        w->at += n;
+        from += n;
+        size -= n;
+    }
     return KZ_OK;
 }
 
@@ -188,7 +198,7 @@ static enum kz_code write_file(struct kz_fs *fs, const char *path, const struct 
 
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &file, err));
     kz_views_globals_encode(views, &globals);
-    w.file = file;
+    w.file = w.trickle.file = file;
     code = put_all(&w, views, position, project, &globals);
     kz_buf_done(&globals);
     if (code == KZ_OK)

@@ -205,67 +205,81 @@ void kz_views_slot_move(struct kz_views *views, uint32_t from, uint32_t to, stru
 
 /* ---- times ----------------------------------------------------------------------------------- */
 
+/* The slots of a name in list order, and their times; in one walk, since each step may miss the
+ * cache. */
+struct times {
+    struct kz_slot *slots[KZ_VIEWS_TIMES_MAX / KZ_TIMES_PER_SLOT];
+    size_t slot_count;
+    int64_t at_ms[KZ_VIEWS_TIMES_MAX + 1]; /* newest first; room for one more */
+    size_t count;
+};
+
+static void times_load(
+        const struct kz_views *views, uint32_t user, uint64_t name, struct times *ret)
+{
+    struct kz_slot *slot = kz_views_slot_find(views, user, KZ_SLOT_TIMES, name);
+
+    ret->slot_count = ret->count = 0;
+    for (; slot && ret->slot_count < KZ_ARRAY_COUNT(ret->slots);
+            slot = find_from(views, slot->next, KZ_SLOT_TIMES, name)) {
+        ret->slots[ret->slot_count++] = slot;
+        for (unsigned i = 0; i < KZ_TIMES_PER_SLOT; i++) {
+            if (slot->times.at_ms[i])
+                ret->at_ms[ret->count++] = slot->times.at_ms[i];
+        }
+    }
+}
+
 size_t kz_views_times_get(
         const struct kz_views *views, uint32_t user, uint64_t name, int64_t out[KZ_VIEWS_TIMES_MAX])
 {
-    const struct kz_slot *slot = kz_views_slot(views, user, KZ_SLOT_TIMES, name);
-    size_t count = 0;
+    struct times times;
 
-    for (; slot; slot = kz_views_slot_next(views, slot, KZ_SLOT_TIMES, name)) {
-        for (unsigned i = 0; i < KZ_TIMES_PER_SLOT && count < KZ_VIEWS_TIMES_MAX; i++) {
-            if (slot->times.at_ms[i])
-                out[count++] = slot->times.at_ms[i];
-        }
-    }
-    return count;
+    times_load(views, user, name, &times);
+    memcpy(out, times.at_ms, times.count * sizeof(*out));
+    return times.count;
 }
 
 /* Writes the times back into the user's slots of the name, as many as that takes, in list order:
- * new slots come first among times, so all are there before the first is written (V4). */
-static void times_put(
-        struct kz_views *views, uint32_t user, uint64_t name, const int64_t *times, size_t count)
+ * new slots come first among times (V4). */
+static void times_store(struct kz_views *views, uint32_t user, uint64_t name, struct times *times)
 {
-    struct kz_slot *slot = kz_views_slot_find(views, user, KZ_SLOT_TIMES, name);
-    size_t room = 0;
+    size_t slot_count = (times->count + KZ_TIMES_PER_SLOT - 1) / KZ_TIMES_PER_SLOT;
 
-    for (; slot; slot = find_from(views, slot->next, KZ_SLOT_TIMES, name))
-        room += KZ_TIMES_PER_SLOT;
-    for (; room < count; room += KZ_TIMES_PER_SLOT)
-        (void)kz_views_slot_add(views, user, KZ_SLOT_TIMES, name); /* filled below */
-    slot = kz_views_slot_find(views, user, KZ_SLOT_TIMES, name);
-    for (size_t done = 0; slot; done += KZ_TIMES_PER_SLOT) {
-        struct kz_slot *next = find_from(views, slot->next, KZ_SLOT_TIMES, name);
-
-        if (done < count) {
-            memset(&slot->times, 0, sizeof(slot->times));
-            memcpy(slot->times.at_ms, times + done,
-                    KZ_MIN(count - done, (size_t)KZ_TIMES_PER_SLOT) * sizeof(*times));
-        } else {
-            kz_views_slot_remove(views, user, slot);
-        }
-        slot = next;
+    for (; times->slot_count < slot_count; times->slot_count++) {
+        memmove(times->slots + 1, times->slots, times->slot_count * sizeof(*times->slots));
+        times->slots[0] = kz_views_slot_add(views, user, KZ_SLOT_TIMES, name);
     }
+    for (size_t i = 0; i < slot_count; i++) {
+        const int64_t *from = times->at_ms + i * KZ_TIMES_PER_SLOT;
+        size_t n = KZ_MIN(times->count - i * KZ_TIMES_PER_SLOT, (size_t)KZ_TIMES_PER_SLOT);
+
+        memset(&times->slots[i]->times, 0, sizeof(times->slots[i]->times));
+        memcpy(times->slots[i]->times.at_ms, from, n * sizeof(*from));
+    }
+    for (size_t i = slot_count; i < times->slot_count; i++)
+        kz_views_slot_remove(views, user, times->slots[i]);
 }
 
 void kz_views_times_add(struct kz_views *views, uint32_t user, uint64_t name, const int64_t *at_ms,
         size_t count, int64_t horizon_ms)
 {
-    int64_t times[KZ_VIEWS_TIMES_MAX + 1];
-    size_t n = kz_views_times_get(views, user, name, times);
+    struct times times;
 
+    times_load(views, user, name, &times);
     for (size_t i = 0; i < count; i++) {
-        size_t at = n;
+        size_t at = times.count;
 
         if (!at_ms[i]) /* 0 is "unused"; 1970 is nobody's event */
             continue;
-        for (; at > 0 && times[at - 1] < at_ms[i]; at--)
-            times[at] = times[at - 1];
-        times[at] = at_ms[i];
-        n = KZ_MIN(n + 1, (size_t)KZ_VIEWS_TIMES_MAX);
+        for (; at > 0 && times.at_ms[at - 1] < at_ms[i]; at--)
+            times.at_ms[at] = times.at_ms[at - 1];
+        times.at_ms[at] = at_ms[i];
+        times.count = KZ_MIN(times.count + 1, (size_t)KZ_VIEWS_TIMES_MAX);
     }
-    while (n && times[n - 1] < horizon_ms)
-        n--;
-    times_put(views, user, name, times, n);
+    while (times.count && times.at_ms[times.count - 1] < horizon_ms)
+        times.count--;
+    times_store(views, user, name, &times);
 }
 
 static size_t count_since(

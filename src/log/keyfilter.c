@@ -1,12 +1,11 @@
 #include "log/keyfilter.h"
 
-#include <stdlib.h>
 #include <sys/mman.h>
 
 enum {
     LINE_BYTES = sizeof(struct kz_keyfilter_line),
     LINE_BITS = LINE_BYTES * 8,
-    BITS = 5,             /* of a key in its line */
+    BITS = 6,             /* of a key in its line */
     BIT_BITS = 9,         /* log2 of LINE_BITS */
     HUGE_BYTES = 2 << 20, /* pages, so that a look does not miss the TLB as well */
 };
@@ -22,10 +21,33 @@ static size_t bytes_of(const struct kz_keyfilter_group *group)
     return group->line_count * LINE_BYTES;
 }
 
+static size_t mapped_bytes(const struct kz_keyfilter_group *group)
+{
+    return (bytes_of(group) + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+}
+
+/* Zeros that the kernel gives page by page as they are first written: clearing all at once would
+ * hold up the writer for ten milliseconds. */
+static void *map_zeros(size_t bytes)
+{
+    char *all = mmap(
+            NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t before;
+
+    KZ_BUG_ON(all == MAP_FAILED);
+    before = (size_t)(-(uintptr_t)all % HUGE_BYTES);
+    if (before)
+        KZ_BUG_ON(munmap(all, before) != 0);
+    KZ_BUG_ON(munmap(all + before + bytes, HUGE_BYTES - before) != 0);
+    /* Advice; without it looks take a little longer. */
+    (void)madvise(all + before, bytes, MADV_HUGEPAGE);
+    return all + before;
+}
+
 static void forget_oldest(struct kz_keyfilter *filter)
 {
     filter->bytes -= bytes_of(&filter->groups[0]);
-    free(filter->groups[0].lines);
+    KZ_BUG_ON(munmap(filter->groups[0].lines, mapped_bytes(&filter->groups[0])) != 0);
     filter->group_count--;
     memmove(filter->groups, filter->groups + 1, filter->group_count * sizeof(filter->groups[0]));
 }
@@ -54,12 +76,7 @@ void kz_keyfilter_begin(struct kz_keyfilter *filter, kz_lsn from, size_t count)
     group = &filter->groups[filter->group_count++];
     *group = (struct kz_keyfilter_group){
             .from = from, .max = count, .line_count = bytes / LINE_BYTES};
-    bytes = (bytes_of(group) + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
-    group->lines = aligned_alloc(HUGE_BYTES, bytes);
-    KZ_BUG_ON(!group->lines);
-    /* Advice; without it looks take a little longer. */
-    (void)madvise(group->lines, bytes, MADV_HUGEPAGE);
-    memset(group->lines, 0, bytes_of(group));
+    group->lines = map_zeros(mapped_bytes(group));
     filter->bytes += bytes_of(group);
 }
 

@@ -2,7 +2,7 @@
  *
  * A filter over the keys of all segments, raw and sealed, by their tags (log/tags.h). It consists
  * of groups, each for a run of addresses and four times as large as all before it, so there are a
- * handful; in a group a key has five bits of one cache line. What it does not deny has to be looked
+ * handful; in a group a key has six bits of one cache line. What it does not deny has to be looked
  * for in the segments that the group's addresses lie in, each with its own keys.
  *
  *     groups:    [ covered_from .... )[ .................... )[ ................ now )
@@ -23,7 +23,7 @@
 #include "log/tags.h"
 
 enum {
-    KZ_KEYFILTER_KEY_BITS = 10, /* about one foreign key in a hundred is not denied */
+    KZ_KEYFILTER_KEY_BITS = 16, /* about one foreign key in 800 is not denied */
     KZ_KEYFILTER_KEYS_MIN = 256 << 10,
     KZ_KEYFILTER_KEYS_MAX = 16 << 20, /* of a group */
     KZ_KEYFILTER_GROUPS_MAX = 64,
@@ -37,7 +37,7 @@ struct kz_keyfilter_group {
     kz_lsn from;       /* of its first key, up to the next group's */
     size_t count, max; /* keys */
     size_t line_count;
-    struct kz_keyfilter_line *lines; /* owned */
+    struct kz_keyfilter_line *lines; /* owned, a mapping of its own */
 };
 
 struct kz_keyfilter {

@@ -510,11 +510,12 @@ enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t number, struct 
     KZ_AUTO(kz_log_view_unrefp) struct kz_log_view *view = kz_log_get_view(log);
     KZ_AUTO(kz_segment_unrefp) struct kz_segment *seg = NULL;
     KZ_AUTO(kz_freep) char *raw = kz_segment_path(log->dir, number, false);
-    const struct kz_segment *old = kz_log_view_segment(view, number);
+    struct kz_segment *old = kz_log_view_segment(view, number);
 
     KZ_BUG_ON(!old || !kz_log_is_complete(log, number));
     KZ_TRY(kz_segment_open_sealed(log->fs, log->dir, number, log->pool, &seg, err));
     change_view(log, 0, NULL, seg);
+    kz_space_leave(log, old);
     if (old->is_sealed)
         return KZ_OK;
     return log->fs->ops->unlink(log->fs, raw, err);
@@ -523,12 +524,13 @@ enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t number, struct 
 enum kz_code kz_log_drop_oldest(struct kz_log *log, struct kz_err *err)
 {
     KZ_AUTO(kz_log_view_unrefp) struct kz_log_view *view = kz_log_get_view(log);
-    const struct kz_segment *oldest = view->segments[0];
+    struct kz_segment *oldest = view->segments[0];
     KZ_AUTO(kz_freep)
     char *path = kz_segment_path(log->dir, oldest->number, oldest->is_sealed);
 
     KZ_BUG_ON(!kz_log_is_complete(log, oldest->number));
     change_view(log, 1, NULL, NULL);
+    kz_space_leave(log, oldest);
     add(&log->dropped_segments, 1);
     KZ_TRY(log->fs->ops->unlink(log->fs, path, err));
     return log->fs->ops->sync_dir(log->fs, log->dir, err);

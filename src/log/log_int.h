@@ -110,6 +110,7 @@ struct kz_log {
     struct kz_segment *next; /* zeros, durable, not in the view yet */
     enum kz_code next_rc;    /* of the last attempt to make it */
     struct kz_err next_err;
+    struct kz_segment *leaving; /* by `leaving_next` */
     bool has_reserve;
     _Atomic bool no_space;
     int64_t space_checked_ms;
@@ -151,6 +152,10 @@ void kz_space_want(struct kz_log *log, uint32_t number);
 /* Takes segment `number`, waiting until it is prepared. KZ_NO_SPACE: there is none. Writer. */
 KZ_MUST_USE enum kz_code kz_space_take(
         struct kz_log *log, uint32_t number, struct kz_segment **ret_seg, struct kz_err *err);
+/* `seg` is in no view from now on. It is closed by the space thread once nobody reads it any more:
+ * closing a file that has lost its name frees its pages and blocks, tens of milliseconds for 256
+ * MiB, and the last to let go may be the writer. */
+void kz_space_leave(struct kz_log *log, struct kz_segment *seg);
 /* Whether intake is refused. */
 bool kz_space_is_short(struct kz_log *log);
 

@@ -37,6 +37,7 @@ enum {
 struct kz_sealed_writer {
     struct kz_sealed_params params;
     struct kz_file *file;
+    struct kz_trickle trickle;
     struct kz_zstd *zstd;
     struct kz_sealed_header header;
     struct kz_sealed_block block; /* being filled */
@@ -121,6 +122,7 @@ static enum kz_code write_out(struct kz_sealed_writer *writer, struct kz_err *er
 {
     KZ_TRY(writer->file->ops->pwrite(
             writer->file, writer->out.data, writer->out.size, writer->written_bytes, err));
+    KZ_TRY(kz_trickle(&writer->trickle, writer->out.size, err));
     writer->written_bytes += writer->out.size;
     kz_buf_clear(&writer->out);
     return KZ_OK;
@@ -274,6 +276,7 @@ enum kz_code kz_sealed_writer_new(const struct kz_sealed_params *params,
     writer->temporary = path.data;
     KZ_TRY(params->fs->ops->open(params->fs, writer->temporary,
             KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &writer->file, err));
+    writer->trickle.file = writer->file;
     writer->header = (struct kz_sealed_header){
             .magic = KZ_SEALED_MAGIC,
             .version = params->version ? params->version : KZ_SEALED_VERSION,

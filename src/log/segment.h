@@ -65,6 +65,7 @@ struct kz_segment {
     atomic_uint refs;
     uint32_t number;
     bool is_sealed;
+    struct kz_segment *leaving_next; /* space.c */
     struct kz_fs *fs;
     struct kz_file *file; /* owned; of a sealed one only for backup */
     uint64_t file_size;

@@ -3,8 +3,10 @@
  *  P1  `next` is a file of zeros, durable with its name, and in no view.
  *  P2  While there is room a file "reserve" of reserve_bytes holds a part of it. When room is gone
  *      (a segment cannot be made, or little is left), the reserve is given up, intake is refused,
- * and results, decisions, erasure and checkpoints have that much. P3  Intake is taken again when
- * the reserve could be made again and the next segment is there or not asked for.
+ *      and results, decisions, erasure and checkpoints have that much.
+ *  P3  Intake is taken again when the reserve could be made again and the next segment is there or
+ *      not asked for.
+ *  P4  A segment that is in no view any more is closed here, once nobody reads it.
  *
  * All of it happens in one step function, run by a thread of its own, or inline where there are no
  * threads. The disk is never touched with space_lock held.
@@ -16,7 +18,7 @@
 #include "sys/clock.h"
 
 enum {
-    STEP_BYTES = 2 << 20,           /* zeroed between two syncs; the log's own waits behind one */
+    STEP_BYTES = KZ_TRICKLE_BYTES,  /* zeroed between two syncs; the log's own waits behind one */
     PAUSE_MAX_MS = 20,              /* after a step */
     CHECK_MS = 200,                 /* while short of space */
     CHECK_IDLE_MS = 1000,           /* otherwise */
@@ -219,9 +221,34 @@ static void step_recover(struct kz_log *log)
     atomic_store_explicit(&log->no_space, false, memory_order_release);
 }
 
+/* One that nobody else refers to; none can begin to, since it is in no view. */
+static struct kz_segment *take_unread(struct kz_log *log)
+{
+    struct kz_segment **at, *seg;
+
+    pthread_mutex_lock(&log->space_lock);
+    for (at = &log->leaving; *at; at = &(*at)->leaving_next)
+        if (atomic_load_explicit(&(*at)->refs, memory_order_acquire) == 1)
+            break;
+    seg = *at;
+    if (seg)
+        *at = seg->leaving_next;
+    pthread_mutex_unlock(&log->space_lock);
+    return seg;
+}
+
+static void step_leaving(struct kz_log *log)
+{
+    struct kz_segment *seg;
+
+    while ((seg = take_unread(log)))
+        kz_segment_unref(seg);
+}
+
 static void step(struct kz_log *log)
 {
     step_next(log);
+    step_leaving(log);
     step_recover(log);
     step_reserve(log);
 }
@@ -273,6 +300,12 @@ void kz_space_join(struct kz_log *log)
     pthread_cond_signal(&log->space_wanted);
     pthread_mutex_unlock(&log->space_lock);
     kz_thread_join(&log->space_thread);
+    while (log->leaving) {
+        struct kz_segment *seg = log->leaving;
+
+        log->leaving = seg->leaving_next;
+        kz_segment_unref(seg);
+    }
     if (log->next) {
         KZ_AUTO(kz_freep) char *path = kz_segment_path(log->dir, log->next->number, false);
 
@@ -285,6 +318,16 @@ void kz_space_join(struct kz_log *log)
 
 /* ---- the writer's side ------------------------------------------------------------------------
  */
+
+void kz_space_leave(struct kz_log *log, struct kz_segment *seg)
+{
+    if (log->options.sync_inline)
+        return; /* there is no thread: whoever lets go last closes it */
+    pthread_mutex_lock(&log->space_lock);
+    seg->leaving_next = log->leaving;
+    log->leaving = kz_segment_ref(seg);
+    pthread_mutex_unlock(&log->space_lock);
+}
 
 void kz_space_want(struct kz_log *log, uint32_t number)
 {

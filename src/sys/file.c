@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "sys/clock.h"
+#include "sys/thread.h"
 
 enum { ZERO_BYTES = 1 << 20, FILE_MODE = 0640, DIR_MODE = 0750, LOCK_WAIT_MS = 2000 };
 
@@ -427,6 +428,22 @@ enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_
     data[size] = '\0'; /* behind the contents, so that text can be read as a C string */
     *ret_data = kz_take(&data);
     *ret_size = size;
+    return KZ_OK;
+}
+
+enum kz_code kz_trickle(struct kz_trickle *trickle, size_t written_bytes, struct kz_err *err)
+{
+    enum { PAUSE_MAX_US = 20000 };
+    int64_t began_us;
+
+    trickle->unsynced_bytes += written_bytes;
+    if (trickle->unsynced_bytes < KZ_TRICKLE_BYTES)
+        return KZ_OK;
+    began_us = kz_mono_us();
+    KZ_TRY(trickle->file->ops->sync(trickle->file, err));
+    trickle->unsynced_bytes = 0;
+    if (kz_thread_is_background())
+        usleep((useconds_t)KZ_MIN(kz_mono_us() - began_us, (int64_t)PAUSE_MAX_US));
     return KZ_OK;
 }
 

@@ -74,6 +74,18 @@ struct kz_file {
 /* The file system of this machine; lives as long as the process. */
 struct kz_fs *kz_fs_posix(void);
 
+/* Writing much while others wait for their syncs of little: each step is synced by itself, and in a
+ * background thread followed by a pause as long as that took, so that half of the disk's time is
+ * theirs and nobody waits behind more than a step. */
+struct kz_trickle {
+    struct kz_file *file; /* borrowed */
+    uint64_t unsynced_bytes;
+};
+enum { KZ_TRICKLE_BYTES = 2 << 20 };
+/* To be called after each write, with its size. */
+KZ_MUST_USE enum kz_code kz_trickle(
+        struct kz_trickle *trickle, size_t written_bytes, struct kz_err *err);
+
 void kz_file_close(struct kz_file *file);
 /* lock(), waiting up to two seconds: right after a kill -9 what is left of the killed process (a forked
  * child, memory that is being torn down) has its locks for as long as that takes to die. */

@@ -54,12 +54,21 @@ void kz_thread_join(struct kz_thread *thread)
     thread->started = false;
 }
 
+static _Thread_local bool is_background;
+
 void kz_thread_background(void)
 {
     enum { NICE = 10 };
 
+    is_background = true;
+
     /* On Linux niceness is a thread's own. Where it may not be had the work goes on as it is. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
+}
+
+bool kz_thread_is_background(void)
+{
+    return is_background;
 }
 
 unsigned kz_cpu_count(void)

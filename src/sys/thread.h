@@ -22,5 +22,7 @@ KZ_MUST_USE enum kz_code kz_thread_start(struct kz_thread *thread, const char *n
 void kz_thread_join(struct kz_thread *thread);
 /* Takes the calling thread back behind the others, for work that can wait. */
 void kz_thread_background(void);
+/* Whether the calling thread has been. */
+bool kz_thread_is_background(void);
 /* Cores this process may run on, at least 1. */
 unsigned kz_cpu_count(void);
