@@ -101,6 +101,7 @@ static uint32_t item_sizes(void)
 struct writer {
     struct kz_file *file;
     struct kz_trickle trickle;
+    const atomic_bool *cancel;
     uint64_t at;
     uint32_t block_count, blocks_crc;
     struct kz_err *err;
@@ -113,6 +114,8 @@ static enum kz_code put(struct writer *w, const void *data, size_t size)
     while (size) {
         size_t n = KZ_MIN(size, (size_t)KZ_TRICKLE_BYTES);
 
+        if (w->cancel && atomic_load_explicit(w->cancel, memory_order_relaxed))
+            return kz_fail(w->err, KZ_UNAVAILABLE, "given up");
         KZ_TRY(w->file->ops->pwrite(w->file, from, n, w->at, w->err));
         KZ_TRY(kz_trickle(&w->trickle, n, w->err));
         w->at += n;
@@ -189,11 +192,12 @@ static enum kz_code put_all(struct writer *w, const struct kz_views *views, kz_l
 }
 
 static enum kz_code write_file(struct kz_fs *fs, const char *path, const struct kz_views *views,
-        kz_lsn position, const char *project, uint64_t *ret_size, struct kz_err *err)
+        kz_lsn position, const char *project, const atomic_bool *cancel, uint64_t *ret_size,
+        struct kz_err *err)
 {
     KZ_AUTO(kz_file_closep) struct kz_file *file = NULL;
     struct kz_buf globals = {0};
-    struct writer w = {.err = err};
+    struct writer w = {.cancel = cancel, .err = err};
     enum kz_code code;
 
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &file, err));
@@ -272,8 +276,8 @@ static void remove_old(struct kz_fs *fs, const char *dir)
 }
 
 enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct kz_views *views,
-        kz_lsn position, const char *project, struct kz_checkpoint_info *ret_info,
-        struct kz_err *err)
+        kz_lsn position, const char *project, const atomic_bool *cancel,
+        struct kz_checkpoint_info *ret_info, struct kz_err *err)
 {
     char name[64], path[PATH_SIZE_MAX], temporary[PATH_SIZE_MAX];
     uint64_t size = 0;
@@ -283,7 +287,7 @@ enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct 
     KZ_TRY(path_of(path, dir, name, err));
     (void)snprintf(name, sizeof(name), "ckpt-%016" PRIx64 ".kzc.tmp", views->seq);
     KZ_TRY(path_of(temporary, dir, name, err));
-    code = write_file(fs, temporary, views, position, project, &size, err);
+    code = write_file(fs, temporary, views, position, project, cancel, &size, err);
     if (code == KZ_OK)
         code = fs->ops->rename(fs, temporary, path, err);
     if (code != KZ_OK) {

@@ -5,10 +5,12 @@
  * Every part has a CRC-32C. A checkpoint is written beside its name, synced and renamed, so it is
  * there as a whole or not at all; the newest two are kept.
  *
- * Threads  save: the views' owner, or a forked child of it (it only reads the views).
- * Fails    KZ_IO, KZ_NO_SPACE: the older checkpoints stay as they were.
+ * Threads  save: the views' owner; it only reads them.
+ * Fails    KZ_IO, KZ_NO_SPACE, KZ_UNAVAILABLE (cancelled): the older checkpoints stay as they were.
  */
 #pragma once
+
+#include <stdatomic.h>
 
 #include "history/views.h"
 #include "sys/file.h"
@@ -26,10 +28,11 @@ struct kz_checkpoint_info {
 /* Writes the views as they are. Everything applied to them must be durable in the log first: a
  * checkpoint must not know what a power cut takes back (wait for kz_log_durable() to pass
  * kz_views_lsn(), or sync before the call). `position` is the log's end at that moment; the seq is
- * the views'. `project` is a project's name; `ret_info` may be NULL. */
+ * the views'. `project` is a project's name; `ret_info` may be NULL, and so may `cancel`: true cuts
+ * it short. */
 KZ_MUST_USE enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir,
         const struct kz_views *views, kz_lsn position, const char *project,
-        struct kz_checkpoint_info *ret_info, struct kz_err *err);
+        const atomic_bool *cancel, struct kz_checkpoint_info *ret_info, struct kz_err *err);
 
 /* Loads the newest checkpoint that is whole. KZ_NOT_FOUND: there is none, replay from the start.
  * KZ_CORRUPT: there are some and none is whole. KZ_UNSUPPORTED: written by a newer Kizashi.

@@ -30,7 +30,7 @@ static void more(struct fake_log *log)
 static enum kz_code save(struct kz_fs *fs, const struct fake_log *log)
 {
     return kz_checkpoint_save(
-            fs, "/", log->views, kz_views_lsn(log->views) + 8, "shop", NULL, NULL);
+            fs, "/", log->views, kz_views_lsn(log->views) + 8, "shop", NULL, NULL, NULL);
 }
 
 struct listing {
@@ -64,7 +64,7 @@ static void what_was_saved_is_loaded(void **state)
 
     (void)state;
     fill(&log, 1000);
-    must(kz_checkpoint_save(fs, "/", log.views, KZ_LSN(3, 4096), "shop", &saved, &err), &err);
+    must(kz_checkpoint_save(fs, "/", log.views, KZ_LSN(3, 4096), "shop", NULL, &saved, &err), &err);
     must(kz_checkpoint_load(fs, "/", "shop", 8, &views, &loaded, &err), &err);
     assert_true(loaded.position == KZ_LSN(3, 4096));
     assert_int_equal(loaded.seq, log.seq);
@@ -325,7 +325,7 @@ static void a_million_users_fit_and_start_fast(void **state)
     assert_int_equal(kz_views_stats(views).users, USERS);
     assert_true(kz_views_stats(views).bytes / USERS <= 220);
     from = kz_clock_us();
-    must(kz_checkpoint_save(kz_fs_posix(), dir, views, 64, "shop", &info, &err), &err);
+    must(kz_checkpoint_save(kz_fs_posix(), dir, views, 64, "shop", NULL, &info, &err), &err);
     save_s = seconds_since(from);
     from = kz_clock_us();
     must(kz_checkpoint_load(kz_fs_posix(), dir, "shop", 0, &loaded, &info, &err), &err);

@@ -174,8 +174,8 @@ static void a_checkpoint_and_the_rest_give_what_the_whole_log_gives(void **state
             if (i != STEPS / 2)
                 continue;
             middle = w.log.count;
-            must(kz_checkpoint_save(
-                         fs, "/", w.log.views, kz_views_lsn(w.log.views) + 8, "shop", NULL, &err),
+            must(kz_checkpoint_save(fs, "/", w.log.views, kz_views_lsn(w.log.views) + 8, "shop",
+                         NULL, NULL, &err),
                     &err);
         }
         fake_check(&w.log);

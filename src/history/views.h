@@ -5,7 +5,7 @@
  * and in recovery, so a checkpoint and the records after it give the same state (kz_views_hash()).
  *
  * Owner    the pipeline of a shard.
- * Threads  one; a forked child may read (history/checkpoint.h).
+ * Threads  one.
  * Life     new or kz_checkpoint_load(), apply*, free.
  * Pointers to users and slots stay valid while the user or slot exists: memory is in chunks that
  *          never move. The index of a user who is gone (erased, forgotten) is given to somebody

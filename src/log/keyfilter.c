@@ -1,5 +1,6 @@
 #include "log/keyfilter.h"
 
+#include <stdatomic.h>
 #include <sys/mman.h>
 
 enum {
@@ -52,32 +53,92 @@ static void forget_oldest(struct kz_keyfilter *filter)
     memmove(filter->groups, filter->groups + 1, filter->group_count * sizeof(filter->groups[0]));
 }
 
+static void unmap(void *memory, size_t bytes)
+{
+    if (memory)
+        KZ_BUG_ON(munmap(memory, bytes) != 0);
+}
+
 void kz_keyfilter_done(struct kz_keyfilter *filter)
 {
     while (filter->group_count)
         forget_oldest(filter);
+    unmap(filter->spare, filter->spare_bytes);
+}
+
+/* How many keys and lines a group for about `count` keys has. */
+static struct kz_keyfilter_group plan(const struct kz_keyfilter *filter, kz_lsn from, size_t count)
+{
+    /* A quarter of the memory at most, so that at the limit a quarter is forgotten at a time. */
+    uint64_t keys_max = filter->bytes_max / 4 * 8 / KZ_KEYFILTER_KEY_BITS;
+
+    count = KZ_MIN(KZ_MAX(count, (size_t)KZ_KEYFILTER_KEYS_MIN), (size_t)KZ_KEYFILTER_KEYS_MAX);
+    count = (size_t)KZ_MAX(KZ_MIN(count, keys_max), (uint64_t)1);
+    return (struct kz_keyfilter_group){
+            .from = from,
+            .max = count,
+            .line_count = KZ_MAX(count * KZ_KEYFILTER_KEY_BITS / 8, (size_t)LINE_BYTES) /
+                          LINE_BYTES,
+    };
+}
+
+/* Four times as large as all before it, which is full or about to be. */
+static size_t next_count(const struct kz_keyfilter *filter)
+{
+    size_t sum = filter->groups[filter->group_count - 1].max;
+
+    for (unsigned i = 0; i + 1 < filter->group_count; i++)
+        sum += filter->groups[i].count;
+    return 3 * sum;
+}
+
+static void *take_spare(struct kz_keyfilter *filter, size_t bytes)
+{
+    void *spare = filter->spare;
+
+    if (atomic_load_explicit(&filter->spare_wanted, memory_order_acquire) || !spare)
+        return NULL;
+    filter->spare = NULL;
+    if (filter->spare_bytes == bytes)
+        return spare;
+    unmap(spare, filter->spare_bytes);
+    return NULL;
+}
+
+static void want_spare(struct kz_keyfilter *filter)
+{
+    struct kz_keyfilter_group next = plan(filter, 0, next_count(filter));
+
+    if (!atomic_load_explicit(&filter->spare_wanted, memory_order_acquire) && !filter->spare)
+        atomic_store_explicit(&filter->spare_wanted, mapped_bytes(&next), memory_order_release);
+}
+
+void kz_keyfilter_make_spare(struct kz_keyfilter *filter)
+{
+    size_t bytes = atomic_load_explicit(&filter->spare_wanted, memory_order_acquire);
+
+    if (!bytes)
+        return;
+    filter->spare = map_zeros(bytes);
+    filter->spare_bytes = bytes;
+    memset(filter->spare, 0, bytes); /* the kernel has to give each page now */
+    atomic_store_explicit(&filter->spare_wanted, 0, memory_order_release);
 }
 
 void kz_keyfilter_begin(struct kz_keyfilter *filter, kz_lsn from, size_t count)
 {
-    struct kz_keyfilter_group *group;
-    /* A quarter of the memory at most, so that at the limit a quarter is forgotten at a time. */
-    uint64_t keys_max = filter->bytes_max / 4 * 8 / KZ_KEYFILTER_KEY_BITS;
-    size_t bytes;
+    struct kz_keyfilter_group group = plan(filter, from, count);
 
-    count = KZ_MIN(KZ_MAX(count, (size_t)KZ_KEYFILTER_KEYS_MIN), (size_t)KZ_KEYFILTER_KEYS_MAX);
-    count = (size_t)KZ_MAX(KZ_MIN(count, keys_max), (uint64_t)1);
-    bytes = KZ_MAX(count * KZ_KEYFILTER_KEY_BITS / 8, (size_t)LINE_BYTES);
-    while (filter->group_count && (filter->bytes + bytes > filter->bytes_max ||
+    while (filter->group_count && (filter->bytes + bytes_of(&group) > filter->bytes_max ||
                                           filter->group_count == KZ_KEYFILTER_GROUPS_MAX)) {
         forget_oldest(filter);
         filter->forgotten_total++;
     }
-    group = &filter->groups[filter->group_count++];
-    *group = (struct kz_keyfilter_group){
-            .from = from, .max = count, .line_count = bytes / LINE_BYTES};
-    group->lines = map_zeros(mapped_bytes(group));
-    filter->bytes += bytes_of(group);
+    group.lines = take_spare(filter, mapped_bytes(&group));
+    if (!group.lines)
+        group.lines = map_zeros(mapped_bytes(&group));
+    filter->groups[filter->group_count++] = group;
+    filter->bytes += bytes_of(&group);
 }
 
 /* The line by the tag's upper bits, so that sorted tags go through memory once. */
@@ -132,14 +193,12 @@ void kz_keyfilter_add(struct kz_keyfilter *filter, uint32_t tag, kz_lsn lsn)
     struct kz_keyfilter_group *group = last_group(filter);
 
     if (KZ_UNLIKELY(group->count >= group->max)) {
-        size_t sum = 0;
-
-        for (unsigned i = 0; i < filter->group_count; i++)
-            sum += filter->groups[i].count;
-        kz_keyfilter_begin(filter, lsn, 3 * sum);
+        kz_keyfilter_begin(filter, lsn, next_count(filter));
         group = last_group(filter);
     }
     add(group, tag);
+    if (KZ_UNLIKELY(group->count == group->max / 4 * 3))
+        want_spare(filter);
 }
 
 void kz_keyfilter_drop(struct kz_keyfilter *filter, kz_lsn below)

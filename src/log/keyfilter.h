@@ -14,7 +14,7 @@
  *     go, and covered_from moves on.
  *
  * Owner    the log.
- * Threads  the writer; `bytes` and `forgotten_total` are read by any.
+ * Threads  the writer; `bytes` and `forgotten_total` are read by any; one other makes the spare.
  * Fails    never.
  */
 #pragma once
@@ -44,6 +44,12 @@ struct kz_keyfilter {
     uint64_t bytes_max;
     _Atomic uint64_t bytes;
     _Atomic uint64_t forgotten_total; /* groups given up for want of memory */
+    /* Memory of the next group, filled in ahead of need: to get and clear 32 MiB takes the kernel
+     * tens of milliseconds. `spare_wanted` bytes are asked for by the writer (0: none); the other
+     * thread gives them and then clears the wish; until then `spare` is its own. */
+    _Atomic size_t spare_wanted;
+    void *spare;
+    size_t spare_bytes;
     unsigned group_count;
     struct kz_keyfilter_group groups[KZ_KEYFILTER_GROUPS_MAX]; /* by address */
 };
@@ -64,6 +70,8 @@ void kz_keyfilter_add_runs(
 /* Adds one to the last group, or begins the next with it where that is full. Addresses do not
  * fall. */
 void kz_keyfilter_add(struct kz_keyfilter *filter, uint32_t tag, kz_lsn lsn);
+/* Makes the spare where it is wanted. Any thread, one at a time. */
+void kz_keyfilter_make_spare(struct kz_keyfilter *filter);
 /* Lets groups go that end at or before `below`. */
 void kz_keyfilter_drop(struct kz_keyfilter *filter, kz_lsn below);
 

@@ -147,6 +147,31 @@ static void at_its_limit_the_oldest_go(void **state)
     assert_int_equal(filter.bytes, 0);
 }
 
+static void the_next_group_is_made_ahead(void **state)
+{
+    struct kz_keyfilter filter;
+
+    (void)state;
+    kz_keyfilter_init(&filter, 64 << 20);
+    kz_keyfilter_begin(&filter, 8, 0);
+    kz_keyfilter_make_spare(&filter);
+    assert_null(filter.spare); /* nobody wants one yet */
+    for (uint64_t i = 0; i < KZ_KEYFILTER_KEYS_MIN * 5; i++) {
+        void *spare = filter.spare;
+        unsigned count = filter.group_count;
+
+        kz_keyfilter_add(&filter, tag_number(i), 8 * i + 8);
+        if (filter.group_count > count)
+            assert_ptr_equal(filter.groups[count].lines, spare);
+        kz_keyfilter_make_spare(&filter);
+    }
+    assert_int_equal(filter.group_count, 3);
+    for (uint64_t i = 0; i < KZ_KEYFILTER_KEYS_MIN * 5; i++)
+        assert_int_not_equal(kz_keyfilter_find(&filter, tag_number(i)), 0);
+    kz_keyfilter_done(&filter);
+    assert_int_equal(filter.bytes, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -155,6 +180,7 @@ int main(void)
             cmocka_unit_test(runs_of_tags_are_all_in),
             cmocka_unit_test(only_the_group_of_an_address_speaks_for_it),
             cmocka_unit_test(at_its_limit_the_oldest_go),
+            cmocka_unit_test(the_next_group_is_made_ahead),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -249,6 +249,8 @@ static void step(struct kz_log *log)
 {
     step_next(log);
     step_leaving(log);
+    if (!log->options.sync_inline)
+        kz_keyfilter_make_spare(&log->keys);
     step_recover(log);
     step_reserve(log);
 }

@@ -899,7 +899,7 @@ static void finish(struct kz_pipeline *p)
     kz_pl_upkeep_close(p);
     if (p->failed)
         release_failed(p);
-    else if (p->upkeep.started && kz_pl_checkpoint(p, false, &err) != KZ_OK)
+    else if (p->upkeep.started && kz_pl_checkpoint(p, &err) != KZ_OK)
         kz_diag_warn("no checkpoint at the end: the next start takes longer", "error=\"%s\"",
                 err.message);
 }

@@ -134,10 +134,13 @@ struct upkeep {
     void (*backup_done)(void *arg, enum kz_code code, const struct kz_err *err);
     void *backup_arg;
 
-    pid_t checkpoint_child;
+    atomic_bool cancel;                /* the process ends: no more checkpoints */
+    struct kz_views *checkpoint_views; /* being made */
+    kz_lsn checkpoint_until;           /* its position */
+    bool checkpoint_asked;
+    kz_lsn checkpoint_from;        /* what is asked for has all before it, durable */
     kz_lsn checkpoint_at;          /* position of the newest checkpoint */
     kz_lsn checkpoint_before;      /* of the one before it: segments below can be sealed */
-    kz_lsn checkpoint_pending;     /* position of the one the child writes */
     uint64_t checkpoint_log_bytes; /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
     bool erasing;     /* a round: the words before `erase_lsn` are carried out */
@@ -329,7 +332,10 @@ KZ_MUST_USE enum kz_code kz_pl_actions_open(struct kz_pipeline *p, struct kz_err
 KZ_MUST_USE enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err);
 void kz_pl_upkeep_close(struct kz_pipeline *p);
 void kz_pl_upkeep_tick(struct kz_pipeline *p);
-KZ_MUST_USE enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err *err);
+/* Writes a checkpoint of all there is, in this thread. */
+KZ_MUST_USE enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, struct kz_err *err);
+/* The upkeep thread is to make one of all that was put until now, or more. */
+KZ_MUST_USE enum kz_code kz_pl_ask_checkpoint(struct kz_pipeline *p, struct kz_err *err);
 KZ_MUST_USE enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
         void (*done)(void *arg, enum kz_code code, const struct kz_err *err), void *arg,
         struct kz_err *err);

@@ -380,7 +380,7 @@ static enum kz_code checkpoint(struct kz_query *query, struct kz_err *err)
     struct kz_pipeline *p = kz_pl_of_query(query);
 
     kz_log_roll(p->log);
-    return kz_pl_checkpoint(p, true, err);
+    return kz_pl_ask_checkpoint(p, err);
 }
 
 const struct kz_query_ops kz_pl_query_ops = {

@@ -1,23 +1,18 @@
 /* app/pipeline/pipeline_upkeep.c -- checkpoints, sealing, retention, erasure, backup: what goes on beside.
  *
  * The pipeline's thread looks once a second (tick) and gives one piece of work at a time to the
- * upkeep thread; results are taken up at a later tick. A checkpoint is written by a forked child,
- * which sees the views as they were and disturbs nobody.
+ * upkeep thread; results are taken up at a later tick. A checkpoint is the last one and the log
+ * behind it, so the thread makes it alone and the pipeline goes on.
  *
- *   log grown enough     -> checkpoint (child)
+ *   log grown enough     -> checkpoint (thread)
  *   two checkpoints past -> seal the segments before the older one (thread)
  *   too old or too large -> carry forward what is live in the oldest segment, then drop it
  *   erasures asked for   -> a segment ends, two checkpoints, then seal and rewrite without the users
  */
 
-#include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "app/pipeline/erasures.h"
 #include "app/pipeline/pipeline_int.h"
@@ -103,7 +98,8 @@ enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err)
     return KZ_OK;
 }
 
-static void reap_child(struct kz_pipeline *p);
+static void checkpoint_work(struct kz_pipeline *p);
+static void checkpoint_written(struct kz_pipeline *p, kz_lsn position);
 static void backup_work(struct kz_pipeline *p);
 
 void kz_pl_upkeep_close(struct kz_pipeline *p)
@@ -114,6 +110,7 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
         return;
     pthread_mutex_lock(&u->lock);
     u->stop = true;
+    atomic_store(&u->cancel, true);
     pthread_cond_signal(&u->wake);
     pthread_mutex_unlock(&u->lock);
     pthread_join(u->thread, NULL);
@@ -123,14 +120,9 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
         u->backup_done(u->backup_arg, u->code, &u->err);
         u->backup_done = NULL;
     }
-    /* The one at the end takes its place; if it was done already it counts as usual. */
-    reap_child(p);
-    if (u->checkpoint_child) {
-        kill(u->checkpoint_child, SIGKILL);
-        while (waitpid(u->checkpoint_child, NULL, 0) < 0 && errno == EINTR)
-            ;
-        u->checkpoint_child = 0;
-    }
+    /* One that was cut short is no failure: the one at the end takes its place. */
+    if (u->state == UPKEEP_DONE && u->work == checkpoint_work && u->code == KZ_OK)
+        checkpoint_written(p, u->checkpoint_until);
     pthread_mutex_destroy(&u->lock);
     pthread_cond_destroy(&u->wake);
     kz_buf_done(&u->erased);
@@ -150,104 +142,137 @@ static void checkpoint_written(struct kz_pipeline *p, kz_lsn position)
     p->counters.checkpoints_total++;
 }
 
-static void reap_child(struct kz_pipeline *p)
-{
-    struct upkeep *u = &p->upkeep;
-    int status = 0;
-    pid_t pid;
-
-    if (!u->checkpoint_child)
-        return;
-    do
-        pid = waitpid(u->checkpoint_child, &status, WNOHANG);
-    while (pid < 0 && errno == EINTR);
-    if (pid == 0)
-        return;
-    u->checkpoint_child = 0;
-    if (pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-        checkpoint_written(p, u->checkpoint_pending);
-        return;
-    }
-    p->counters.checkpoints_failed_total++;
-    kz_diag_warn("a checkpoint could not be written", "status=%d", status);
-}
-
-/* Everything staged is committed and durable first, so that the position is a boundary that the
- * log keeps whatever happens. */
-enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err *err)
+static void checkpoint_begun(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
     struct kz_log_stats stats;
-    kz_lsn position;
-    pid_t parent = getpid();
 
-    KZ_TRY(kz_pl_commit(p, err));
-    KZ_TRY(kz_log_wait(p->log, err));
-    position = kz_log_end(p->log);
     kz_log_stats(p->log, &stats);
     u->checkpoint_log_bytes = stats.bytes;
     u->checkpoint_tried_ms = kz_mono_ms();
-    /* A simulated disk has locks that another thread may hold at the fork. */
-    if (!forked || p->options.fs != kz_fs_posix()) {
-        KZ_TRY(kz_checkpoint_save(
-                p->options.fs, p->views_dir, p->views, position, p->project->name, NULL, err));
-        checkpoint_written(p, position);
-        return KZ_OK;
-    }
-    u->checkpoint_pending = position;
-    u->checkpoint_child = fork();
-    if (u->checkpoint_child < 0) {
-        u->checkpoint_child = 0;
-        return kz_fail_errno(err, "could not fork for a checkpoint");
-    }
-    if (u->checkpoint_child == 0) {
-        struct kz_err inner;
-        enum kz_code rc;
+}
 
-        /* The child holds our locks and sockets as well: it must not outlive us. */
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-            _exit(1);
-        kz_thread_background();
-        rc = kz_checkpoint_save(
-                p->options.fs, p->views_dir, p->views, position, p->project->name, NULL, &inner);
+enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, struct kz_err *err)
+{
+    kz_lsn position;
 
-        if (rc != KZ_OK)
-            kz_diag_warn("checkpoint", "error=\"%s\"", inner.message);
-        _exit(rc == KZ_OK ? 0 : 1);
-    }
+    /* Everything staged is committed and durable first, so that the position is a boundary that
+     * the log keeps whatever happens. */
+    KZ_TRY(kz_pl_commit(p, err));
+    KZ_TRY(kz_log_wait(p->log, err));
+    position = kz_log_end(p->log);
+    checkpoint_begun(p);
+    KZ_TRY(kz_checkpoint_save(
+            p->options.fs, p->views_dir, p->views, position, p->project->name, NULL, NULL, err));
+    checkpoint_written(p, position);
     return KZ_OK;
 }
 
 /* One that is not of the last one's seq, in whose place it would come: then an older one, from before
  * an erasure, would stay. */
-static enum kz_code new_checkpoint(struct kz_pipeline *p, bool forked, struct kz_err *err)
+static enum kz_code new_checkpoint(struct kz_pipeline *p, struct kz_err *err)
 {
     KZ_TRY(kz_pl_control(p, KZ_STR("upkeep"), KZ_STR("*"), "local", err));
-    return kz_pl_checkpoint(p, forked, err);
+    return kz_pl_checkpoint(p, err);
 }
 
-static void maybe_checkpoint(struct kz_pipeline *p)
+static enum kz_code advance(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    struct upkeep *u = arg;
+
+    if (atomic_load_explicit(&u->cancel, memory_order_relaxed))
+        return kz_fail(&u->err, KZ_UNAVAILABLE, "the process ends");
+    return kz_views_apply(u->checkpoint_views, lsn, record, &u->err);
+}
+
+/* The views as of u->checkpoint_until, from the last checkpoint and the log behind it. */
+static enum kz_code make_views(struct kz_pipeline *p, struct kz_err *err)
 {
     struct upkeep *u = &p->upkeep;
-    struct kz_views_stats views = kz_views_stats(p->views);
-    struct kz_log_stats stats;
-    bool erasing = u->erasing && u->checkpoint_before <= u->erase_lsn, due;
-    uint64_t grown;
-    struct kz_err err;
+    struct kz_checkpoint_info info = {0};
+    enum kz_code rc = kz_checkpoint_load(p->options.fs, p->views_dir, p->project->name,
+            p->project->limits.dead_letters_max, &u->checkpoint_views, &info, err);
 
-    reap_child(p);
-    if (u->checkpoint_child)
-        return;
+    if (rc == KZ_NOT_FOUND || rc == KZ_CORRUPT)
+        u->checkpoint_views = kz_views_new(p->project->limits.dead_letters_max);
+    else if (rc != KZ_OK)
+        return rc;
+    return p->reader->ops->scan_all(p->reader, info.position, u->checkpoint_until, advance, u, err);
+}
+
+/* The views are a function of the log, so nobody has to be asked for them: neither a fork, after
+ * which the pipeline would have to copy each page that it touches, nor a lock. It costs their
+ * memory once more while it lasts. */
+static void checkpoint_work(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+
+    u->code = make_views(p, &u->err);
+    if (u->code == KZ_OK)
+        u->code = kz_checkpoint_save(p->options.fs, p->views_dir, u->checkpoint_views,
+                u->checkpoint_until, p->project->name, &u->cancel, NULL, &u->err);
+    kz_views_free(u->checkpoint_views);
+    u->checkpoint_views = NULL;
+}
+
+enum kz_code kz_pl_ask_checkpoint(struct kz_pipeline *p, struct kz_err *err)
+{
+    struct upkeep *u = &p->upkeep;
+
+    KZ_TRY(kz_pl_commit(p, err));
+    checkpoint_begun(p);
+    u->checkpoint_asked = true;
+    u->checkpoint_from = kz_log_end(p->log);
+    u->next_ms = 0;
+    return KZ_OK;
+}
+
+static bool checkpoint_due(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_log_stats stats;
+    uint64_t grown;
+
     kz_log_stats(p->log, &stats);
     grown = stats.bytes - u->checkpoint_log_bytes;
-    due = grown > KZ_MAX(p->project->limits.checkpoint_bytes, 2 * views.bytes) ||
-          (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS) || erasing;
-    if (due &&
-            (erasing ? new_checkpoint(p, true, &err) : kz_pl_checkpoint(p, true, &err)) != KZ_OK) {
+    return grown > KZ_MAX(p->project->limits.checkpoint_bytes,
+                           2 * kz_views_stats(p->views).bytes) ||
+           (grown && kz_mono_ms() - u->checkpoint_tried_ms > CHECKPOINT_EVERY_MS);
+}
+
+/* True where the thread has one to make now. */
+static bool maybe_checkpoint(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    bool erasing = u->erasing && u->checkpoint_before <= u->erase_lsn;
+    struct kz_err err;
+    enum kz_code rc = KZ_OK;
+
+    if (!u->checkpoint_asked && erasing)
+        rc = kz_pl_control(
+                p, KZ_STR("upkeep"), KZ_STR("*"), "local", &err); /* see new_checkpoint */
+    if (rc == KZ_OK && !u->checkpoint_asked && (erasing || checkpoint_due(p)))
+        rc = kz_pl_ask_checkpoint(p, &err);
+    if (rc != KZ_OK) {
         p->counters.checkpoints_failed_total++;
-        kz_diag_warn("a checkpoint could not be started", "error=\"%s\"", err.message);
+        kz_diag_warn("a checkpoint could not be begun", "error=\"%s\"", err.message);
     }
+    if (!u->checkpoint_asked || kz_log_durable(p->log) < u->checkpoint_from)
+        return false;
+    u->checkpoint_asked = false;
+    u->checkpoint_until = kz_log_durable(p->log);
+    start_work(p, checkpoint_work);
+    return true;
+}
+
+static void take_checkpoint(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+
+    if (u->code == KZ_OK)
+        checkpoint_written(p, u->checkpoint_until);
+    else
+        p->counters.checkpoints_failed_total++;
 }
 
 /* ---- sealing ------------------------------------------------------------------------------------------ */
@@ -575,6 +600,8 @@ static void take_work(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
 
+    if (u->work == checkpoint_work)
+        take_checkpoint(p);
     if (u->code != KZ_OK && u->work != backup_work)
         kz_diag_warn("upkeep failed, will be tried again", "error=\"%s\"", u->err.message);
     if (u->work == backup_work) {
@@ -620,7 +647,6 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     if (now_ms < u->next_ms || p->failed)
         return;
     u->next_ms = now_ms + (u->carrying ? 20 : 500);
-    maybe_checkpoint(p);
     if (state_of(u) == UPKEEP_RUNNING)
         return;
     if (state_of(u) == UPKEEP_DONE)
@@ -630,6 +656,8 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
         start_work(p, backup_work);
         return;
     }
+    if (maybe_checkpoint(p))
+        return;
     if (u->carrying) {
         if (carry_slice(p))
             start_work(p, drop_work);
@@ -669,8 +697,8 @@ static enum kz_code erase_now(struct kz_pipeline *p, struct kz_err *err)
 
     finish_work(p);
     KZ_TRY(kz_pl_erase_round(p, err));
-    KZ_TRY(new_checkpoint(p, false, err));
-    KZ_TRY(new_checkpoint(p, false, err));
+    KZ_TRY(new_checkpoint(p, err));
+    KZ_TRY(new_checkpoint(p, err));
     kz_pl_erasures_note(p);
     kz_pl_collect_erased(p);
     seal_work(p);
@@ -686,7 +714,7 @@ static enum kz_code erase_now(struct kz_pipeline *p, struct kz_err *err)
 enum kz_code kz_pipeline_erase(struct kz_pipeline *p, struct kz_err *err)
 {
     KZ_TRY(erase_now(p, err));
-    return kz_pl_checkpoint(p, false, err);
+    return kz_pl_checkpoint(p, err);
 }
 
 enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
@@ -700,7 +728,7 @@ enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
             carry_start(p);
             while (!carry_slice(p))
                 KZ_TRY(p->failed ? kz_fail(err, KZ_IO, "%s", p->failure.message)
-                                 : kz_pl_checkpoint(p, false, err));
+                                 : kz_pl_checkpoint(p, err));
             drop_work(p);
         }
         if (u->code != KZ_OK) {
@@ -708,5 +736,5 @@ enum kz_code kz_pipeline_upkeep(struct kz_pipeline *p, struct kz_err *err)
             return u->code;
         }
     }
-    return kz_pl_checkpoint(p, false, err);
+    return kz_pl_checkpoint(p, err);
 }
