@@ -515,10 +515,10 @@ enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t number, struct 
     KZ_BUG_ON(!old || !kz_log_is_complete(log, number));
     KZ_TRY(kz_segment_open_sealed(log->fs, log->dir, number, log->pool, &seg, err));
     change_view(log, 0, NULL, seg);
+    if (!old->is_sealed)
+        KZ_TRY(log->fs->ops->unlink(log->fs, raw, err));
     kz_space_leave(log, old);
-    if (old->is_sealed)
-        return KZ_OK;
-    return log->fs->ops->unlink(log->fs, raw, err);
+    return KZ_OK;
 }
 
 enum kz_code kz_log_drop_oldest(struct kz_log *log, struct kz_err *err)
@@ -530,9 +530,9 @@ enum kz_code kz_log_drop_oldest(struct kz_log *log, struct kz_err *err)
 
     KZ_BUG_ON(!kz_log_is_complete(log, oldest->number));
     change_view(log, 1, NULL, NULL);
-    kz_space_leave(log, oldest);
     add(&log->dropped_segments, 1);
     KZ_TRY(log->fs->ops->unlink(log->fs, path, err));
+    kz_space_leave(log, oldest);
     return log->fs->ops->sync_dir(log->fs, log->dir, err);
 }
 

@@ -113,6 +113,13 @@ struct kz_segment *kz_segment_ref(struct kz_segment *seg)
     return seg;
 }
 
+void kz_segment_unmap(struct kz_segment *seg)
+{
+    if (seg->map)
+        seg->file->ops->unmap(seg->file, seg->map, seg->file_size);
+    seg->map = NULL;
+}
+
 void kz_segment_unref(struct kz_segment *seg)
 {
     if (!seg)
@@ -121,8 +128,7 @@ void kz_segment_unref(struct kz_segment *seg)
     if (atomic_fetch_sub_explicit(&seg->refs, 1, memory_order_acq_rel) != 1)
         return;
     kz_sealed_close(seg->sealed);
-    if (seg->map)
-        seg->file->ops->unmap(seg->file, seg->map, seg->file_size);
+    kz_segment_unmap(seg);
     kz_file_close(seg->file);
     kz_keytab_done(&seg->keys);
     seg->magic = 0;

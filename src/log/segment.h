@@ -109,6 +109,8 @@ KZ_MUST_USE enum kz_code kz_segment_map(struct kz_segment *seg, struct kz_err *e
 KZ_MUST_USE enum kz_code kz_segment_open_sealed(struct kz_fs *fs, const char *dir, uint32_t number,
         struct kz_sealed_pool *pool, struct kz_segment **ret_seg, struct kz_err *err);
 struct kz_segment *kz_segment_ref(struct kz_segment *seg);
+/* Only where nobody else refers to it. */
+void kz_segment_unmap(struct kz_segment *seg);
 void kz_segment_unref(struct kz_segment *seg);
 KZ_DEFINE_FREEP(struct kz_segment, kz_segment_unref)
 

@@ -18,10 +18,12 @@
 #include "sys/clock.h"
 
 enum {
-    STEP_BYTES = KZ_TRICKLE_BYTES,  /* zeroed between two syncs; the log's own waits behind one */
-    PAUSE_MAX_MS = 20,              /* after a step */
-    CHECK_MS = 200,                 /* while short of space */
-    CHECK_IDLE_MS = 1000,           /* otherwise */
+    STEP_BYTES = KZ_TRICKLE_BYTES, /* zeroed between two syncs; the log's own waits behind one */
+    PAUSE_MAX_MS = 20,             /* after a step */
+    CHECK_MS = 200,                /* while short of space */
+    CHECK_IDLE_MS = 1000,          /* otherwise */
+    SHRINK_BYTES = 8 << 20,        /* given back at a time */
+    SHRINK_PAUSE_MS = 5,
     SMALL_SEGMENT_BYTES = 16 << 20, /* the first of a log, and out of the reserve */
 };
 
@@ -237,12 +239,35 @@ static struct kz_segment *take_unread(struct kz_log *log)
     return seg;
 }
 
+/* Its blocks go back in pieces, where the disk is told of each (discard): all of a segment at once
+ * would keep it from the log's syncs for tens of milliseconds. Should its name come back after a
+ * power cut, the sealed segment is there as well and takes precedence. */
+static void shrink(struct kz_log *log, struct kz_segment *seg)
+{
+    uint64_t size = seg->file_size;
+    bool stop = false;
+
+    kz_segment_unmap(seg);
+    while (size > SHRINK_BYTES && !stop) {
+        size -= SHRINK_BYTES;
+        if (seg->file->ops->truncate(seg->file, size, NULL) != KZ_OK)
+            return; /* read-only; it goes as a whole when it is closed */
+        pthread_mutex_lock(&log->space_lock);
+        if (!log->space_stop && !log->next_wanted)
+            wait_until(log, SHRINK_PAUSE_MS);
+        stop = log->space_stop;
+        pthread_mutex_unlock(&log->space_lock);
+    }
+}
+
 static void step_leaving(struct kz_log *log)
 {
     struct kz_segment *seg;
 
-    while ((seg = take_unread(log)))
+    while ((seg = take_unread(log))) {
+        shrink(log, seg);
         kz_segment_unref(seg);
+    }
 }
 
 static void step(struct kz_log *log)

@@ -81,7 +81,7 @@ struct kz_trickle {
     struct kz_file *file; /* borrowed */
     uint64_t unsynced_bytes;
 };
-enum { KZ_TRICKLE_BYTES = 2 << 20 };
+enum { KZ_TRICKLE_BYTES = 1 << 20 };
 /* To be called after each write, with its size. */
 KZ_MUST_USE enum kz_code kz_trickle(
         struct kz_trickle *trickle, size_t written_bytes, struct kz_err *err);
