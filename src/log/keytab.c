@@ -42,6 +42,11 @@ void kz_keytab_init(struct kz_keytab *tab, uint32_t count)
     resize(tab, capacity);
 }
 
+void kz_keytab_touch(struct kz_keytab *tab)
+{
+    memset(tab->slots, 0, ((size_t)tab->mask + 1) * sizeof(*tab->slots));
+}
+
 void kz_keytab_done(struct kz_keytab *tab)
 {
     free(tab->slots);

@@ -24,6 +24,8 @@ struct kz_keytab {
 
 /* `count` keys will fit without growing. */
 void kz_keytab_init(struct kz_keytab *tab, uint32_t count);
+/* Has the kernel give all of an empty table's memory now. */
+void kz_keytab_touch(struct kz_keytab *tab);
 void kz_keytab_done(struct kz_keytab *tab);
 void kz_keytab_put(struct kz_keytab *tab, uint64_t key, uint32_t offset);
 /* Takes back a put of the same pair. */

@@ -111,13 +111,13 @@ static void change_view(
 
 /* How many keys a segment will have: as the one before, for its size, and a tenth more. A table
  * that has to grow while it is written holds up the writer; one that is too large is memory. */
-static uint32_t guess_keys(const struct kz_segment *seg, const struct kz_segment *prev)
+static uint32_t guess_keys(uint64_t size, const struct kz_segment *prev)
 {
     uint64_t used = prev ? atomic_load_explicit(&prev->end, memory_order_relaxed) : 0;
 
     if (used < KEY_GUESS_BYTES_MIN)
-        return (uint32_t)(seg->file_size / KEY_RECORD_BYTES);
-    return (uint32_t)(prev->keys.count * (seg->file_size * 11 / 10) / used);
+        return (uint32_t)(size / KEY_RECORD_BYTES);
+    return (uint32_t)(prev->keys.count * (size * 11 / 10) / used);
 }
 
 enum kz_code kz_log_begin_segment(struct kz_log *log, struct kz_segment *seg,
@@ -142,7 +142,8 @@ enum kz_code kz_log_begin_segment(struct kz_log *log, struct kz_segment *seg,
     seg->header = header;
     seg->seq_first = header.seq_first;
     seg->last_crc = header.prev_crc;
-    kz_keytab_init(&seg->keys, guess_keys(seg, prev));
+    if (!seg->keys.slots)
+        kz_keytab_init(&seg->keys, guess_keys(seg->file_size, prev));
     change_view(log, 0, seg, NULL);
     kz_segment_unref(log->current);
     log->current = seg;
@@ -396,7 +397,8 @@ enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err)
      * is begun as soon as this one is used at all. */
     if (log->next_asked != seg->number + 1 && offset + size > seg->file_size / 16) {
         log->next_asked = seg->number + 1;
-        kz_space_want(log, seg->number + 1);
+        kz_space_want(
+                log, seg->number + 1, guess_keys(kz_space_segment_size(log, seg->number + 1), seg));
     }
     return kz_sync_request(log, err);
 }

@@ -107,6 +107,7 @@ struct kz_log {
     bool next_wanted;
     bool next_urgent; /* the writer waits for it */
     uint32_t next_number;
+    uint32_t next_keys;      /* a guess at how many it will have; 0: none */
     struct kz_segment *next; /* zeros, durable, not in the view yet */
     enum kz_code next_rc;    /* of the last attempt to make it */
     struct kz_err next_err;
@@ -147,8 +148,8 @@ KZ_MUST_USE enum kz_code kz_space_start(struct kz_log *log, struct kz_err *err);
 void kz_space_join(struct kz_log *log);
 /* How large segment `number` is to be. */
 uint64_t kz_space_segment_size(const struct kz_log *log, uint32_t number);
-/* Asks for segment `number` ahead of need. Writer. */
-void kz_space_want(struct kz_log *log, uint32_t number);
+/* Asks for segment `number` ahead of need, with a table for so many keys. Writer. */
+void kz_space_want(struct kz_log *log, uint32_t number, uint32_t key_count);
 /* Takes segment `number`, waiting until it is prepared. KZ_NO_SPACE: there is none. Writer. */
 KZ_MUST_USE enum kz_code kz_space_take(
         struct kz_log *log, uint32_t number, struct kz_segment **ret_seg, struct kz_err *err);

@@ -166,16 +166,22 @@ static void step_next(struct kz_log *log)
     struct kz_segment *seg = NULL;
     struct kz_err err = {0};
     enum kz_code rc;
-    uint32_t number;
+    uint32_t number, key_count;
     bool wanted;
 
     pthread_mutex_lock(&log->space_lock);
     wanted = log->next_wanted && !log->next;
     number = log->next_number;
+    key_count = log->next_keys;
     pthread_mutex_unlock(&log->space_lock);
     if (!wanted)
         return;
     rc = prepare(log, number, &seg, &err);
+    /* The writer would otherwise wait for each page of the table as it first writes to it. */
+    if (rc == KZ_OK && key_count) {
+        kz_keytab_init(&seg->keys, key_count);
+        kz_keytab_touch(&seg->keys);
+    }
     pthread_mutex_lock(&log->space_lock);
     log->next = seg;
     log->next_rc = rc;
@@ -356,7 +362,7 @@ void kz_space_leave(struct kz_log *log, struct kz_segment *seg)
     pthread_mutex_unlock(&log->space_lock);
 }
 
-void kz_space_want(struct kz_log *log, uint32_t number)
+void kz_space_want(struct kz_log *log, uint32_t number, uint32_t key_count)
 {
     if (log->options.sync_inline)
         return; /* made when it is taken */
@@ -364,6 +370,7 @@ void kz_space_want(struct kz_log *log, uint32_t number)
     if (!log->next) {
         log->next_wanted = true;
         log->next_number = number;
+        log->next_keys = key_count;
         log->next_rc = KZ_OK;
         pthread_cond_signal(&log->space_wanted);
     }
@@ -379,6 +386,7 @@ enum kz_code kz_space_take(
     if (!log->next) {
         log->next_wanted = true;
         log->next_number = number;
+        log->next_keys = 0;
         if (log->next_rc != KZ_NO_SPACE)
             log->next_rc = KZ_OK;
         pthread_cond_signal(&log->space_wanted);
