@@ -606,7 +606,7 @@ static void upkeep_beside_traffic_keeps_what_is_live(void **state)
     }
     for (unsigned n = 0; first_segment(&rig) < 3; n++) {
         assert_true(kz_mono_ms() < until_ms);
-        if (n % 50 == 0) /* what is asked for while one is being made is made of both */
+        if (n < 200 && n % 50 == 0) /* those above were made of several questions each */
             assert_int_equal(query->ops->checkpoint(query, &err), KZ_OK);
         snprintf(id, sizeof(id), "v%llu", (unsigned long long)kz_prng_u64(&dice));
         send_padded(&rig, &dice, id);
