@@ -87,8 +87,8 @@ KZ_MUST_USE enum kz_code kz_trickle(
         struct kz_trickle *trickle, size_t written_bytes, struct kz_err *err);
 
 void kz_file_close(struct kz_file *file);
-/* lock(), waiting up to two seconds: right after a kill -9 what is left of the killed process (a forked
- * child, memory that is being torn down) has its locks for as long as that takes to die. */
+/* lock(), waiting up to two seconds: right after a kill -9 what is left of the killed process (memory
+ * that is being torn down) has its locks for as long as that takes to die. */
 KZ_MUST_USE enum kz_code kz_file_lock(struct kz_file *file, struct kz_err *err);
 /* Who has a lock, for people: written into the file by whoever got it, read by whoever did not. Best
  * effort both (a full disk must not keep anybody from starting). "process 123" or "another process". */

@@ -33,7 +33,7 @@ def one_clear_line(result, *words):
 
 
 def test_a_start_right_after_a_kill_waits_for_what_is_left_of_the_killed(project, tmp_path):
-    """A child of the killed process (one that writes a checkpoint) has the lock until it has died."""
+    """A killed process has the lock until it has died."""
     data = tmp_path / "data"
     data.mkdir()
     with open(data / "lock", "wb") as lock:
