@@ -163,11 +163,12 @@ static void print_overview(struct kz_json_value root)
             short_count(kz_online_number(root, "users"), a),
             short_bytes(kz_online_number(root, "rss_bytes"), b),
             short_count(kz_online_number(root, "dead_letters"), c));
-    printf("  log          %s in %" PRIu64 " segments, %" PRIu64
-           " of them sealed; %s free on its disk\n",
-            short_bytes(kz_online_number(log, "disk_bytes"), a), kz_online_count(log, "segments"),
-            kz_online_count(log, "segments_sealed"),
-            short_bytes(kz_online_number(root, "disk_free_bytes"), b));
+    if (log.raw.size) /* roles have none of their own */
+        printf("  log          %s in %" PRIu64 " segments, %" PRIu64
+               " of them sealed; %s free on its disk\n",
+                short_bytes(kz_online_number(log, "disk_bytes"), a),
+                kz_online_count(log, "segments"), kz_online_count(log, "segments_sealed"),
+                short_bytes(kz_online_number(root, "disk_free_bytes"), b));
     kz_buf_done(&name);
     kz_buf_done(&version);
 }
