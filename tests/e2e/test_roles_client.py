@@ -200,3 +200,22 @@ def test_each_infer_answers_for_its_own_model(tmp_path):
             done = [line for line in deployment[role].get("/metrics").body.decode().splitlines()
                     if line.startswith("kizashi_model_done_total{") and not line.endswith(" 0")]
             assert done == [f'kizashi_model_done_total{{model="{model}"}} 9'], (role, done)
+
+
+# ---- waiting at collect ---------------------------------------------------------------------------------------------
+
+def test_who_waits_at_collect_hears_of_predictions_and_of_what_was_not_asked(tmp_path):
+    cloud.need_emulators()
+    project = harness.write_project(tmp_path / "shop", yaml=BACKENDS + harness.YAML)
+    with roles(project, tmp_path, ("collect", "process", "infer", "serve")) as deployment:
+        def told(name, number):
+            began = time.monotonic()
+            answer = deployment["collect"].send({"event_id": f"e{number}", "user_id": "ada", "name": name},
+                                                query="?wait=counter&timeout_ms=10000")
+            assert time.monotonic() - began < 6 * harness.SLOW, answer
+            return [row["score"] for row in answer["predictions"]], [row["reason"] for row in answer["pending"]]
+
+        assert told("view", 1) == ([1.0], [])  # the first opens the subscription
+        assert told("login", 2) == ([], ["not_triggered"])
+        assert told("view", 3) == ([2.0], [])
+        assert told("view", 3) == ([], ["not_triggered"])  # it was there
