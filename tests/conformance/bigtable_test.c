@@ -410,7 +410,7 @@ struct adder {
     pthread_t thread;
     unsigned number;
     const atomic_bool *stop;
-    unsigned added;
+    atomic_uint added;
     char problem[300];
 };
 
@@ -465,6 +465,25 @@ static void *add(void *arg)
     return NULL;
 }
 
+static uint64_t retries_of(struct fixture *f)
+{
+    struct kz_predictions_stats stats;
+
+    f->p->ops->stats(f->p, &stats);
+    return stats.retries;
+}
+
+/* Until each has added something more: on a slow machine that takes its time. */
+static void wait_for_adders(struct adder *adders, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        unsigned before = adders[i].added;
+
+        for (int tries = 0; adders[i].added == before && tries < 1000; tries++)
+            nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+}
+
 /* Requests that lie in its sockets meanwhile are answered late, or twice: each counts once. */
 static void suspended_while_many_write(void **state)
 {
@@ -472,7 +491,6 @@ static void suspended_while_many_write(void **state)
     struct fixture *f = start(state);
     struct adder adders[ADDERS];
     atomic_bool stop = false;
-    struct kz_predictions_stats stats;
     unsigned added = 0;
     char expected[32];
 
@@ -482,21 +500,23 @@ static void suspended_while_many_write(void **state)
         assert_int_equal(pthread_create(&adders[i].thread, NULL, add, &adders[i]), 0);
     }
     for (int i = 0; i < 2; i++) {
-        nanosleep(&(struct timespec){0, 200000000}, NULL);
+        uint64_t before = retries_of(f);
+
+        wait_for_adders(adders, ADDERS);
         emulator_suspend(&f->emulator);
-        /* An attempt is given up after a third of 6 s, so each thread has sent one again. */
-        nanosleep(&(struct timespec){3, 0}, NULL);
+        /* An attempt is given up after a third of 6 s, so each thread sends one again. */
+        for (int tries = 0; retries_of(f) < before + ADDERS && tries < 90; tries++)
+            nanosleep(&(struct timespec){0, 50000000}, NULL);
         emulator_resume(&f->emulator);
     }
-    nanosleep(&(struct timespec){0, 200000000}, NULL);
+    wait_for_adders(adders, ADDERS);
     atomic_store(&stop, true);
     for (unsigned i = 0; i < ADDERS; i++) {
         pthread_join(adders[i].thread, NULL);
         assert_string_equal(adders[i].problem, "");
         added += adders[i].added;
     }
-    f->p->ops->stats(f->p, &stats);
-    assert_true(stats.retries > 0);
+    assert_true(retries_of(f) > 0);
     assert_int_equal(read_state(f, 5), KZ_OK);
     snprintf(expected, sizeof(expected), "%u of ", added);
     assert_true(kz_str_starts(f->row.state, expected));
