@@ -293,7 +293,8 @@ static void reserve(struct oip_answer *answer, size_t rows, size_t values)
         answer->values = kz_malloc(values * sizeof(double));
         answer->values_capacity = values;
     }
-    memset(answer->rows, 0, rows * sizeof(*answer->rows));
+    if (rows) /* of none there may be no memory either */
+        memset(answer->rows, 0, rows * sizeof(*answer->rows));
     kz_arena_reset(&answer->arena);
     answer->row_count = rows;
 }
