@@ -56,8 +56,7 @@ void kz_diag_line(enum kz_diag_level level, const char *what, const char *fields
     if (diag_json) {
         escape(quoted, sizeof(quoted), text);
         size = snprintf(line, sizeof(line),
-                "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\",\"level\":\"%s\",\"message\":\"%"
-                "s\","
+                "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ\",\"level\":\"%s\",\"message\":\"%s\","
                 "\"fields\":\"%s\"}\n",
                 tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ms,
                 names[level], what, quoted);

@@ -54,9 +54,9 @@ static void what_was_refused_goes_the_same_way(void **state)
 
     (void)state;
     kz_message_put_item(&item, &out);
-    assert_true(kz_str_is(kz_buf_view(&out), "{\"rejected\":\"bad_name\",\"message\":\"name is 5\","
-                                             "\"payload\":\"{\\\"name\\\":5,\xef\xbf\xbd\",\"user_"
-                                             "id\":\"ada\",\"received_at\":7}\n"));
+    assert_true(kz_str_is(kz_buf_view(&out),
+            "{\"rejected\":\"bad_name\",\"message\":\"name is 5\","
+            "\"payload\":\"{\\\"name\\\":5,\xef\xbf\xbd\",\"user_id\":\"ada\",\"received_at\":7}\n"));
     kz_buf_done(&out);
 }
 

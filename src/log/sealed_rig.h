@@ -35,12 +35,9 @@ struct sample {
 };
 
 static const char common[] =
-        "{\"name\":\"view\",\"product_id\":\"0\",\"category_code\":\"electronics.smartphone\","
-        "\"brand\":"
-        "\"samsung\",\"price\":9.99,\"currency\":\"JPY\",\"url\":\"https://shop.example/products/"
-        "\","
-        "\"referrer\":\"https://search.example/"
-        "find?q=\",\"campaign\":\"autumn-sale\",\"device\":{\"kind\":"
+        "{\"name\":\"view\",\"product_id\":\"0\",\"category_code\":\"electronics.smartphone\",\"brand\":"
+        "\"samsung\",\"price\":9.99,\"currency\":\"JPY\",\"url\":\"https://shop.example/products/\","
+        "\"referrer\":\"https://search.example/find?q=\",\"campaign\":\"autumn-sale\",\"device\":{\"kind\":"
         "\"phone\",\"width\":390,\"height\":844},\"consent\":[\"analytics\",\"personalisation\"]}";
 
 static inline uint64_t owner_number(unsigned i)

@@ -696,10 +696,8 @@ static void same_item(const struct kz_intake_item *a, const struct kz_intake_ite
 static void what_collect_made_comes_out_the_same(void **state)
 {
     static const char text[] =
-            "[{\"event_id\":\"e\\u00e41\",\"user_id\":17,\"name\":\"view\",\"ts\":\"1970-01-01T00:"
-            "00:00.005Z\","
-            "\"props\":{\"price\": 3,\n "
-            "\"product_id\":\"\\\"x\\\"\",\"address\":{\"city\":\"K\\u00f6ln\"}}},"
+            "[{\"event_id\":\"e\\u00e41\",\"user_id\":17,\"name\":\"view\",\"ts\":\"1970-01-01T00:00:00.005Z\","
+            "\"props\":{\"price\": 3,\n \"product_id\":\"\\\"x\\\"\",\"address\":{\"city\":\"K\\u00f6ln\"}}},"
             "{\"event_id\":\"e2\",\"user_id\":\"ada\",\"anonymous_id\":\"a b\",\"name\":\"alias\"},"
             "{\"event_id\":\"e3\",\"anonymous_id\":\"a1\",\"name\":\"n\",\"props\":{}}]";
     struct rig *rig = *state;
@@ -761,12 +759,9 @@ static void a_message_that_collect_did_not_write_is_refused_whole(void **state)
             "{\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"received_at\":5}",
             "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"props\":[]}",
-            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"identity\":"
-            "\"alias\"}",
-            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"received_"
-            "at\":5}",
-            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}\n{\"event_"
-            "id\":",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"identity\":\"alias\"}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5,\"received_at\":5}",
+            "{\"event_id\":\"e\",\"user_id\":\"u\",\"name\":\"n\",\"received_at\":5}\n{\"event_id\":",
             "{\"rejected\":\"\",\"received_at\":5}",
     };
     struct rig *rig = *state;

@@ -40,8 +40,7 @@ static const struct {
          "5\r\n\r\n0\r\n\r\n",
                 "400"},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: "
-         "chunked\r\n\r\n"
-         "0\r\n\r\n",
+         "chunked\r\n\r\n0\r\n\r\n",
                 "400"},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "501"},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "501"},

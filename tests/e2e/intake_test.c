@@ -697,8 +697,8 @@ static void a_push_shows_a_token_where_they_are_asked_for(void **state)
             "{\"iss\":\"https://accounts.google.com\",\"aud\":\"https://else\",\"email\":\"p@g\","
             "\"email_verified\":true,\"exp\":99999999999}";
     static const char header[] = "{\"alg\":\"RS256\",\"kid\":\"k1\"}";
-    static const char push[] = "{\"message\":{\"data\":"
-                               "\"eyJ1c2VyX2lkIjoidTEiLCJuYW1lIjoidmlldyJ9\",\"messageId\":\"7\"}}";
+    static const char push[] =
+            "{\"message\":{\"data\":\"eyJ1c2VyX2lkIjoidTEiLCJuYW1lIjoidmlldyJ9\",\"messageId\":\"7\"}}";
     struct rig *rig = *state;
     struct kz_key_spec spec = {.name = "push", .kind = KZ_KEY_WRITE};
     char secret[KZ_SECRET_BYTES], path[80], *tokens[2];

@@ -334,8 +334,7 @@ static void test_raw_history(void **state)
             "        return [{'names': [e['name'] for e in batch.history(i)],\n"
             "                 'xs': [e['props']['x'] for e in batch.history(i)],\n"
             "                 'ts': batch.history(i)[-1]['ts'], 'cut': batch.truncated[i],\n"
-            "                 'user': batch.user_ids[i], 'now': batch.now[i]} for i in "
-            "range(len(batch))]\n",
+            "                 'user': batch.user_ids[i], 'now': batch.now[i]} for i in range(len(batch))]\n",
             NULL)
             ->history.events_max = 2;
     rig_ready(&rig);
@@ -347,8 +346,7 @@ static void test_raw_history(void **state)
     assert_false(rig.results[0]->has_score);
     assert_int_equal(rig.results[0]->features.size, 0);
     if (!kz_str_eq(kz_buf_view(&rig.results[0]->output),
-                KZ_STR("{\"names\":[\"view\",\"view\"],\"xs\":[2,\"\xc3\xa9\"],\"ts\":1002,\"cut\":"
-                       "true,"
+                KZ_STR("{\"names\":[\"view\",\"view\"],\"xs\":[2,\"\xc3\xa9\"],\"ts\":1002,\"cut\":true,"
                        "\"user\":\"u3\",\"now\":5003}")))
         fail_msg(KZ_STR_FMT, KZ_STR_ARG(kz_buf_view(&rig.results[0]->output)));
     rig_close(&rig);
@@ -436,8 +434,7 @@ static void test_a_column_that_turns_out_to_be_text(void **state)
             "    def predict(self, batch):\n"
             "        return [{'names': list(batch.names), 'text': list(batch.text_names),\n"
             "                 'city': batch.column('city')[i]\n"
-            "                     if 'city' in batch.text_names else '-'} for i in "
-            "range(len(batch))]\n",
+            "                     if 'city' in batch.text_names else '-'} for i in range(len(batch))]\n",
             "x,city,count");
     rig_ready(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");

@@ -580,8 +580,7 @@ static enum kz_code restart(
     row = kz_bench_row(&b->report, id, what, target, "s", ready_ms / 1e3);
     SAY(row->measured, "%.2f s", ready_ms / 1e3);
     SAY(row->details,
-            "until /readyz answers, with %zu events stored and more; %.2f s with none, which is "
-            "the "
+            "until /readyz answers, with %zu events stored and more; %.2f s with none, which is the "
             "model's worker; the end took %.2f s",
             b->users.history_count, b->empty_start_ms / 1e3, stop_ms / 1e3);
     kz_bench_at_most(row, target_s);
@@ -726,10 +725,8 @@ const struct kz_command kz_command_bench = {
         .argument_max = KZ_ARGUMENTS_MAX,
         .summary = "Measures this machine against the targets: intake, latency, memory, start.",
         .details =
-                "WHAT: intake, single, latency, together, get, nginx, start, memory, cost, "
-                "features;\n"
-                "all of them where none is named. It makes a project of its own on the disk of "
-                "--data,\n"
+                "WHAT: intake, single, latency, together, get, nginx, start, memory, cost, features;\n"
+                "all of them where none is named. It makes a project of its own on the disk of --data,\n"
                 "stores a history (1M users, 10M events), and loads it in an open loop. fsync is\n"
                 "on. The load generator's share of the cores is stated beside each figure.",
         .example = "kizashi bench --quick intake latency",

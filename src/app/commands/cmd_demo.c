@@ -217,8 +217,7 @@ static void tell(const struct demo *d)
            "or try:\n\n"
            "  # an event, and its prediction in the same answer\n"
            "  curl -s %s'%s/v1/events?wait=purchase&timeout_ms=1000' -d "
-           "'{\"user_id\":\"you\",\"name\":\"cart\",\"props\":{\"product_id\":\"1004856\","
-           "\"price\":131.5}}'\n\n"
+           "'{\"user_id\":\"you\",\"name\":\"cart\",\"props\":{\"product_id\":\"1004856\",\"price\":131.5}}'\n\n"
            "  # what is known of a visitor, what became of it, and everything as it happens\n"
            "  curl -s %s%s/v1/users/you/predictions\n"
            "  curl -sN %s%s/v1/stream\n",
@@ -315,8 +314,7 @@ const struct kz_command kz_command_demo = {
                                 "address and port (default: the environment's KIZASHI_LISTEN, else "
                                 "127.0.0.1:8080)"},
                         {"data", "PATH", NULL,
-                                "where the data goes (default: KIZASHI_DATA, else .kizashi in the "
-                                "shop)"},
+                                "where the data goes (default: KIZASHI_DATA, else .kizashi in the shop)"},
                         {"speed", "FACTOR", "4x", "how much faster than it was"},
                         {"users", "xN", "x8", "that many times as many visitors"},
                 },

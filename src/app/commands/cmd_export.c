@@ -193,13 +193,12 @@ const struct kz_command kz_command_export = {
         .arguments = "DIR",
         .argument_min = 1,
         .argument_max = 1,
-        .summary = "Prints the whole history as NDJSON, for `import` elsewhere; `up` may run "
-                   "meanwhile.",
-        .details = "Events in the order in which they came, with their times as they were held, "
-                   "and what is\n"
-                   "needed so that histories, sessions and links come out the same. The last line "
-                   "tells the seq\n"
-                   "to go on from: `--after SEQ` exports what came later.",
+        .summary =
+                "Prints the whole history as NDJSON, for `import` elsewhere; `up` may run meanwhile.",
+        .details =
+                "Events in the order in which they came, with their times as they were held, and what is\n"
+                "needed so that histories, sessions and links come out the same. The last line tells the seq\n"
+                "to go on from: `--after SEQ` exports what came later.",
         .example =
                 "kizashi export shop >shop.ndjson && kizashi import shop shop.ndjson --backend gcp",
         .options =

@@ -255,14 +255,11 @@ const struct kz_command kz_command_import = {
         .argument_min = 2,
         .argument_max = 2,
         .summary = "Takes events from before as history: no triggers, no actions.",
-        .details = "FILE is NDJSON as POST /v1/events takes it, CSV with --map, or what `export` "
-                   "wrote. Events\n"
-                   "come in by ts, which is kept as it is; those of an export in their own order, "
-                   "with all\n"
-                   "their times. Retention counts from now. Run it again after a failure: what is "
-                   "there\n"
-                   "already is skipped. While `up` has the data, it waits for nobody: stop `up` "
-                   "first.",
+        .details =
+                "FILE is NDJSON as POST /v1/events takes it, CSV with --map, or what `export` wrote. Events\n"
+                "come in by ts, which is kept as it is; those of an export in their own order, with all\n"
+                "their times. Retention counts from now. Run it again after a failure: what is there\n"
+                "already is skipped. While `up` has the data, it waits for nobody: stop `up` first.",
         .example = "kizashi import examples/shop past.csv --map "
                    "ts=event_time,name=event_type,user_id=user_id",
         .options =
@@ -274,8 +271,7 @@ const struct kz_command kz_command_import = {
                                 "CSV: which column is ts, name, user_id, "
                                 "anonymous_id, event_id"},
                         {"backend", "NAME", NULL,
-                                "gcp: into the store of a deployment of roles (default: as the "
-                                "project says)"},
+                                "gcp: into the store of a deployment of roles (default: as the project says)"},
                         {"quiet", NULL, NULL, "no progress"},
                         {"json", NULL, NULL, "prints the counts as JSON"},
                 },

@@ -168,11 +168,10 @@ const struct kz_command kz_command_keys_create = {
         .argument_min = 1,
         .argument_max = 1,
         .summary = "Makes a key; its secret is printed once and only its hash is kept.",
-        .details = "write is public and may ship in pages: it sends the events allowed to it. read "
-                   "reads\n"
-                   "predictions, admin does everything, signing signs tokens that prove who a user "
-                   "is.\n"
-                   "As soon as there is a key, callers need one; a running `up` notices by itself.",
+        .details =
+                "write is public and may ship in pages: it sends the events allowed to it. read reads\n"
+                "predictions, admin does everything, signing signs tokens that prove who a user is.\n"
+                "As soon as there is a key, callers need one; a running `up` notices by itself.",
         .example = "kizashi keys create shop --kind write --name page --events 'view,cart' "
                    "--origins https://shop.example",
         .options =

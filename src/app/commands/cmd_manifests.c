@@ -143,8 +143,7 @@ static void put_probes(struct render *r, const char *live, const char *ready)
 static void put_pod_security(struct render *r)
 {
     PUT(r,
-            "      securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, "
-            "fsGroup: "
+            "      securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: "
             "10001, seccompProfile: {type: RuntimeDefault}}\n"
             "      terminationGracePeriodSeconds: %u\n",
             r->grace_s);
@@ -170,8 +169,7 @@ static void put_deployment_head(struct render *r, const char *part, unsigned pod
 {
     put_head(r, "apps/v1", "Deployment", part);
     PUT(r,
-            "spec:\n  replicas: %u\n  strategy: {rollingUpdate: {maxSurge: 25%%, maxUnavailable: "
-            "0}}\n"
+            "spec:\n  replicas: %u\n  strategy: {rollingUpdate: {maxSurge: 25%%, maxUnavailable: 0}}\n"
             "  selector:\n    matchLabels:\n",
             pods);
     put_selector(r, "      ", part);
@@ -184,8 +182,7 @@ static void put_deployment_head(struct render *r, const char *part, unsigned pod
 
 static void put_container_security(struct render *r)
 {
-    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: "
-           "true, "
+    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, "
            "capabilities: {drop: [ALL]}}\n");
 }
 
@@ -215,9 +212,7 @@ static struct needs needs_of(const struct render *r, const struct role *role)
 
 static void put_arguments(struct render *r, const struct role *role, bool push)
 {
-    PUT(r,
-            "          args: [up, /project, --role, %s, --listen, \"0.0.0.0:%d\", --data, /data, "
-            "--log, json",
+    PUT(r, "          args: [up, /project, --role, %s, --listen, \"0.0.0.0:%d\", --data, /data, --log, json",
             role->name, PORT);
     if (r->project->backends.bus != KZ_BACKEND_GCP)
         PUT(r, ", --backend, gcp");
@@ -294,8 +289,7 @@ static void put_scaling(struct render *r, const struct role *role)
             "  behavior:\n"
             "    scaleUp: {stabilizationWindowSeconds: 0, policies: [{type: Percent, value: 100, "
             "periodSeconds: 15}]}\n"
-            "    scaleDown: {stabilizationWindowSeconds: 300, policies: [{type: Percent, value: "
-            "20, "
+            "    scaleDown: {stabilizationWindowSeconds: 300, policies: [{type: Percent, value: 20, "
             "periodSeconds: 60}]}\n  metrics:\n",
             r->name, role->name, role->pods_min, role->pods_max);
     if (!role->subscription) {
@@ -311,8 +305,7 @@ static void put_scaling(struct render *r, const struct role *role)
         put_backlog(r, role, subscription);
     }
     PUT(r, "    - type: Pods # how long it has waited: ours, by way of Managed Prometheus\n"
-           "      pods:\n        metric: {name: "
-           "prometheus.googleapis.com|kizashi_lag_seconds|gauge}\n"
+           "      pods:\n        metric: {name: prometheus.googleapis.com|kizashi_lag_seconds|gauge}\n"
            "        target: {type: AverageValue, averageValue: \"2\"}\n");
 }
 
@@ -326,8 +319,7 @@ static void put_disruption(struct render *r, const char *part)
 static void put_service(struct render *r, const char *part)
 {
     put_head(r, "v1", "Service", part);
-    PUT(r, "spec:\n  type: ClusterIP\n  ports: [{name: http, port: 80, targetPort: http}]\n  "
-           "selector:\n");
+    PUT(r, "spec:\n  type: ClusterIP\n  ports: [{name: http, port: 80, targetPort: http}]\n  selector:\n");
     put_selector(r, "    ", part);
 }
 
@@ -361,8 +353,7 @@ static void put_model(struct render *r, const struct kz_model_def *model)
             PORT, PORT);
     put_resources(r, needs_of_model(model, 1));
     put_probes(r, "/v2/health/live", "/v2/health/ready");
-    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: "
-           "[ALL]}}\n"
+    PUT(r, "          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n"
            "          volumeMounts: [{name: tmp, mountPath: /tmp}]\n"
            "      volumes: [{name: tmp, emptyDir: {}}]\n");
     put_service(r, part);
@@ -385,8 +376,7 @@ static void put_balloon(struct render *r)
     if (!r->balloon)
         return;
     PUT(r,
-            "---\napiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: "
-            "%s-balloon}\n"
+            "---\napiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: %s-balloon}\n"
             "value: -10\npreemptionPolicy: Never\nglobalDefault: false\n"
             "description: holds nodes for pods that are worth more\n",
             r->name);
@@ -422,8 +412,7 @@ static void put_cloud_run(struct render *r)
     cpus = cpus > 4 ? 8 : cpus > 2 ? 4 : cpus;
     least = cpus >= 8 ? 4096 : cpus >= 4 ? 2048 : 512;
     PUT(r,
-            "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push. Each model's "
-            "subscription has\n"
+            "---\n# infer on Cloud Run: Pub/Sub pushes requests to /v1/pubsub/push. Each model's subscription has\n"
             "# to be told so (docs/google-cloud.md, \"infer on Cloud Run\").\n"
             "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: %s-infer\n"
             "  annotations: {run.googleapis.com/ingress: internal}\n"
@@ -446,8 +435,7 @@ static void put_cloud_run(struct render *r)
     put_quoted(r, r->gcp);
     PUT(r,
             "}]\n          resources: {limits: {cpu: \"%" PRIu64 "\", memory: %" PRIu64 "Mi}}\n"
-            "          startupProbe: {httpGet: {path: /readyz}, periodSeconds: 2, "
-            "failureThreshold: 60}\n"
+            "          startupProbe: {httpGet: {path: /readyz}, periodSeconds: 2, failureThreshold: 60}\n"
             "          livenessProbe: {httpGet: {path: /healthz}, periodSeconds: 10}\n",
             cpus, KZ_MAX(needs.memory_mib, least));
 }
@@ -461,8 +449,7 @@ static void put_all(struct render *r)
     PUT(r,
             "# Made by `kizashi manifests`; apply with: kubectl apply -f -\n"
             "# Before it: kizashi gcp init, and the keys of those who send and read:\n"
-            "#   kizashi keys create DIR --kind write --data keys && kubectl -n %s create secret "
-            "generic "
+            "#   kizashi keys create DIR --kind write --data keys && kubectl -n %s create secret generic "
             "%s-keys --from-file=keys/keys.json\n",
             r->space, r->name);
     PUT(r, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", r->space);
@@ -561,13 +548,11 @@ const struct kz_command kz_command_manifests = {
         .argument_min = 1,
         .argument_max = 1,
         .summary = "Prints what the project needs on GKE Autopilot, as YAML for kubectl.",
-        .details = "A Deployment for each role (infer's pods as large as the models' resources "
-                   "ask), with\n"
-                   "autoscalers on the Pub/Sub backlog and on our own lag, disruption budgets, "
-                   "service\n"
-                   "accounts with workload identity, Services and a PodMonitoring. A model with an "
-                   "`image`\n"
-                   "is a Deployment of its own. docs/google-cloud.md tells the whole way.",
+        .details =
+                "A Deployment for each role (infer's pods as large as the models' resources ask), with\n"
+                "autoscalers on the Pub/Sub backlog and on our own lag, disruption budgets, service\n"
+                "accounts with workload identity, Services and a PodMonitoring. A model with an `image`\n"
+                "is a Deployment of its own. docs/google-cloud.md tells the whole way.",
         .example = "kizashi manifests shop --image REGION-docker.pkg.dev/PROJECT/kizashi/shop:1 "
                    "--gcp-project PROJECT | kubectl apply -f -",
         .options =

@@ -587,8 +587,8 @@ const struct kz_command kz_command_requests_drop = {
         .name = "requests drop",
         .arguments = "",
         .summary = "Ends requests that wait for a model, without a result.",
-        .details = "For a backlog whose predictions nobody needs any more. Each is counted as "
-                   "dropped.",
+        .details =
+                "For a backlog whose predictions nobody needs any more. Each is counted as dropped.",
         .example = "kizashi requests drop --model purchase",
         .options = {KZ_ONLINE_OPTIONS, {"model", "NAME", NULL, "whose requests"},
                 {"all", NULL, NULL, "of every model"}, JSON_OPTION},
@@ -698,8 +698,7 @@ const struct kz_command kz_command_deadletters_list = {
         .options = {KZ_ONLINE_OPTIONS, {"limit", "COUNT", "50", "how many"},
                 {"before", "ID", NULL, "older than this one"},
                 {"stage", "STAGE", NULL,
-                        "only of collect, shape, log, trigger, features, infer, predict, act, "
-                        "deliver"},
+                        "only of collect, shape, log, trigger, features, infer, predict, act, deliver"},
                 JSON_OPTION},
         .run = run_letters,
 };

@@ -117,8 +117,7 @@ static int run_init(const struct kz_args *args)
            "  kizashi test %s       runs its test\n"
            "  kizashi up %s         starts it, then in another terminal:\n\n"
            "  curl 'http://127.0.0.1:8080/v1/events?wait=interest&timeout_ms=1000' \\\n"
-           "    -d "
-           "'{\"user_id\":\"ada\",\"name\":\"cart\",\"props\":{\"item\":\"lamp\",\"price\":40}}'\n",
+           "    -d '{\"user_id\":\"ada\",\"name\":\"cart\",\"props\":{\"item\":\"lamp\",\"price\":40}}'\n",
             dir, dir, dir, dir);
     return KZ_EXIT_DONE;
 }

@@ -440,8 +440,7 @@ const struct kz_command kz_command_replay = {
                 "passes,\neach with all its consequences before the next. Two runs give the same "
                 "features bit for bit;\nthe hashes printed at the end tell. It begins with fresh "
                 "data (--data). Webhooks are decided, not sent.\n\n"
-                "With --url and --clock event, roles that were started with --clock event run on "
-                "the "
+                "With --url and --clock event, roles that were started with --clock event run on the "
                 "events' times.",
         .example = "kizashi replay events.csv --dir examples/shop --data /tmp/replay --clock event "
                    "--map ts=event_time,name=event_type,user_id=user_id",

@@ -350,8 +350,7 @@ const struct kz_command kz_command_restore = {
         .details =
                 "The backup and its copy are verified as by `kizashi fsck`. Keys are not part of "
                 "a backup.\nUsers who were erased after it was made are erased again: the file "
-                "\"erasures\" says who, in the\ndata that is replaced, in data moved away beside "
-                "it "
+                "\"erasures\" says who, in the\ndata that is replaced, in data moved away beside it "
                 "(.kizashi.old), or where --erased-from says.",
         .example = "kizashi restore /backups/monday examples/shop",
         .options =
@@ -359,8 +358,7 @@ const struct kz_command kz_command_restore = {
                         {"data", "PATH", NULL, "where the data goes, instead of DIR/.kizashi"},
                         {"env", "NAME", NULL, "overlays kizashi.NAME.yaml"},
                         {"erased-from", "PATH", NULL,
-                                "a newer backup, other data of the project, or its file of "
-                                "erasures"},
+                                "a newer backup, other data of the project, or its file of erasures"},
                 },
         .run = run_restore,
 };

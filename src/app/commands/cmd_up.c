@@ -246,19 +246,16 @@ const struct kz_command kz_command_up = {
         .summary =
                 "Runs a project: takes events, asks models, keeps predictions, delivers actions.",
         .details =
-                "Everything is in this one process and its model workers; data is in "
-                "DIR/.kizashi.\n"
+                "Everything is in this one process and its model workers; data is in DIR/.kizashi.\n"
                 "SIGTERM stops it within 10 seconds and loses nothing; neither does kill -9.\n"
                 "With --role it is a part of a deployment that shares its data in the backends of\n"
-                "kizashi.yaml: collect takes events, process stores them and decides who is "
-                "asked,\n"
+                "kizashi.yaml: collect takes events, process stores them and decides who is asked,\n"
                 "infer asks the models, serve answers readers and delivers.",
         .example = "kizashi up examples/shop --listen 127.0.0.1:8080",
         .options =
                 {
                         {"listen", "ADDR", "127.0.0.1:8080",
-                                "address and port, [::1]:8080, or unix:PATH; port 0 takes a free "
-                                "one"},
+                                "address and port, [::1]:8080, or unix:PATH; port 0 takes a free one"},
                         {"data", "PATH", NULL, "where the data is, instead of DIR/.kizashi"},
                         {"env", "NAME", NULL, "lays kizashi.NAME.yaml on kizashi.yaml"},
                         {"role", "LIST", NULL,
@@ -268,8 +265,7 @@ const struct kz_command kz_command_up = {
                         {"model", "LIST", NULL,
                                 "with --role infer: only these models; default all"},
                         {"push", NULL, NULL,
-                                "with --role infer: requests come by POST /v1/pubsub/push (Cloud "
-                                "Run)"},
+                                "with --role infer: requests come by POST /v1/pubsub/push (Cloud Run)"},
                         {"clock", "CLOCK", "wall", "with --role: event, for tests on virtual time"},
                         {"log", "FORMAT", "text", "log lines as text or json"},
                         {"verbose", NULL, NULL, "debug lines, too"},

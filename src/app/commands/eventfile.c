@@ -132,8 +132,7 @@ static enum kz_code apply_map(struct kz_event_file *file, struct kz_err *err)
                 field = (enum field)f;
         if (field == FIELD_COUNT)
             return kz_fail(err, KZ_INVALID,
-                    "--map: \"%.*s\" is no field; they are ts, name, user_id, anonymous_id, "
-                    "event_id",
+                    "--map: \"%.*s\" is no field; they are ts, name, user_id, anonymous_id, event_id",
                     (int)(equals - at), at);
         KZ_TRY(find_column(
                 file, kz_str_n(equals + 1, size - (size_t)(equals + 1 - at)), &column, err));

@@ -70,8 +70,7 @@ static void test_every_problem_has_its_place(void **state)
             KZ_CONFIG);
     assert_text(&out,
             "t.yaml:2:8: \"soon\" is no time; write it like 2026-01-31T09:30:00.000Z\n"
-            "t.yaml:4:23: unknown key \"nane\"; there are at, id, user, anonymous, name, ts, "
-            "props\n"
+            "t.yaml:4:23: unknown key \"nane\"; there are at, id, user, anonymous, name, ts, props\n"
             "t.yaml:4:5: \"name\" is missing\n"
             "t.yaml:6:19: \"x\" is no duration; write it like 500ms, 2s, 10m, 24h, 7d or 1h30m\n"
             "t.yaml:6:38: the project has no model \"sell\"\n"
@@ -87,10 +86,10 @@ static void test_a_test_that_expects_nothing_is_refused(void **state)
 
     (void)state;
     kz_arena_init(&arena, 0);
-    assert_int_equal(read_text(&arena,
-                             "name: n\nstart: 2026-03-02T01:00:00Z\n"
-                             "events: [{at: 0s, user: u, name: view}]\n",
-                             &test, &out),
+    assert_int_equal(
+            read_text(&arena,
+                    "name: n\nstart: 2026-03-02T01:00:00Z\nevents: [{at: 0s, user: u, name: view}]\n",
+                    &test, &out),
             KZ_CONFIG);
     assert_text(&out, "t.yaml:1:1: \"expect\" is missing: a test has to be able to fail\n");
     kz_arena_done(&arena);

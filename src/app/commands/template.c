@@ -17,8 +17,7 @@ static const char yaml[] =
         "triggers:\n"
         "  looking:\n"
         "    when: name IN ('view', 'cart')\n"
-        "    debounce: 1s              # per user: the first at once, a burst as one more at its "
-        "end\n"
+        "    debounce: 1s              # per user: the first at once, a burst as one more at its end\n"
         "\n"
         "models:\n"
         "  interest:\n"
@@ -35,8 +34,7 @@ static const char yaml[] =
         "  offer:\n"
         "    mode: on                  # off | shadow | on\n"
         "    when: interest.score >= 0.5\n"
-        "    holdout: 10%              # a stable tenth of the users gets none, to see what it "
-        "brings\n"
+        "    holdout: 10%              # a stable tenth of the users gets none, to see what it brings\n"
         "    caps: [{max: 1, per: user, every: 24h}]\n"
         "    deliver:\n"
         "      web: {title: \"Free delivery today\", code: \"HELLO\"}\n"
@@ -53,8 +51,7 @@ static const char sql[] =
         "FROM events\n";
 
 static const char model[] =
-        "\"\"\"How interested is this visitor? A hand-made score, to be replaced by a trained "
-        "one.\"\"\"\n"
+        "\"\"\"How interested is this visitor? A hand-made score, to be replaced by a trained one.\"\"\"\n"
         "\n"
         "import math\n"
         "\n"

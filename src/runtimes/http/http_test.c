@@ -292,12 +292,11 @@ static void expect_failure(
 static void test_good_answers(void **state)
 {
     static const char *const texts[] = {GOOD, "HTTP/1.1 103 Early Hints\r\n\r\n" GOOD,
-            HEAD "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"INT64\",\"shape\":[2,1],\"data\":[["
-                 "0],[1]]}]}",
+            HEAD
+            "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"INT64\",\"shape\":[2,1],\"data\":[[0],[1]]}]}",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
             "b\r\n{\"outputs\":\r\n"
-            "48\r\n[{\"name\":\"p\",\"datatype\":\"BOOL\",\"shape\":[2],\"data\":[false,true]}     "
-            "  ]}\r\n"
+            "48\r\n[{\"name\":\"p\",\"datatype\":\"BOOL\",\"shape\":[2],\"data\":[false,true]}       ]}\r\n"
             "0\r\n\r\n"};
 
     (void)state;
@@ -444,9 +443,9 @@ static void test_slow_drip_is_a_timeout(void **state)
 /* One connection for everything, and what was closed while idle is opened again. */
 static void test_connections(void **state)
 {
-    static const char kept[] = "HTTP/1.1 200 OK\r\nContent-Length: 74\r\n\r\n"
-                               "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"FP64\",\"shape\":[2],"
-                               "\"data\":[0.25,100]}]}";
+    static const char kept[] =
+            "HTTP/1.1 200 OK\r\nContent-Length: 74\r\n\r\n"
+            "{\"outputs\":[{\"name\":\"p\",\"datatype\":\"FP64\",\"shape\":[2],\"data\":[0.25,100]}]}";
     const char *answers[] = {kept, NULL};
 
     (void)state;
@@ -622,14 +621,12 @@ static void test_request_is_as_documented(void **state)
     assert_int_equal(kz_oip_put_request(&out, "0123456789ab", "{\"t\":1}", &batch, NULL), KZ_OK);
     kz_buf_char(&out, '\0');
     assert_string_equal(out.data,
-            "{\"parameters\":{\"version\":\"0123456789ab\",\"config\":\"{\\\"t\\\":1}\"},"
-            "\"inputs\":["
+            "{\"parameters\":{\"version\":\"0123456789ab\",\"config\":\"{\\\"t\\\":1}\"},\"inputs\":["
             "{\"name\":\"features\",\"datatype\":\"FP64\",\"shape\":[2,2],"
             "\"parameters\":{\"columns\":\"[\\\"views\\\",\\\"spent\\\"]\"},"
             "\"data\":[3.0,0.5,1.0,null]},"
             "{\"name\":\"city\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"Oita\",null]},"
-            "{\"name\":\"column.user_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"x\","
-            "null]},"
+            "{\"name\":\"column.user_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"x\",null]},"
             "{\"name\":\"user_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"ann\",\"bo\"]},"
             "{\"name\":\"event_id\",\"datatype\":\"BYTES\",\"shape\":[2],\"data\":[\"e1\",\"e2\"]},"
             "{\"name\":\"now_ms\",\"datatype\":\"INT64\",\"shape\":[2],"

@@ -134,8 +134,7 @@ static void probe(const struct kz_project *project, struct kz_python *p)
     *p = (struct kz_python){0};
     if (!find_package(p->package, sizeof(p->package))) {
         snprintf(p->problem, sizeof(p->problem),
-                "the Python package kizashi was not found (looked at KIZASHI_PYTHONPATH, beside "
-                "the "
+                "the Python package kizashi was not found (looked at KIZASHI_PYTHONPATH, beside the "
                 "binary, \"%s\" and /usr/share/kizashi/python): set KIZASHI_PYTHONPATH",
                 KZ_PYTHON_DIR);
         return;
