@@ -564,25 +564,13 @@ static size_t count_unsettled(const struct kz_infer *infer)
     return count;
 }
 
-static void until(int64_t ms, struct timespec *ret)
-{
-    clock_gettime(CLOCK_MONOTONIC, ret);
-    ret->tv_sec += ms / 1000;
-    ret->tv_nsec += ms % 1000 * 1000000;
-    if (ret->tv_nsec >= 1000000000) {
-        ret->tv_sec++;
-        ret->tv_nsec -= 1000000000;
-    }
-}
-
 enum kz_code kz_infer_wait_ready(struct kz_infer *infer, int64_t timeout_ms,
         void (*report)(void *arg, unsigned model, const char *problem), void *arg,
         struct kz_err *err)
 {
-    struct timespec deadline;
+    struct timespec deadline = kz_mono_after(timeout_ms);
     size_t failed = 0, late;
 
-    until(timeout_ms, &deadline);
     pthread_mutex_lock(&infer->lock);
     while (count_unsettled(infer) &&
             pthread_cond_timedwait(&infer->settled, &infer->lock, &deadline) == 0)

@@ -12,8 +12,6 @@
  * threads. The disk is never touched with space_lock held.
  */
 #include <stdio.h>
-#include <time.h>
-
 #include "log/log_int.h"
 #include "sys/clock.h"
 
@@ -86,13 +84,10 @@ static uint64_t free_bytes(struct kz_log *log)
 
 static void wait_until(struct kz_log *log, int ms)
 {
-    struct timespec until;
+    struct timespec until = kz_mono_after(ms);
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += ms % 1000 * 1000000L;
-    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
-    (void)pthread_cond_timedwait(&log->space_wanted, &log->space_lock, &until); /* asked again */
+    (void)pthread_cond_clockwait(
+            &log->space_wanted, &log->space_lock, CLOCK_MONOTONIC, &until); /* asked again */
 }
 
 /* The disk is the log's first: zeros keep a little ahead of it, so that the next segment is there
@@ -301,14 +296,12 @@ static void run(void *arg)
 
         step(log);
         ms = atomic_load_explicit(&log->no_space, memory_order_acquire) ? CHECK_MS : CHECK_IDLE_MS;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += ms % 1000 * 1000000L;
-        until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000L;
-        until.tv_nsec %= 1000000000L;
+        until = kz_mono_after(ms);
         pthread_mutex_lock(&log->space_lock);
         /* A segment that could not be made is tried again at the next check, not at once. */
         while (!log->space_stop && !(log->next_wanted && !log->next && log->next_rc == KZ_OK) &&
-                pthread_cond_timedwait(&log->space_wanted, &log->space_lock, &until) == 0)
+                pthread_cond_clockwait(
+                        &log->space_wanted, &log->space_lock, CLOCK_MONOTONIC, &until) == 0)
             ;
         stop = log->space_stop;
         pthread_mutex_unlock(&log->space_lock);

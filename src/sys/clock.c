@@ -1,7 +1,5 @@
 #include "sys/clock.h"
 
-#include <time.h>
-
 static int64_t now_ns(clockid_t id)
 {
     struct timespec ts;
@@ -33,4 +31,11 @@ int64_t kz_mono_us(void)
 int64_t kz_mono_ns(void)
 {
     return now_ns(CLOCK_MONOTONIC);
+}
+
+struct timespec kz_mono_after(int64_t ms)
+{
+    int64_t ns = kz_mono_ns() + ms * 1000000;
+
+    return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
 }

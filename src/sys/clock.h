@@ -6,6 +6,8 @@
  */
 #pragma once
 
+#include <time.h>
+
 #include "base/base.h"
 
 /* Our own wall clock, UTC, since 1970. May step back when the machine's clock is set. */
@@ -16,3 +18,6 @@ int64_t kz_clock_us(void);
 int64_t kz_mono_ms(void);
 int64_t kz_mono_us(void);
 int64_t kz_mono_ns(void);
+/* `ms` from now by CLOCK_MONOTONIC, for pthread_cond_clockwait() and sem_clockwait(): a wait by the wall
+ * clock goes on for an hour where that is set back by one. */
+struct timespec kz_mono_after(int64_t ms);

@@ -487,3 +487,22 @@ bool kz_fs_exists(struct kz_fs *fs, const char *path)
     /* What cannot be opened for another reason is there: whoever would create it must not. */
     return fs->ops->open(fs, path, KZ_OPEN_READ, &file, NULL) != KZ_NOT_FOUND;
 }
+
+enum kz_code kz_fs_hint_access(
+        struct kz_fs *fs, const char *dir, enum kz_code rc, struct kz_err *err)
+{
+    struct stat st;
+    bool read_only;
+
+    if (rc != KZ_IO || fs != kz_fs_posix() || access(dir, W_OK | X_OK) == 0)
+        return rc;
+    read_only = errno == EROFS;
+    if (stat(dir, &st) != 0)
+        return rc;
+    if (read_only)
+        return kz_hint(err, "its disk is mounted read-only");
+    return kz_hint(err,
+            "it belongs to user %u and this process runs as %u: start it as that user, or give "
+            "another place with --data",
+            (unsigned)st.st_uid, (unsigned)geteuid());
+}

@@ -104,3 +104,7 @@ enum kz_code kz_fs_read_all(struct kz_fs *fs, const char *path, size_t size_max_
 enum kz_code kz_fs_replace(
         struct kz_fs *fs, const char *path, const void *data, size_t size, struct kz_err *err);
 bool kz_fs_exists(struct kz_fs *fs, const char *path);
+/* Where `rc` is KZ_IO since `dir` may not be written by this process: says in the hint whose it is, or
+ * that its disk is read-only. Gives `rc` back. */
+enum kz_code kz_fs_hint_access(
+        struct kz_fs *fs, const char *dir, enum kz_code rc, struct kz_err *err);

@@ -18,6 +18,17 @@ static void rig_up_slow(struct rig *rig, int fds[CLIENTS])
     TURN_UNTIL(rig, kz_http_server_counters(rig->server)->connections_open == CLIENTS);
 }
 
+/* One client, that is accepted. */
+static int rig_up_one(struct rig *rig, const struct kz_http_options *options)
+{
+    int fd;
+
+    rig_up(rig, options);
+    fd = dial(rig);
+    TURN_UNTIL(rig, kz_http_server_counters(rig->server)->connections_open == 1);
+    return fd;
+}
+
 /* Into the kernel's buffers, without a turn of the loop. `name` is what rig->order will show. */
 static void post(int fd, char name, size_t size)
 {
@@ -148,9 +159,7 @@ static void bulk_that_is_cut_at_a_stop_s_deadline_frees_the_loop(void **state)
 
     (void)state;
     options.bulk_turn_us = 0;
-    rig_up(&rig, &options);
-    fd = dial(&rig);
-    TURN_UNTIL(&rig, kz_http_server_counters(rig.server)->connections_open == 1);
+    fd = rig_up_one(&rig, &options);
     for (const char *name = "AB"; *name; name++)
         post(fd, *name, BULK_BYTES);
     kz_http_server_stop(rig.server, 0, on_drained, &rig);
@@ -221,9 +230,7 @@ static void bulk_that_is_parked_late_in_a_turn_does_not_sleep(void **state)
 
     (void)state;
     options.output_pause_bytes = 1000;
-    rig_up(&rig, &options);
-    fd = dial(&rig);
-    TURN_UNTIL(&rig, kz_http_server_counters(rig.server)->connections_open == 1);
+    fd = rig_up_one(&rig, &options);
     post(fd, 'A', 5000);
     post(fd, 'B', 5000); /* with the other in one block */
     TURN_UNTIL(&rig, rig.handled == 1);

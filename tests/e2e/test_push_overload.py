@@ -12,6 +12,7 @@ import cloud
 import harness
 import test_roles_client as client
 
+PATIENT = harness.YAML.replace("timeout: 2s", "timeout: 60s")
 HELD = """
 import os
 import time
@@ -29,6 +30,13 @@ class Counter(kizashi.Model):
         views = list(batch.names).index("views")
         return [float(row[views]) for row in batch.features]
 """
+
+
+def held(project):
+    """The file that keeps the model waiting for as long as it is there."""
+    hold = harness.pathlib.Path(project) / "models/counter/hold"
+    hold.write_text("")
+    return hold
 
 
 def envelope(data, number):
@@ -70,9 +78,8 @@ class Pusher:
 
 def test_infer_takes_a_thousand_pushes_at_a_time_and_the_others_when_they_come_again(tmp_path):
     cloud.need_emulators()
-    project = harness.write_project(tmp_path / "shop", yaml=harness.YAML.replace("timeout: 2s", "timeout: 60s"), model=HELD)
-    hold = project / "models/counter/hold"
-    hold.write_text("")
+    project = harness.write_project(tmp_path / "shop", yaml=PATIENT, model=HELD)
+    hold = held(project)
     with client.roles(project, tmp_path, ("process", "infer", "serve"), {"infer": ["--push"]}) as deployment:
         deployment.pubsub.subscribe("asked", "kizashi-testshop-requests")
         lines = [client.view(f"e{i}", f"u{i}").encode() for i in range(1200)]
@@ -95,9 +102,8 @@ def test_infer_takes_a_thousand_pushes_at_a_time_and_the_others_when_they_come_a
 
 def test_infer_that_is_told_to_stop_gives_pushes_back(tmp_path):
     cloud.need_emulators()
-    project = harness.write_project(tmp_path / "shop", yaml=harness.YAML.replace("timeout: 2s", "timeout: 60s"), model=HELD)
-    hold = project / "models/counter/hold"
-    hold.write_text("")
+    project = harness.write_project(tmp_path / "shop", yaml=PATIENT, model=HELD)
+    hold = held(project)
     with client.roles(project, tmp_path, ("process", "infer", "serve"), {"infer": ["--push"]}) as deployment:
         deployment.pubsub.subscribe("asked", "kizashi-testshop-requests")
         deployment.pubsub.publish("kizashi-testshop-events", [
@@ -119,9 +125,8 @@ def test_infer_that_is_told_to_stop_gives_pushes_back(tmp_path):
 
 
 def test_events_pushed_to_one_machine_are_refused_while_too_much_is_pending(start):
-    server = start(yaml=harness.YAML.replace("timeout: 2s", "timeout: 60s") + "limits: {pending: 20}\n", model=HELD)
-    hold = harness.pathlib.Path(server.project) / "models/counter/hold"
-    hold.write_text("")
+    server = start(yaml=PATIENT + "limits: {pending: 20}\n", model=HELD)
+    hold = held(server.project)
     statuses = collections.Counter()
     bodies = [envelope(client.view(f"e{i}", f"u{i}").encode(), i) for i in range(60)]
     refused = []

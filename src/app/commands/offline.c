@@ -346,9 +346,8 @@ static enum kz_code wait_for(struct kz_offline *offline, struct batch *batch, st
             return failure_of(offline, err);
         if (!batch->busy)
             return KZ_OK;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
-        if (sem_timedwait(&offline->woken, &until) == 0)
+        until = kz_mono_after(1000);
+        if (sem_clockwait(&offline->woken, CLOCK_MONOTONIC, &until) == 0)
             while (sem_trywait(&offline->woken) == 0)
                 ;
     }

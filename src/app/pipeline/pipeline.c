@@ -4,9 +4,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "app/pipeline/pipeline_int.h"
 #include "base/diag.h"
@@ -546,12 +544,8 @@ static void on_wake(void *arg)
 /* At most `ms`, since not all that a settling pipeline waits for wakes it. */
 static void sleep_until_woken(struct kz_pipeline *p, int64_t ms)
 {
-    struct timespec until;
+    struct timespec until = kz_mono_after(ms);
 
-    clock_gettime(CLOCK_MONOTONIC, &until); /* the other one may be set back meanwhile */
-    until.tv_nsec += (long)(ms * 1000000);
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
     if (sem_clockwait(&p->woken, CLOCK_MONOTONIC, &until) == 0)
         while (sem_trywait(&p->woken) == 0)
             ;
@@ -634,25 +628,6 @@ static enum kz_code make_dir(struct kz_fs *fs, const char *path, struct kz_err *
     return fs->ops->sync_dir(fs, parent, err);
 }
 
-/* Whose data it is says who has to start us. */
-static enum kz_code hint_owner(const struct kz_pipeline *p, enum kz_code rc, struct kz_err *err)
-{
-    struct stat st;
-    bool read_only;
-
-    if (rc != KZ_IO || access(p->options.data_dir, W_OK | X_OK) == 0)
-        return rc;
-    read_only = errno == EROFS;
-    if (stat(p->options.data_dir, &st) != 0)
-        return rc;
-    if (read_only)
-        return kz_hint(err, "its disk is mounted read-only");
-    return kz_hint(err,
-            "it belongs to user %u and this process runs as %u: start it as that user, or "
-            "give another place with --data",
-            (unsigned)st.st_uid, (unsigned)geteuid());
-}
-
 static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
 {
     char path[PATH_MAX], holder[40];
@@ -665,7 +640,7 @@ static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
     snprintf(path, sizeof(path), "%s/lock", p->options.data_dir);
     rc = fs->ops->open(fs, path, KZ_OPEN_READ | KZ_OPEN_WRITE | KZ_OPEN_CREATE, &p->lock, err);
     if (rc != KZ_OK)
-        return hint_owner(p, rc, err);
+        return kz_fs_hint_access(fs, p->options.data_dir, rc, err);
     rc = kz_file_lock(p->lock, err);
     if (rc == KZ_LOCKED) {
         kz_file_lock_holder(p->lock, holder);

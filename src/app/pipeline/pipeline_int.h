@@ -117,7 +117,8 @@ struct upkeep {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    bool started, stop;
+    bool started;
+    atomic_bool stop; /* the process ends: nothing new, and a checkpoint is cut short */
     enum upkeep_state state;
     void (*work)(struct kz_pipeline *p); /* on the upkeep thread */
     enum kz_code code;
@@ -134,7 +135,6 @@ struct upkeep {
     void (*backup_done)(void *arg, enum kz_code code, const struct kz_err *err);
     void *backup_arg;
 
-    atomic_bool cancel;                /* the process ends: no more checkpoints */
     struct kz_views *checkpoint_views; /* being made */
     kz_lsn checkpoint_until;           /* its position */
     bool checkpoint_asked;

@@ -1,6 +1,6 @@
 /* app/pipeline/pipeline_upkeep.c -- checkpoints, sealing, retention, erasure, backup: what goes on beside.
  *
- * The pipeline's thread looks once a second (tick) and gives one piece of work at a time to the
+ * The pipeline's thread looks twice a second (tick) and gives one piece of work at a time to the
  * upkeep thread; results are taken up at a later tick. A checkpoint is the last one and the log
  * behind it, so the thread makes it alone and the pipeline goes on.
  *
@@ -109,8 +109,7 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
     if (!u->started)
         return;
     pthread_mutex_lock(&u->lock);
-    u->stop = true;
-    atomic_store(&u->cancel, true);
+    atomic_store(&u->stop, true);
     pthread_cond_signal(&u->wake);
     pthread_mutex_unlock(&u->lock);
     pthread_join(u->thread, NULL);
@@ -180,7 +179,7 @@ static enum kz_code advance(void *arg, kz_lsn lsn, const struct kz_record *recor
 {
     struct upkeep *u = arg;
 
-    if (atomic_load_explicit(&u->cancel, memory_order_relaxed))
+    if (atomic_load_explicit(&u->stop, memory_order_relaxed))
         return kz_fail(&u->err, KZ_UNAVAILABLE, "the process ends");
     return kz_views_apply(u->checkpoint_views, lsn, record, &u->err);
 }
@@ -210,7 +209,7 @@ static void checkpoint_work(struct kz_pipeline *p)
     u->code = make_views(p, &u->err);
     if (u->code == KZ_OK)
         u->code = kz_checkpoint_save(p->options.fs, p->views_dir, u->checkpoint_views,
-                u->checkpoint_until, p->project->name, &u->cancel, NULL, &u->err);
+                u->checkpoint_until, p->project->name, &u->stop, NULL, &u->err);
     kz_views_free(u->checkpoint_views);
     u->checkpoint_views = NULL;
 }

@@ -85,16 +85,13 @@ static void ask_store(struct kz_role_env *env)
 /* false: the end. */
 static bool rest(struct kz_role_health *health, int64_t ms)
 {
-    struct timespec until;
+    struct timespec until = kz_mono_after(ms);
     bool stop;
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += ms % 1000 * 1000000;
-    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&health->lock);
     if (!health->stop)
-        (void)pthread_cond_timedwait(&health->wake, &health->lock, &until); /* either way: look */
+        (void)pthread_cond_clockwait(
+                &health->wake, &health->lock, CLOCK_MONOTONIC, &until); /* either way: look */
     stop = health->stop;
     pthread_mutex_unlock(&health->lock);
     return !stop;

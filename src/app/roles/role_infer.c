@@ -87,12 +87,8 @@ static bool is_stopping(struct role_infer *r)
 
 static void wait_a_moment(struct role_infer *r)
 {
-    struct timespec until;
+    struct timespec until = kz_mono_after(PULL_WAIT_MS);
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += PULL_WAIT_MS * 1000000l;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&r->lock);
     if (!r->stopping)
         (void)pthread_cond_timedwait(&r->idle, &r->lock, &until);
@@ -181,10 +177,7 @@ static struct task *next_task(struct role_infer *r)
             task->row_owner = 0;
         if (task)
             break;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-        until.tv_sec += wait_ms / 1000 + until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
+        until = kz_mono_after(wait_ms);
         (void)pthread_cond_timedwait(&r->work_there, &r->lock, &until);
     }
     pthread_mutex_unlock(&r->lock);
@@ -340,11 +333,8 @@ static void run_driver(void *arg)
             heed_words(r);
         }
         ask_all(r);
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += WORDS_EVERY_MS * 1000000l;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        if (sem_timedwait(&r->driver_woken, &until) == 0)
+        until = kz_mono_after(WORDS_EVERY_MS);
+        if (sem_clockwait(&r->driver_woken, CLOCK_MONOTONIC, &until) == 0)
             while (sem_trywait(&r->driver_woken) == 0)
                 ;
         pthread_mutex_lock(&r->lock);

@@ -57,15 +57,11 @@ void kz_role_process_problem(struct role_process *r, const char *what, const str
 
 void kz_role_process_sleep(struct role_process *r, int64_t ms)
 {
-    struct timespec until;
+    struct timespec until = kz_mono_after(ms);
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&r->lock);
-    while (!r->giving_up && pthread_cond_timedwait(&r->timer_wake, &r->lock, &until) == 0)
+    while (!r->giving_up &&
+            pthread_cond_clockwait(&r->timer_wake, &r->lock, CLOCK_MONOTONIC, &until) == 0)
         ;
     pthread_mutex_unlock(&r->lock);
 }

@@ -132,14 +132,12 @@ static void buried(void *arg, enum kz_code code, const struct kz_err *err)
 /* KZ_TIMEOUT: it is not known yet; it may be there twice then. */
 static enum kz_code wait_for(struct burial *b, struct kz_err *err)
 {
-    struct timespec until;
+    struct timespec until = kz_mono_after(BURY_WAIT_MS);
     enum kz_code rc;
     bool done;
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += BURY_WAIT_MS / 1000;
     pthread_mutex_lock(&b->lock);
-    while (!b->done && pthread_cond_timedwait(&b->wake, &b->lock, &until) == 0)
+    while (!b->done && pthread_cond_clockwait(&b->wake, &b->lock, CLOCK_MONOTONIC, &until) == 0)
         ;
     done = b->done;
     b->left = !done;

@@ -7,6 +7,7 @@
 #include "app/roles/role.h"
 #include "base/diag.h"
 #include "history/views.h"
+#include "sys/clock.h"
 #include "sys/thread.h"
 
 enum { READ_EVERY_MS = 1000, TRIES_MAX = 20 };
@@ -78,13 +79,12 @@ static void read_again_and_again(void *arg)
 
     pthread_mutex_lock(&words->lock);
     while (!words->stop) {
-        struct timespec until;
+        struct timespec until = kz_mono_after(READ_EVERY_MS);
         struct kz_err err;
         bool failed;
 
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += READ_EVERY_MS / 1000;
-        (void)pthread_cond_timedwait(&words->wake, &words->lock, &until); /* either way: look */
+        (void)pthread_cond_clockwait(
+                &words->wake, &words->lock, CLOCK_MONOTONIC, &until); /* either way: look */
         if (words->stop)
             break;
         pthread_mutex_unlock(&words->lock);
