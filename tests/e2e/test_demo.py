@@ -1,6 +1,7 @@
 """`kizashi demo`, what `make run` and the container image start."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -79,3 +80,15 @@ def test_listening_to_other_machines_it_makes_a_key_and_shows_it(tmp_path):
             assert refused.code == 401
     finally:
         end(process)
+
+
+def test_a_shop_that_is_killed_says_so(tmp_path):
+    process = start(tmp_path, f"127.0.0.1:{harness.free_port()}")
+    try:
+        wait_for(tmp_path, r"(Ctrl-C stops it)", process)
+        os.kill(int((tmp_path / "data/lock").read_text()), signal.SIGKILL)
+        assert process.wait(timeout=30 * harness.SLOW) == 1
+    finally:
+        process.kill()
+    said = (tmp_path / "demo.log").read_text(errors="replace")
+    assert f'killed by signal 9; what it had acknowledged is in "{tmp_path / "data"}"' in said, said[-1000:]

@@ -257,6 +257,11 @@ static int play(struct demo *d, const struct kz_args *args, const sigset_t *sign
             ;
     }
     stop(d, &status);
+    if (WIFSIGNALED(status)) /* by itself it says why */
+        fprintf(stderr,
+                "kizashi: the shop was killed by signal %d; what it had acknowledged is in \"%s\", start "
+                "it again\n",
+                WTERMSIG(status), d->data);
     return WIFEXITED(status) ? WEXITSTATUS(status) : KZ_EXIT_FAILED;
 }
 
