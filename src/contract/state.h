@@ -10,8 +10,8 @@
 
 enum kz_slot_kind {
     KZ_SLOT_FREE,
-    KZ_SLOT_TRIGGER,    /* struct kz_trigger_state */
-    KZ_SLOT_TIMES,      /* struct kz_times: hits of a count rule, deliveries under a per-user cap */
+    KZ_SLOT_TRIGGER, /* struct kz_trigger_state */
+    KZ_SLOT_TIMES, /* struct kz_times_ring, kz_times: hits of a count rule, deliveries under a per-user cap */
     KZ_SLOT_PREDICTION, /* struct kz_prediction_state */
     KZ_SLOT_REQUEST,    /* struct kz_request_state: pending */
     KZ_SLOT_ACTION,     /* struct kz_action_state: holdout assignment */
@@ -29,9 +29,22 @@ struct kz_trigger_state {
     int64_t rearm_due_ms; /* count: not again before */
 };
 
+/* As bytes (a CARRY, a user's row): newest times first over the user's slots of the same name; 0 is
+ * unused. */
 enum { KZ_TIMES_PER_SLOT = 5 };
-struct kz_times { /* newest times first over the user's slots of the same name; 0 is unused */
+struct kz_times {
     int64_t at_ms[KZ_TIMES_PER_SLOT];
+};
+
+/* In views all times of a name are in one slot: a ring, oldest first (history/times.c). */
+enum { KZ_TIMES_FEW = 4 };
+struct kz_times_ring {
+    uint16_t first, count;
+    uint32_t capacity; /* KZ_TIMES_FEW: they are in `few`; else in the store of runs at `run` */
+    union {
+        int64_t few[KZ_TIMES_FEW];
+        uint32_t run;
+    };
 };
 
 struct kz_prediction_state {
@@ -91,6 +104,7 @@ struct kz_slot {
     union {
         struct kz_trigger_state trigger;
         struct kz_times times;
+        struct kz_times_ring ring;
         struct kz_prediction_state prediction;
         struct kz_request_state request;
         struct kz_action_state action;

@@ -125,7 +125,7 @@ static enum kz_code apply_trigger(
     if (!user)
         return KZ_OK;
     if (body->op == KZ_TRIGGER_COUNT) {
-        kz_views_times_add(views, user, body->rule, &body->event_ts_ms, 1, body->due_ms);
+        kz_views_times_add(views, user, body->rule, body->event_ts_ms, body->due_ms);
         return KZ_OK;
     }
     slot = kz_views_slot_get(views, user, KZ_SLOT_TRIGGER, body->rule);
@@ -208,7 +208,7 @@ static void deliver(struct kz_views *views, uint32_t user, kz_lsn lsn,
             .expires_at_ms = body->expires_at_ms,
             .kind = body->kind,
     };
-    kz_views_times_add(views, user, kz_views_cap_name(body->action), &record->at_ms, 1, INT64_MIN);
+    kz_views_times_add(views, user, kz_views_cap_name(body->action), record->at_ms, INT64_MIN);
     kz_views_cap_total_add(views, body->action, record->at_ms);
 }
 

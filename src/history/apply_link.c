@@ -28,7 +28,9 @@ static bool merge_slot(struct kz_views *views, uint32_t to, const struct kz_slot
 
     switch ((enum kz_slot_kind)slot->kind) {
     case KZ_SLOT_TIMES:
-        kz_views_times_add(views, to, slot->name, slot->times.at_ms, KZ_TIMES_PER_SLOT, INT64_MIN);
+        if (!kz_views_slot_find(views, to, KZ_SLOT_TIMES, slot->name))
+            return false;
+        kz_views_times_merge(views, to, slot);
         return true;
     case KZ_SLOT_TRIGGER:
     case KZ_SLOT_PREDICTION:

@@ -2,7 +2,7 @@
 
 #include "history/views_int.h"
 
-/* Whether nothing would be another without the slot. */
+/* Whether nothing would be another without the slot, which is as bytes. */
 static bool is_over(const struct kz_slot *slot, const struct kz_keep *keep)
 {
     const struct kz_trigger_state *trigger = &slot->trigger;
@@ -14,7 +14,7 @@ static bool is_over(const struct kz_slot *slot, const struct kz_keep *keep)
         return !trigger->pending && trigger->window_due_ms < keep->since_ms &&
                trigger->delay_due_ms < keep->since_ms && trigger->rearm_due_ms < keep->since_ms;
     case KZ_SLOT_TIMES:
-        return slot->times.at_ms[0] < keep->since_ms; /* the newest of them (V4) */
+        return slot->times.at_ms[0] < keep->since_ms; /* the newest of them */
     case KZ_SLOT_PREDICTION:
         return slot->prediction.result < keep->below &&
                slot->prediction.expires_at_ms <= keep->now_ms;
@@ -30,36 +30,46 @@ static bool is_over(const struct kz_slot *slot, const struct kz_keep *keep)
     return false;
 }
 
-static size_t slot_count_of(const struct kz_views *views, uint32_t user, const struct kz_keep *keep)
+/* The slot as bytes; of times, those from the `index`th newest on. */
+static struct kz_slot as_bytes(
+        const struct kz_views *views, const struct kz_slot *slot, size_t index)
+{
+    struct kz_slot bytes = *slot;
+
+    bytes.next = 0;
+    if (slot->kind == KZ_SLOT_TIMES)
+        bytes.times = kz_views_times_encode(views, slot, index);
+    return bytes;
+}
+
+size_t kz_views_put_slots(const struct kz_views *views, uint32_t user,
+        bool (*want)(const void *arg, const struct kz_slot *slot), const void *arg,
+        struct kz_buf *out)
 {
     size_t count = 0;
 
     for (uint32_t at = kz_views_at(views, user)->slots; at;) {
         const struct kz_slot *slot = kz_views_slot_at(views, at);
+        size_t done = 0, all = slot->kind == KZ_SLOT_TIMES ? slot->ring.count : 1;
 
         at = slot->next;
-        count += !keep || !is_over(slot, keep);
+        for (; done < all; done += KZ_TIMES_PER_SLOT) {
+            struct kz_slot bytes = as_bytes(views, slot, done);
+
+            if (!want(arg, &bytes))
+                continue;
+            kz_buf_put(out, &bytes, sizeof(bytes));
+            count++;
+        }
     }
     return count;
 }
 
-static void put_slots(const struct kz_views *views, uint32_t user, const struct kz_keep *keep,
-        struct kz_body_writer *w, size_t count)
+static bool is_kept(const void *arg, const struct kz_slot *slot)
 {
-    struct kz_buf slots = {0};
+    const struct kz_keep *keep = arg;
 
-    for (uint32_t at = kz_views_at(views, user)->slots; at;) {
-        struct kz_slot slot = *kz_views_slot_at(views, at);
-
-        at = slot.next;
-        if (keep && is_over(&slot, keep))
-            continue;
-        slot.next = 0;
-        kz_buf_put(&slots, &slot, sizeof(slot));
-    }
-    KZ_BUG_ON(slots.size != count * sizeof(struct kz_slot));
-    kz_body_span(w, offsetof(struct kz_carry_body, slots), kz_buf_view(&slots));
-    kz_buf_done(&slots);
+    return !keep || !is_over(slot, keep);
 }
 
 void kz_views_carry(
@@ -70,7 +80,8 @@ void kz_views_carry(
     uint32_t to = node ? node->to : 0;
     struct kz_user_key key = kz_views_key(views, user);
     struct kz_user_key to_key = to ? kz_views_key(views, to) : (struct kz_user_key){0};
-    size_t slot_count = slot_count_of(views, user, keep);
+    struct kz_buf slots = {0};
+    size_t slot_count = kz_views_put_slots(views, user, is_kept, keep, &slots);
     struct kz_carry_body body = {
             .version = KZ_CARRY_VERSION,
             .key_kind = key.kind,
@@ -91,7 +102,8 @@ void kz_views_carry(
 
     kz_body_span(&w, offsetof(struct kz_carry_body, key_id), key.id);
     kz_body_span(&w, offsetof(struct kz_carry_body, to_id), to_key.id);
-    put_slots(views, user, keep, &w, slot_count);
+    kz_body_span(&w, offsetof(struct kz_carry_body, slots), kz_buf_view(&slots));
+    kz_buf_done(&slots);
 }
 
 void kz_views_carry_globals(const struct kz_views *views, kz_lsn below, struct kz_buf *out)
@@ -114,10 +126,10 @@ bool kz_views_can_forget(const struct kz_views *views, uint32_t user, const stru
             kz_views_link_of(views, user))
         return false;
     for (uint32_t at = u->slots; at;) {
-        const struct kz_slot *slot = kz_views_slot_at(views, at);
+        struct kz_slot slot = as_bytes(views, kz_views_slot_at(views, at), 0);
 
-        at = slot->next;
-        if (slot->kind != KZ_SLOT_ACTION && !is_over(slot, keep))
+        at = kz_views_slot_at(views, at)->next;
+        if (slot.kind != KZ_SLOT_ACTION && !is_over(&slot, keep))
             return false;
     }
     return true;
@@ -198,6 +210,10 @@ static void put_user(struct kz_views *views, uint32_t user, const struct kz_carr
         uint32_t next;
 
         memcpy(&from, slots.ptr + (i - 1) * sizeof(from), sizeof(from));
+        if (from.kind == KZ_SLOT_TIMES) {
+            kz_views_times_decode(views, user, &from);
+            continue;
+        }
         slot = kz_views_slot_add(views, user, (enum kz_slot_kind)from.kind, from.name);
         next = slot->next;
         *slot = from;

@@ -16,10 +16,9 @@ static enum kz_code check_user(const struct kz_views *views, uint32_t user, stru
 
     if (kz_views_find_owner(views, u->owner) != user)
         BAD("user %u is not found under its owner", user);
-    if (!u->key_size || !u->key_offset || (uint64_t)u->key_offset + units > views->keys.end ||
-            u->key_offset >> views->keys.shift != (u->key_offset + units - 1) >> views->keys.shift)
+    if (!u->key_size || !kz_views_run_exists(views, u->key_offset, units))
         BAD("the key of user %u lies outside the store", user);
-    key = kz_pool_at(&views->keys, u->key_offset);
+    key = kz_views_run_at(views, u->key_offset);
     if (key[0] != 'u' && key[0] != 'a')
         BAD("the key of user %u has unknown kind %d", user, key[0]);
     return KZ_OK;
@@ -29,17 +28,29 @@ struct slot_counts {
     uint32_t all, pending, waiting, targets;
 };
 
-/* V4: every slot is in one list; times come last in it, those of one name in order, newest first. */
+static enum kz_code check_times(
+        const struct kz_views *views, uint32_t user, const struct kz_slot *slot, struct kz_err *err)
+{
+    if (!kz_views_times_valid(views, slot))
+        BAD("times of user %u are no ring that can be", user);
+    for (uint32_t i = 1; i < slot->ring.count; i++) {
+        if (kz_views_times_at(views, slot, i) > kz_views_times_at(views, slot, i - 1))
+            BAD("times of user %u are not in order", user);
+    }
+    for (const struct kz_slot *other = slot;
+            (other = kz_views_slot_next(views, other, KZ_SLOT_TIMES, slot->name));)
+        BAD("times of user %u are in two slots", user);
+    return KZ_OK;
+}
+
+/* V4: every slot is in one list; the times of a name are in one slot and in order. */
 static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uint8_t *seen,
         struct slot_counts *counts, struct kz_err *err)
 {
     uint32_t source_count = 0, target_count = 0;
-    bool times_began = false;
 
     for (uint32_t at = kz_views_at(views, user)->slots; at;) {
         const struct kz_slot *slot;
-        int64_t times[KZ_VIEWS_TIMES_MAX];
-        size_t n;
 
         if (at >= views->slots.end || seen[at])
             BAD("slot %u of user %u does not exist or is in two lists", at, user);
@@ -53,16 +64,8 @@ static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uin
         source_count += slot->kind == KZ_SLOT_SOURCE;
         target_count += slot->kind == KZ_SLOT_TARGET;
         at = slot->next;
-        if (slot->kind != KZ_SLOT_TIMES && times_began)
-            BAD("a slot of user %u lies behind times", user);
-        if (slot->kind != KZ_SLOT_TIMES)
-            continue;
-        times_began = true;
-        n = kz_views_times_get(views, user, slot->name, times);
-        for (size_t i = 1; i < n; i++) {
-            if (times[i] > times[i - 1])
-                BAD("times of user %u are not in order", user);
-        }
+        if (slot->kind == KZ_SLOT_TIMES)
+            KZ_TRY(check_times(views, user, slot, err));
     }
     if (source_count > KZ_SOURCES_MAX - 1)
         BAD("user %u has %u linked chains", user, source_count);
@@ -194,6 +197,21 @@ bool kz_views_is_nobody(const struct kz_views *views, uint32_t user)
            !kz_views_link_of(views, user);
 }
 
+/* Of a slot's meaning: not of its place in the list, nor of how times are kept. */
+static uint64_t hash_slot(const struct kz_views *views, const struct kz_slot *slot)
+{
+    struct kz_slot copy = *slot;
+    uint64_t hash;
+
+    copy.next = 0;
+    if (slot->kind != KZ_SLOT_TIMES)
+        return kz_hash(&copy, sizeof(copy));
+    hash = kz_hash_mix(slot->name, slot->kind);
+    for (uint32_t i = 0; i < slot->ring.count; i++)
+        hash = kz_hash_mix(hash, (uint64_t)kz_views_times_at(views, slot, i));
+    return hash;
+}
+
 static uint64_t hash_user(const struct kz_views *views, uint32_t user)
 {
     struct kz_user u = *kz_views_at(views, user);
@@ -203,11 +221,10 @@ static uint64_t hash_user(const struct kz_views *views, uint32_t user)
     uint64_t slots = 0;
 
     for (uint32_t at = u.slots; at;) { /* a sum: the order in the list means nothing */
-        struct kz_slot slot = *kz_views_slot_at(views, at);
+        const struct kz_slot *slot = kz_views_slot_at(views, at);
 
-        at = slot.next;
-        slot.next = 0;
-        slots += kz_hash(&slot, sizeof(slot));
+        at = slot->next;
+        slots += hash_slot(views, slot);
     }
     u.slots = u.key_offset = 0;
     hash = kz_hash_mix(hash, kz_hash(&u, sizeof(u)));

@@ -4,7 +4,7 @@
  *     block*                     32 bytes about the data, with CRCs of both, then the data
  *     footer                     how many blocks and bytes, CRC over all CRCs
  *
- * Blocks are the chunks of the pools users, slots, links and keys in this order, then one with what
+ * Blocks are the chunks of the pools users, slots, links and runs in this order, then one with what
  * belongs to nobody. Every byte is under a CRC. Tables are not stored: they are rebuilt faster than
  * read. All sizes are checked against the file before memory is taken for them.
  */
@@ -37,7 +37,7 @@ struct header {
     uint32_t version;
     uint32_t header_size;
     uint32_t crc;        /* of the header with 0 here */
-    uint32_t item_sizes; /* of users, slots, links and keys, a byte each */
+    uint32_t item_sizes; /* of users, slots, links and runs, a byte each */
     uint64_t seq;
     kz_lsn lsn;
     kz_lsn position;
@@ -46,11 +46,10 @@ struct header {
     uint32_t ends[4]; /* of the four pools */
     uint32_t gone_first, gone_last, gone_count;
     uint32_t slot_free, link_free;
-    uint32_t key_free[KZ_KEY_CLASSES];
-    uint32_t zero;
+    uint32_t run_free[KZ_RUN_CLASSES];
     char project_name[128]; /* for messages; cut */
 };
-_Static_assert(sizeof(struct header) == 392, "on disk");
+_Static_assert(sizeof(struct header) == 1512, "on disk");
 _Static_assert(offsetof(struct header, crc) == CRC_OFFSET, "on disk");
 
 struct block {
@@ -76,7 +75,7 @@ _Static_assert(sizeof(struct footer) == 32, "on disk");
 
 static const struct kz_pool *pool_of(const struct kz_views *views, unsigned section)
 {
-    const struct kz_pool *pools[] = {&views->users, &views->slots, &views->links, &views->keys};
+    const struct kz_pool *pools[] = {&views->users, &views->slots, &views->links, &views->runs};
 
     return pools[section];
 }
@@ -93,7 +92,7 @@ static size_t chunk_size(const struct kz_pool *pool, uint32_t chunk)
 static uint32_t item_sizes(void)
 {
     return sizeof(struct kz_user) | sizeof(struct kz_slot) << 8 |
-           sizeof(struct kz_link_node) << 16 | (uint32_t)KZ_KEY_UNIT << 24;
+           sizeof(struct kz_link_node) << 16 | (uint32_t)KZ_RUN_UNIT << 24;
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
@@ -163,7 +162,7 @@ static enum kz_code put_header(struct writer *w, const struct kz_views *views, k
     memcpy(header.magic, header_magic, sizeof(header.magic));
     for (unsigned i = 0; i < 4; i++)
         header.ends[i] = pool_of(views, i)->end;
-    memcpy(header.key_free, views->key_free, sizeof(header.key_free));
+    memcpy(header.run_free, views->run_free, sizeof(header.run_free));
     (void)snprintf(header.project_name, sizeof(header.project_name), "%s", project);
     header.crc = kz_crc32c(0, &header, sizeof(header));
     return put(w, &header, sizeof(header));
@@ -352,6 +351,10 @@ static enum kz_code get_header(struct reader *r, const char *project, struct hea
                 "checkpoint \"%s\" has format %u and this build reads %d: use the Kizashi that "
                 "wrote it or a later one",
                 r->file->path, header->version, KZ_CHECKPOINT_VERSION);
+    if (code == KZ_OK && header->version < KZ_CHECKPOINT_VERSION)
+        code = kz_fail(r->err, KZ_NOT_FOUND,
+                "checkpoint \"%s\" has the older format %u: the log says it all again",
+                r->file->path, header->version);
     if (code == KZ_OK && header->header_size != sizeof(*header))
         code = bad(r, "its header has another size");
     if (code == KZ_OK)
@@ -442,7 +445,7 @@ static enum kz_code get_all(struct reader *r, struct kz_views *views, const stru
     views->gone_count = header->gone_count;
     views->slot_free = header->slot_free;
     views->link_free = header->link_free;
-    memcpy(views->key_free, header->key_free, sizeof(views->key_free));
+    memcpy(views->run_free, header->run_free, sizeof(views->run_free));
     KZ_TRY(get_pools(r, views, header));
     KZ_TRY(get_globals(r, views, header->globals_size));
     KZ_TRY(get_footer(r));

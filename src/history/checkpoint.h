@@ -15,7 +15,7 @@
 #include "history/views.h"
 #include "sys/file.h"
 
-enum { KZ_CHECKPOINT_VERSION = 2 };
+enum { KZ_CHECKPOINT_VERSION = 3 };
 
 struct kz_checkpoint_info {
     kz_lsn position; /* the first record that has to be replayed is at or after this */
@@ -34,7 +34,8 @@ KZ_MUST_USE enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir,
         const struct kz_views *views, kz_lsn position, const char *project,
         const atomic_bool *cancel, struct kz_checkpoint_info *ret_info, struct kz_err *err);
 
-/* Loads the newest checkpoint that is whole. KZ_NOT_FOUND: there is none, replay from the start.
+/* Loads the newest checkpoint that is whole. KZ_NOT_FOUND: there is none, or none but of older
+ * formats; replay from the start.
  * KZ_CORRUPT: there are some and none is whole. KZ_UNSUPPORTED: written by a newer Kizashi.
  * KZ_CONFLICT: of another project. The last two are final: no older file is tried.
  * `dead_letters_max` as in kz_views_new(). */

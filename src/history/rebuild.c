@@ -12,8 +12,8 @@ static bool rebuild_users(struct kz_views *views)
                 return false;
             continue;
         }
-        if (u->slots >= views->slots.end || !u->key_size || !u->key_offset ||
-                (uint64_t)u->key_offset + kz_views_key_units(u->key_size - 1u) > views->keys.end)
+        if (u->slots >= views->slots.end || !u->key_size ||
+                !kz_views_run_exists(views, u->key_offset, kz_views_key_units(u->key_size - 1u)))
             return false;
         kz_table_insert(&views->by_owner, u->owner, user);
         views->user_count++;
@@ -29,9 +29,8 @@ static bool rebuild_slots(struct kz_views *views)
 
         if (slot->next >= views->slots.end || slot->kind >= KZ_SLOT_KIND_END)
             return false;
-        if (slot->kind == KZ_SLOT_TIMES && slot->next &&
-                kz_views_slot_at(views, slot->next)->kind != KZ_SLOT_TIMES)
-            return false; /* V4: whoever looks for it would not find it */
+        if (slot->kind == KZ_SLOT_TIMES && !kz_views_times_valid(views, slot))
+            return false;
         views->slot_count += slot->kind != KZ_SLOT_FREE;
         views->pending_count += slot->kind == KZ_SLOT_REQUEST;
         views->waiting_count += slot->kind == KZ_SLOT_DELIVERY;
@@ -62,10 +61,12 @@ static bool rebuild_links(struct kz_views *views)
     return linked == views->linked_count;
 }
 
-static bool rebuild_keys(const struct kz_views *views)
+static bool rebuild_runs(const struct kz_views *views)
 {
-    for (unsigned units = 0; units < KZ_KEY_CLASSES; units++) {
-        if (views->key_free[units] >= views->keys.end)
+    for (unsigned units = 0; units < KZ_RUN_CLASSES; units++) {
+        uint32_t run = views->run_free[units];
+
+        if (run && !kz_views_run_exists(views, run, units))
             return false;
     }
     return true;
@@ -77,5 +78,5 @@ bool kz_views_rebuild(struct kz_views *views)
             views->slot_free >= views->slots.end || views->link_free >= views->links.end)
         return false;
     return rebuild_users(views) && rebuild_slots(views) && rebuild_links(views) &&
-           rebuild_keys(views);
+           rebuild_runs(views);
 }

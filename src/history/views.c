@@ -7,14 +7,14 @@ enum {
     USERS_SHIFT = 12,
     SLOTS_SHIFT = 13,
     LINKS_SHIFT = 11,
-    KEYS_SHIFT = 17,
+    RUNS_SHIFT = 17,
     TOMBSTONES_SHIFT = 10,
     SMALL_SHIFT = 4,
-    SMALL_KEYS_SHIFT = 13,
+    SMALL_RUNS_SHIFT = 13,
     DEAD_LETTERS_DEFAULT = 10000,
     ATTEMPTS_MAX = 64,
 };
-_Static_assert(KZ_KEY_UNITS_MAX <= 1 << SMALL_KEYS_SHIFT, "a key fits in a chunk");
+_Static_assert(KZ_RUN_UNITS_MAX <= 1 << SMALL_RUNS_SHIFT, "a key fits in a chunk");
 
 static struct kz_views *new_views(uint32_t dead_letters_max, bool small)
 {
@@ -24,7 +24,7 @@ static struct kz_views *new_views(uint32_t dead_letters_max, bool small)
     kz_pool_init(&views->users, sizeof(struct kz_user), small ? SMALL_SHIFT : USERS_SHIFT);
     kz_pool_init(&views->slots, sizeof(struct kz_slot), small ? SMALL_SHIFT : SLOTS_SHIFT);
     kz_pool_init(&views->links, sizeof(struct kz_link_node), small ? SMALL_SHIFT : LINKS_SHIFT);
-    kz_pool_init(&views->keys, KZ_KEY_UNIT, small ? SMALL_KEYS_SHIFT : KEYS_SHIFT);
+    kz_pool_init(&views->runs, KZ_RUN_UNIT, small ? SMALL_RUNS_SHIFT : RUNS_SHIFT);
     kz_pool_init(&views->tombstones, sizeof(struct kz_tombstone), TOMBSTONES_SHIFT);
     views->dead_letters.max = dead_letters_max;
     views->owner_hash = kz_owner_hash;
@@ -49,7 +49,7 @@ void kz_views_free(struct kz_views *views)
     kz_pool_done(&views->users);
     kz_pool_done(&views->slots);
     kz_pool_done(&views->links);
-    kz_pool_done(&views->keys);
+    kz_pool_done(&views->runs);
     kz_pool_done(&views->tombstones);
     kz_table_done(&views->by_owner);
     kz_table_done(&views->link_by_user);
@@ -111,7 +111,7 @@ void kz_views_prefetch_user(const struct kz_views *views, uint64_t owner)
 struct kz_user_key kz_views_key(const struct kz_views *views, uint32_t user)
 {
     const struct kz_user *u = kz_views_user(views, user);
-    const char *bytes = kz_pool_at(&views->keys, u->key_offset);
+    const char *bytes = kz_views_run_at(views, u->key_offset);
 
     return (struct kz_user_key){bytes[0], kz_str_n(bytes + 1, u->key_size - 1u)};
 }
@@ -166,42 +166,53 @@ uint32_t kz_views_next_user(const struct kz_views *views, uint32_t after)
     return 0;
 }
 
+/* ---- runs ------------------------------------------------------------------------------------ */
+
+void kz_views_run_free(struct kz_views *views, uint32_t run, uint32_t units)
+{
+    char *bytes = kz_views_run_at(views, run);
+
+    memset(bytes, 0, (size_t)units * KZ_RUN_UNIT); /* an erased id must not stay in memory */
+    if (units >= KZ_RUN_CLASSES)
+        return;
+    kz_store_u32(bytes, views->run_free[units]);
+    views->run_free[units] = run;
+}
+
+uint32_t kz_views_run_take(struct kz_views *views, uint32_t units)
+{
+    uint32_t run = units < KZ_RUN_CLASSES ? views->run_free[units] : 0;
+    uint32_t skipped = 0;
+
+    if (run) {
+        views->run_free[units] = kz_load_u32(kz_views_run_at(views, run));
+        memset(kz_views_run_at(views, run), 0, KZ_RUN_UNIT);
+        return run;
+    }
+    run = kz_pool_take(&views->runs, units, &skipped);
+    if (skipped)
+        kz_views_run_free(views, run - skipped, skipped);
+    return run;
+}
+
+bool kz_views_run_exists(const struct kz_views *views, uint32_t run, uint32_t units)
+{
+    return run && units && (uint64_t)run + units <= views->runs.end &&
+           run >> views->runs.shift == (run + units - 1) >> views->runs.shift;
+}
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 uint32_t kz_views_key_units(size_t id_size)
 {
-    return (uint32_t)((1 + id_size + KZ_KEY_UNIT - 1) / KZ_KEY_UNIT);
-}
-
-static void key_free(struct kz_views *views, uint32_t at, uint32_t units)
-{
-    char *bytes = kz_pool_at(&views->keys, at);
-
-    memset(bytes, 0, (size_t)units * KZ_KEY_UNIT); /* an erased id must not stay in memory */
-    if (units >= KZ_KEY_CLASSES)
-        return;
-    kz_store_u32(bytes, views->key_free[units]);
-    views->key_free[units] = at;
+    return (uint32_t)((1 + id_size + KZ_RUN_UNIT - 1) / KZ_RUN_UNIT);
 }
 
 static uint32_t key_put(struct kz_views *views, struct kz_user_key key)
 {
-    uint32_t units = kz_views_key_units(key.id.size);
-    uint32_t at = 0;
-    char *bytes;
+    uint32_t at = kz_views_run_take(views, kz_views_key_units(key.id.size));
+    char *bytes = kz_views_run_at(views, at);
 
-    if (units < KZ_KEY_CLASSES && views->key_free[units]) {
-        at = views->key_free[units];
-        views->key_free[units] = kz_load_u32(kz_pool_at(&views->keys, at));
-        memset(kz_pool_at(&views->keys, at), 0, KZ_KEY_UNIT);
-    } else {
-        uint32_t skipped = 0;
-
-        at = kz_pool_take(&views->keys, units, &skipped);
-        if (skipped)
-            key_free(views, at - skipped, skipped);
-    }
-    bytes = kz_pool_at(&views->keys, at);
     bytes[0] = key.kind;
     if (key.id.size)
         memcpy(bytes + 1, key.id.ptr, key.id.size);
@@ -275,7 +286,7 @@ void kz_views_remove_user(struct kz_views *views, uint32_t user)
 
     KZ_BUG_ON(u->slots || kz_views_link_of(views, user));
     kz_table_remove(&views->by_owner, u->owner, user);
-    key_free(views, u->key_offset, kz_views_key_units(u->key_size - 1u));
+    kz_views_run_free(views, u->key_offset, kz_views_key_units(u->key_size - 1u));
     views->user_count--;
     kz_views_put_gone(views, user);
 }
@@ -292,7 +303,7 @@ struct kz_views_stats kz_views_stats(const struct kz_views *views)
     stats.dead_letters = views->dead_letters.count;
     stats.tombstones = views->tombstones.end - 1;
     stats.bytes = sizeof(*views) + kz_pool_bytes(&views->users) + kz_pool_bytes(&views->slots) +
-                  kz_pool_bytes(&views->links) + kz_pool_bytes(&views->keys) +
+                  kz_pool_bytes(&views->links) + kz_pool_bytes(&views->runs) +
                   kz_pool_bytes(&views->tombstones) + kz_table_bytes(&views->by_owner) +
                   kz_table_bytes(&views->link_by_user) + kz_table_bytes(&views->tombstone_by_hash) +
                   views->dead_letters.capacity * sizeof(struct kz_dead_letter);

@@ -20,9 +20,9 @@
 struct kz_views;
 
 enum {
-    KZ_VIEWS_TIMES_MAX = 64 * KZ_TIMES_PER_SLOT, /* hits or deliveries kept of a (user, name) */
-    KZ_VIEWS_CAP_TIMES_MAX = 100000,             /* deliveries kept of an action in total */
-    KZ_VIEWS_CONTROLS_MAX = 4096,                /* operator's words; past that the oldest goes */
+    KZ_VIEWS_TIMES_MAX = 320,        /* hits or deliveries kept of a (user, name) */
+    KZ_VIEWS_CAP_TIMES_MAX = 100000, /* deliveries kept of an action in total */
+    KZ_VIEWS_CONTROLS_MAX = 4096,    /* operator's words; past that the oldest goes */
     KZ_VIEWS_INDEX_REST = 65536,
 };
 
@@ -129,6 +129,11 @@ const struct kz_slot *kz_views_slot_next(const struct kz_views *views, const str
 const struct kz_slot *kz_views_slot_any(const struct kz_views *views, uint32_t user);
 const struct kz_slot *kz_views_slot_any_next(
         const struct kz_views *views, const struct kz_slot *slot);
+/* Appends the user's slots as bytes, `next` 0 and times as struct kz_times, those that are wanted.
+ * Gives the count. */
+size_t kz_views_put_slots(const struct kz_views *views, uint32_t user,
+        bool (*want)(const void *arg, const struct kz_slot *slot), const void *arg,
+        struct kz_buf *out);
 /* The pending request, the waiting delivery with this seq; NULL where there is none. */
 const struct kz_slot *kz_views_request(
         const struct kz_views *views, uint32_t user, uint64_t request_seq);

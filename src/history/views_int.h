@@ -8,9 +8,9 @@
 #include "history/views.h"
 
 enum {
-    KZ_KEY_UNIT = 8, /* the key store is addressed in units of 8 bytes */
-    KZ_KEY_UNITS_MAX = (1 + UINT16_MAX + KZ_KEY_UNIT - 1) / KZ_KEY_UNIT,
-    KZ_KEY_CLASSES = 40, /* free runs by size in units; larger ones are not reused */
+    KZ_RUN_UNIT = 8, /* the store of runs is addressed in units of 8 bytes */
+    KZ_RUN_UNITS_MAX = (1 + UINT16_MAX + KZ_RUN_UNIT - 1) / KZ_RUN_UNIT,
+    KZ_RUN_CLASSES = KZ_VIEWS_TIMES_MAX + 1, /* free ones by size; larger ones are not reused */
 };
 
 /* Who is who. A user that is linked, or that others are linked to, has one.
@@ -67,8 +67,8 @@ struct kz_views {
     uint32_t gone_first, gone_last, gone_count; /* first in, first out */
     uint32_t user_count;
 
-    struct kz_pool keys;               /* units */
-    uint32_t key_free[KZ_KEY_CLASSES]; /* by units; a free run's first 4 bytes are the next */
+    struct kz_pool runs;               /* of units: users' keys, and times that a slot can't hold */
+    uint32_t run_free[KZ_RUN_CLASSES]; /* by units; a free run's first 4 bytes are the next */
 
     struct kz_pool slots; /* struct kz_slot; kind FREE: `next` is the next free */
     uint32_t slot_free;
@@ -108,6 +108,15 @@ enum kz_code kz_views_ensure_owner(struct kz_views *views, uint64_t owner, struc
 void kz_views_remove_user(struct kz_views *views, uint32_t user);
 void kz_views_put_gone(struct kz_views *views, uint32_t user);
 uint32_t kz_views_key_units(size_t id_size);
+/* `units` fresh units in a row, zeroed, and back again. They lie within one chunk (V3). */
+uint32_t kz_views_run_take(struct kz_views *views, uint32_t units);
+void kz_views_run_free(struct kz_views *views, uint32_t run, uint32_t units);
+static inline void *kz_views_run_at(const struct kz_views *views, uint32_t run)
+{
+    return kz_pool_at(&views->runs, run);
+}
+/* Whether these units are within the store and one chunk of it. */
+bool kz_views_run_exists(const struct kz_views *views, uint32_t run, uint32_t units);
 
 /* slots.c */
 static inline struct kz_slot *kz_views_slot_at(const struct kz_views *views, uint32_t slot)
@@ -125,12 +134,24 @@ void kz_views_slot_remove(struct kz_views *views, uint32_t user, struct kz_slot 
 void kz_views_slots_free(struct kz_views *views, uint32_t user);
 /* Moves the slot to another user's list. */
 void kz_views_slot_move(struct kz_views *views, uint32_t from, uint32_t to, struct kz_slot *slot);
-/* Adds `count` times, forgets those before `horizon_ms`, keeps the newest KZ_VIEWS_TIMES_MAX. */
-void kz_views_times_add(struct kz_views *views, uint32_t user, uint64_t name, const int64_t *at_ms,
-        size_t count, int64_t horizon_ms);
-/* Newest first; gives the count. */
-size_t kz_views_times_get(const struct kz_views *views, uint32_t user, uint64_t name,
-        int64_t out[KZ_VIEWS_TIMES_MAX]);
+
+/* times.c */
+/* Adds a time (0 is none), forgets those before `horizon_ms`, keeps the newest KZ_VIEWS_TIMES_MAX. */
+void kz_views_times_add(
+        struct kz_views *views, uint32_t user, uint64_t name, int64_t at_ms, int64_t horizon_ms);
+/* Adds what another user's slot has. */
+void kz_views_times_merge(struct kz_views *views, uint32_t user, const struct kz_slot *from);
+/* Adds what a slot has as bytes. */
+void kz_views_times_decode(struct kz_views *views, uint32_t user, const struct kz_slot *from);
+/* The `index`th newest of the slot's; index < slot->ring.count. */
+int64_t kz_views_times_at(const struct kz_views *views, const struct kz_slot *slot, size_t index);
+/* As bytes: those from the `index`th newest on. */
+struct kz_times kz_views_times_encode(
+        const struct kz_views *views, const struct kz_slot *slot, size_t index);
+/* Gives back what the slot has outside of itself. */
+void kz_views_times_free(struct kz_views *views, struct kz_slot *slot);
+/* Whether the ring is one that can be: of a slot that was loaded. */
+bool kz_views_times_valid(const struct kz_views *views, const struct kz_slot *slot);
 /* The name of an action's KZ_SLOT_TIMES: other than a count rule's of the same name. */
 static inline uint64_t kz_views_cap_name(uint64_t action)
 {

@@ -220,27 +220,30 @@ static const struct kz_record *find(const struct kz_rowstate_encode *what, uint6
     return record || !what->before ? record : kz_rowstate_record(what->before, seq);
 }
 
+static bool is_wanted(const void *arg, const struct kz_slot *slot)
+{
+    const struct kz_rowstate_encode *what = arg;
+
+    return is_kept(slot->kind) && !is_over(slot, what->now_ms);
+}
+
 /* The slots, and into `seqs` what they lean on. */
 static uint32_t put_slots(
         const struct kz_rowstate_encode *what, struct kz_buf *out, struct kz_buf *seqs)
 {
-    const struct kz_slot *slot = kz_views_slot_any(what->views, what->user);
-    uint32_t count = 0;
+    size_t start = out->size;
+    size_t count = kz_views_put_slots(what->views, what->user, is_wanted, what, out);
 
-    for (; slot; slot = kz_views_slot_any_next(what->views, slot)) {
-        struct kz_slot copy = *slot;
+    for (size_t i = 0; i < count; i++) {
+        struct kz_slot slot;
 
-        if (!is_kept(slot->kind) || is_over(slot, what->now_ms))
-            continue;
-        copy.next = 0;
-        kz_buf_put(out, &copy, sizeof(copy));
-        count++;
-        if (slot->kind == KZ_SLOT_PREDICTION)
-            kz_buf_u64(seqs, slot->prediction.result);
-        else if (slot->kind == KZ_SLOT_DELIVERY)
-            kz_buf_u64(seqs, slot->delivery.decision_lsn);
+        memcpy(&slot, out->data + start + i * sizeof(slot), sizeof(slot));
+        if (slot.kind == KZ_SLOT_PREDICTION)
+            kz_buf_u64(seqs, slot.prediction.result);
+        else if (slot.kind == KZ_SLOT_DELIVERY)
+            kz_buf_u64(seqs, slot.delivery.decision_lsn);
     }
-    return count;
+    return (uint32_t)count;
 }
 
 void kz_rowstate_encode(const struct kz_rowstate_encode *what, struct kz_buf *out)
@@ -362,17 +365,15 @@ static enum kz_code apply_merge(struct kz_views *views, uint64_t owner, struct k
     return rc;
 }
 
+static bool is_kept_slot(const void *arg, const struct kz_slot *slot)
+{
+    (void)arg;
+    return is_kept(slot->kind);
+}
+
 void kz_rowstate_slots(const struct kz_views *views, uint32_t user, struct kz_buf *out)
 {
-    const struct kz_slot *slot = kz_views_slot_any(views, user);
-
-    for (; slot; slot = kz_views_slot_any_next(views, slot)) {
-        struct kz_slot copy = *slot;
-
-        copy.next = 0;
-        if (is_kept(slot->kind))
-            kz_buf_put(out, &copy, sizeof(copy));
-    }
+    (void)kz_views_put_slots(views, user, is_kept_slot, NULL, out);
 }
 
 /* The runs of events are the request's to say, so they come last. */
