@@ -17,6 +17,15 @@ struct kz_source {
     kz_lsn head; /* newest record on the chain; 0 where there is none */
 };
 
+/* A place between two commits of a log, and what it is known by again: the log's id, and the CRC of
+ * the frame that ends there, in which those of all frames before it are chained. Whoever keeps what
+ * follows from a log keeps its mark, so that it is not believed beside another log. */
+struct kz_log_mark {
+    kz_lsn position; /* 0: none */
+    uint32_t crc;    /* 0 where no frame is before it */
+    uint8_t log_id[16];
+};
+
 struct kz_history_query {
     const struct kz_source *sources;
     size_t source_count;

@@ -47,9 +47,12 @@ struct header {
     uint32_t gone_first, gone_last, gone_count;
     uint32_t slot_free, link_free;
     uint32_t run_free[KZ_RUN_CLASSES];
+    uint32_t log_crc; /* struct kz_log_mark, as `position` is */
+    uint32_t zero;
+    uint8_t log_id[16];
     char project_name[128]; /* for messages; cut */
 };
-_Static_assert(sizeof(struct header) == 1512, "on disk");
+_Static_assert(sizeof(struct header) == 1536, "on disk");
 _Static_assert(offsetof(struct header, crc) == CRC_OFFSET, "on disk");
 
 struct block {
@@ -140,8 +143,8 @@ static enum kz_code put_block(
     return put(w, data, size);
 }
 
-static enum kz_code put_header(struct writer *w, const struct kz_views *views, kz_lsn position,
-        const char *project, size_t globals_size)
+static enum kz_code put_header(struct writer *w, const struct kz_views *views,
+        const struct kz_log_mark *mark, const char *project, size_t globals_size)
 {
     struct header header = {
             .version = KZ_CHECKPOINT_VERSION,
@@ -149,7 +152,8 @@ static enum kz_code put_header(struct writer *w, const struct kz_views *views, k
             .item_sizes = item_sizes(),
             .seq = views->seq,
             .lsn = views->lsn,
-            .position = position,
+            .position = mark->position,
+            .log_crc = mark->crc,
             .project = kz_hash_str(kz_str(project)),
             .globals_size = globals_size,
             .gone_first = views->gone_first,
@@ -163,17 +167,18 @@ static enum kz_code put_header(struct writer *w, const struct kz_views *views, k
     for (unsigned i = 0; i < 4; i++)
         header.ends[i] = pool_of(views, i)->end;
     memcpy(header.run_free, views->run_free, sizeof(header.run_free));
+    memcpy(header.log_id, mark->log_id, sizeof(header.log_id));
     (void)snprintf(header.project_name, sizeof(header.project_name), "%s", project);
     header.crc = kz_crc32c(0, &header, sizeof(header));
     return put(w, &header, sizeof(header));
 }
 
-static enum kz_code put_all(struct writer *w, const struct kz_views *views, kz_lsn position,
-        const char *project, const struct kz_buf *globals)
+static enum kz_code put_all(struct writer *w, const struct kz_views *views,
+        const struct kz_log_mark *mark, const char *project, const struct kz_buf *globals)
 {
     struct footer footer = {0};
 
-    KZ_TRY(put_header(w, views, position, project, globals->size));
+    KZ_TRY(put_header(w, views, mark, project, globals->size));
     for (unsigned section = 0; section < GLOBALS_SECTION; section++) {
         const struct kz_pool *pool = pool_of(views, section);
 
@@ -191,8 +196,8 @@ static enum kz_code put_all(struct writer *w, const struct kz_views *views, kz_l
 }
 
 static enum kz_code write_file(struct kz_fs *fs, const char *path, const struct kz_views *views,
-        kz_lsn position, const char *project, const atomic_bool *cancel, uint64_t *ret_size,
-        struct kz_err *err)
+        const struct kz_log_mark *mark, const char *project, const atomic_bool *cancel,
+        uint64_t *ret_size, struct kz_err *err)
 {
     KZ_AUTO(kz_file_closep) struct kz_file *file = NULL;
     struct kz_buf globals = {0};
@@ -202,7 +207,7 @@ static enum kz_code write_file(struct kz_fs *fs, const char *path, const struct 
     KZ_TRY(fs->ops->open(fs, path, KZ_OPEN_WRITE | KZ_OPEN_CREATE | KZ_OPEN_TRUNCATE, &file, err));
     kz_views_globals_encode(views, &globals);
     w.file = w.trickle.file = file;
-    code = put_all(&w, views, position, project, &globals);
+    code = put_all(&w, views, mark, project, &globals);
     kz_buf_done(&globals);
     if (code == KZ_OK)
         *ret_size = w.at;
@@ -275,7 +280,7 @@ static void remove_old(struct kz_fs *fs, const char *dir)
 }
 
 enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct kz_views *views,
-        kz_lsn position, const char *project, const atomic_bool *cancel,
+        const struct kz_log_mark *mark, const char *project, const atomic_bool *cancel,
         struct kz_checkpoint_info *ret_info, struct kz_err *err)
 {
     char name[64], path[PATH_SIZE_MAX], temporary[PATH_SIZE_MAX];
@@ -286,7 +291,7 @@ enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct 
     KZ_TRY(path_of(path, dir, name, err));
     (void)snprintf(name, sizeof(name), "ckpt-%016" PRIx64 ".kzc.tmp", views->seq);
     KZ_TRY(path_of(temporary, dir, name, err));
-    code = write_file(fs, temporary, views, position, project, cancel, &size, err);
+    code = write_file(fs, temporary, views, mark, project, cancel, &size, err);
     if (code == KZ_OK)
         code = fs->ops->rename(fs, temporary, path, err);
     if (code != KZ_OK) {
@@ -299,8 +304,32 @@ enum kz_code kz_checkpoint_save(struct kz_fs *fs, const char *dir, const struct 
     remove_old(fs, dir);
     if (ret_info)
         *ret_info = (struct kz_checkpoint_info){
-                .position = position, .seq = views->seq, .size_bytes = size};
+                .mark = *mark, .seq = views->seq, .size_bytes = size};
     return KZ_OK;
+}
+
+static void add_path(void *arg, const char *name)
+{
+    if (is_checkpoint(name) || is_leftover(name))
+        kz_buf_put(arg, name, strlen(name) + 1);
+}
+
+enum kz_code kz_checkpoint_forget(struct kz_fs *fs, const char *dir, struct kz_err *err)
+{
+    struct kz_buf names = {0};
+    char path[PATH_SIZE_MAX];
+    enum kz_code code = fs->ops->list(fs, dir, add_path, &names, err);
+
+    for (const char *name = names.data;
+            code == KZ_OK && names.size && name < names.data + names.size;
+            name += strlen(name) + 1) {
+        code = path_of(path, dir, name, err);
+        if (code == KZ_OK)
+            code = fs->ops->unlink(fs, path, err);
+    }
+    kz_buf_done(&names);
+    KZ_TRY(code);
+    return fs->ops->sync_dir(fs, dir, err);
 }
 
 /* ---- loading --------------------------------------------------------------------------------- */
@@ -467,7 +496,8 @@ static enum kz_code load_file(struct kz_fs *fs, const char *path, const char *pr
     KZ_TRY(get_header(&r, project, &header));
     views = kz_views_new(dead_letters_max);
     KZ_TRY(get_all(&r, views, &header));
-    ret_info->position = header.position;
+    ret_info->mark = (struct kz_log_mark){.position = header.position, .crc = header.log_crc};
+    memcpy(ret_info->mark.log_id, header.log_id, sizeof(header.log_id));
     ret_info->seq = header.seq;
     ret_info->size_bytes = r.size;
     *ret_views = kz_take(&views);

@@ -29,8 +29,9 @@ static void more(struct fake_log *log)
 
 static enum kz_code save(struct kz_fs *fs, const struct fake_log *log)
 {
-    return kz_checkpoint_save(
-            fs, "/", log->views, kz_views_lsn(log->views) + 8, "shop", NULL, NULL, NULL);
+    struct kz_log_mark mark = {.position = kz_views_lsn(log->views) + 8};
+
+    return kz_checkpoint_save(fs, "/", log->views, &mark, "shop", NULL, NULL, NULL);
 }
 
 struct listing {
@@ -60,13 +61,17 @@ static void what_was_saved_is_loaded(void **state)
     struct fake_log log;
     struct kz_views *views = NULL;
     struct kz_checkpoint_info saved, loaded;
+    struct kz_log_mark mark = {
+            .position = KZ_LSN(3, 4096), .crc = 0xcafe1234, .log_id = "sixteen bytes..."};
     struct kz_err err = {0};
 
     (void)state;
     fill(&log, 1000);
-    must(kz_checkpoint_save(fs, "/", log.views, KZ_LSN(3, 4096), "shop", NULL, &saved, &err), &err);
+    must(kz_checkpoint_save(fs, "/", log.views, &mark, "shop", NULL, &saved, &err), &err);
     must(kz_checkpoint_load(fs, "/", "shop", 8, &views, &loaded, &err), &err);
-    assert_true(loaded.position == KZ_LSN(3, 4096));
+    assert_true(loaded.mark.position == KZ_LSN(3, 4096));
+    assert_true(loaded.mark.crc == 0xcafe1234);
+    assert_memory_equal(loaded.mark.log_id, "sixteen bytes...", 16);
     assert_int_equal(loaded.seq, log.seq);
     assert_int_equal(loaded.size_bytes, saved.size_bytes);
     assert_true(kz_views_hash(views) == kz_views_hash(log.views));
@@ -290,6 +295,7 @@ static void a_million_users_fit_and_start_fast(void **state)
 {
     struct kz_views *views = kz_views_new(0), *loaded = NULL;
     struct kz_checkpoint_info info = {0};
+    struct kz_log_mark mark = {.position = 64};
     struct kz_err err = {0};
     char dir[] = "/tmp/kz-checkpoint-XXXXXX", command[64];
     enum { USERS = 1000000 };
@@ -325,7 +331,7 @@ static void a_million_users_fit_and_start_fast(void **state)
     assert_int_equal(kz_views_stats(views).users, USERS);
     assert_true(kz_views_stats(views).bytes / USERS <= 220);
     from = kz_clock_us();
-    must(kz_checkpoint_save(kz_fs_posix(), dir, views, 64, "shop", NULL, &info, &err), &err);
+    must(kz_checkpoint_save(kz_fs_posix(), dir, views, &mark, "shop", NULL, &info, &err), &err);
     save_s = seconds_since(from);
     from = kz_clock_us();
     must(kz_checkpoint_load(kz_fs_posix(), dir, "shop", 0, &loaded, &info, &err), &err);

@@ -162,6 +162,7 @@ static void a_checkpoint_and_the_rest_give_what_the_whole_log_gives(void **state
         KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(seed);
         struct kz_views *fresh = kz_views_new(8), *loaded = NULL;
         struct kz_checkpoint_info info;
+        struct kz_log_mark mark = {0};
         struct kz_err err = {0};
         struct world w;
         size_t middle = 0;
@@ -174,9 +175,8 @@ static void a_checkpoint_and_the_rest_give_what_the_whole_log_gives(void **state
             if (i != STEPS / 2)
                 continue;
             middle = w.log.count;
-            must(kz_checkpoint_save(fs, "/", w.log.views, kz_views_lsn(w.log.views) + 8, "shop",
-                         NULL, NULL, &err),
-                    &err);
+            mark.position = kz_views_lsn(w.log.views) + 8;
+            must(kz_checkpoint_save(fs, "/", w.log.views, &mark, "shop", NULL, NULL, &err), &err);
         }
         fake_check(&w.log);
         fake_replay(&w.log, 0, fresh);

@@ -416,6 +416,15 @@ kz_lsn kz_log_end(const struct kz_log *log)
     return atomic_load_explicit(&log->end, memory_order_acquire);
 }
 
+struct kz_log_mark kz_log_mark(const struct kz_log *log)
+{
+    /* A segment that has no frame yet has the CRC of the one before it. */
+    struct kz_log_mark mark = {.position = kz_log_end(log), .crc = log->current->last_crc};
+
+    memcpy(mark.log_id, log->id, sizeof(mark.log_id));
+    return mark;
+}
+
 uint64_t kz_log_seq_last(const struct kz_log *log)
 {
     return atomic_load_explicit(&log->seq_last, memory_order_acquire);

@@ -31,9 +31,10 @@ struct kz_log_options {
     uint64_t segment_size_bytes; /* 0: 256 MiB */
     uint64_t reserve_bytes;      /* 0: none (tests) */
     uint64_t keys_bytes_max;     /* memory of the filter over all keys; 0: 256 MiB */
-    /* What a checkpoint covers, 0 for nothing: segments wholly below are not verified again, and a
-     * log that ends before it is refused as corrupt. */
-    kz_lsn verify_from;
+    /* What a checkpoint covers, 0 for nothing: segments wholly below are not verified again, a log
+     * that ends before it is refused as corrupt, and one that was another there with KZ_CONFLICT,
+     * nothing changed. */
+    struct kz_log_mark covered;
     int64_t behind_ms; /* the most that ts lies before at_ms (max_behind); 0: 24 h */
     bool read_only;    /* sql, dump, backup beside a running process: no lock, no repair */
     bool sync_inline;  /* tests, virtual time: commit returns durable, no sync thread */
@@ -88,6 +89,8 @@ uint64_t kz_log_room(const struct kz_log *log);
 kz_lsn kz_log_durable(const struct kz_log *log);
 /* Where the next record will be at the earliest: all committed records are below it. */
 kz_lsn kz_log_end(const struct kz_log *log);
+/* The end as a mark. Writer only. */
+struct kz_log_mark kz_log_mark(const struct kz_log *log);
 uint64_t kz_log_seq_last(const struct kz_log *log);
 /* KZ_OK, or why the log has stopped. Any thread. */
 enum kz_code kz_log_health(const struct kz_log *log, struct kz_err *err);

@@ -9,10 +9,12 @@
  *  R2  What is cut is zeroed, durably, before anything is written: no bytes of a former tail are
  *      ever behind the end of the log.
  *  R3  What no intact frame says was durable is written once more before it is synced: the process
- * may have ended after a sync that failed, and then the kernel takes the pages for clean although
- * they are not on the disk, and a second sync succeeds and does nothing. R4  Later segments go from
- * the last to the first, each durably, so that a crash in recovery leaves a log that recovers the
- * same way.
+ *      may have ended after a sync that failed, and then the kernel takes the pages for clean
+ *      although they are not on the disk, and a second sync succeeds and does nothing.
+ *  R4  Later segments go from the last to the first, each durably, so that a crash in recovery
+ *      leaves a log that recovers the same way.
+ *  R5  A checkpoint is believed beside the log that it was made of and no other: where its mark is,
+ *      the log has the same chain. Inside a sealed segment that cannot be seen, and is a no.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +45,18 @@ struct recovery {
     uint32_t last_crc;
     uint64_t seq_next;
     kz_lsn durable; /* the highest address that the chain says was durable */
+    /* What the log has where the checkpoint's mark is. */
+    bool has_mark;
+    uint32_t mark_crc;
 };
+
+static void see_mark(struct recovery *r, kz_lsn position, uint32_t crc)
+{
+    if (position != r->log->options.covered.position)
+        return;
+    r->has_mark = true;
+    r->mark_crc = crc;
+}
 
 /* ---- what is in the directory -----------------------------------------------------------------
  */
@@ -152,6 +165,7 @@ static enum kz_code open_all(struct recovery *r, struct kz_err *err)
             return kz_fail(err, KZ_CORRUPT, "segment %08x in \"%s\" belongs to another log", number,
                     log->dir);
         memcpy(log->id, header->log_id, sizeof(log->id));
+        see_mark(r, header->end, header->last_crc);
         r->has_id = true;
         r->seq_next = header->seq_last + 1;
         r->last = i;
@@ -213,7 +227,7 @@ static enum kz_code walk(struct recovery *r, size_t index, struct kz_err *err)
     struct kz_log *log = r->log;
     struct kz_segment *seg = r->segments[index];
     /* What a checkpoint covers was verified when it was made; fsck reads it again. */
-    bool trusted = KZ_LSN_SEGMENT(log->options.verify_from) > seg->number;
+    bool trusted = KZ_LSN_SEGMENT(log->options.covered.position) > seg->number;
     uint32_t at = KZ_SEGMENT_HEADER_SIZE;
 
     r->durable = KZ_MAX(r->durable, seg->header.durable);
@@ -222,6 +236,7 @@ static enum kz_code walk(struct recovery *r, size_t index, struct kz_err *err)
     for (;;) {
         const struct kz_frame *frame = kz_frame_at(seg, at);
 
+        see_mark(r, KZ_LSN(seg->number, at), seg->last_crc);
         if (!frame || frame->prev_crc != seg->last_crc || frame->first_seq != r->seq_next)
             break;
         if (!trusted && kz_frame_crc(log->id, KZ_LSN(seg->number, at), frame) != frame->crc)
@@ -309,6 +324,14 @@ static enum kz_code fail_lost(struct recovery *r, kz_lsn claim, struct kz_err *e
 {
     const struct kz_segment *seg = r->segments[r->last];
 
+    if (claim == r->log->options.covered.position) {
+        (void)kz_fail(err, KZ_CORRUPT,
+                "\"%s\" ends at byte %u: a checkpoint knows the log up to %08x:%08x",
+                seg->file->path, r->offset, KZ_LSN_SEGMENT(claim), KZ_LSN_OFFSET(claim));
+        return kz_hint(err,
+                "nothing was changed; run kizashi fsck, and restore from a backup. If this is an "
+                "older log put here on purpose, remove \"views\" beside it");
+    }
     (void)kz_fail(err, KZ_CORRUPT,
             "\"%s\" is damaged at byte %u: what follows was durable up to %08x:%08x",
             seg->file->path, r->offset, KZ_LSN_SEGMENT(claim), KZ_LSN_OFFSET(claim));
@@ -320,7 +343,7 @@ static enum kz_code check_behind(
         struct recovery *r, uint32_t *ret_used, uint64_t *ret_torn, struct kz_err *err)
 {
     kz_lsn end = KZ_LSN(r->segments[r->last]->number, r->offset);
-    kz_lsn highest = r->log->options.verify_from;
+    kz_lsn highest = r->log->options.covered.position;
     kz_lsn claim;
     uint32_t used;
 
@@ -357,7 +380,7 @@ static enum kz_code remove_segment(struct recovery *r, size_t index, struct kz_e
 static enum kz_code write_again(struct recovery *r, struct kz_segment *seg, struct kz_err *err)
 {
     uint32_t end = atomic_load_explicit(&seg->end, memory_order_relaxed);
-    kz_lsn durable = KZ_MAX(r->durable, r->log->options.verify_from);
+    kz_lsn durable = KZ_MAX(r->durable, r->log->options.covered.position);
     uint32_t from = 0;
 
     if (KZ_LSN_SEGMENT(durable) > seg->number)
@@ -445,7 +468,7 @@ static enum kz_code check_headless(struct recovery *r, struct kz_err *err)
     if (seg->file_size > KZ_SEGMENT_HEADER_SIZE)
         look_behind(r, seg, KZ_SEGMENT_HEADER_SIZE, &claim, &used);
     if (used > KZ_SEGMENT_HEADER_SIZE || r->raw_at + 1 < r->count ||
-            KZ_LSN_SEGMENT(r->log->options.verify_from) >= seg->number)
+            KZ_LSN_SEGMENT(r->log->options.covered.position) >= seg->number)
         return fail_corrupt(r, r->raw_at, 0, "its header cannot be read", err);
     return r->log->options.read_only ? KZ_OK : remove_segment(r, r->raw_at, err);
 }
@@ -456,7 +479,7 @@ static enum kz_code check_headless(struct recovery *r, struct kz_err *err)
 static enum kz_code check_none_lost(const struct recovery *r, struct kz_err *err)
 {
     uint32_t next = r->count ? r->found[r->count - 1].number + 1 : 1;
-    kz_lsn known = r->log->options.verify_from;
+    kz_lsn known = r->log->options.covered.position;
 
     if (known <= KZ_LSN(next, KZ_SEGMENT_HEADER_SIZE))
         return KZ_OK;
@@ -478,6 +501,28 @@ static enum kz_code follow_chain(struct recovery *r, struct kz_err *err)
             return check_headless(r, err);
     }
     return KZ_OK;
+}
+
+/* R5. A log that ends before the mark is another case: it has lost what the checkpoint knows. */
+static enum kz_code check_mark(const struct recovery *r, struct kz_err *err)
+{
+    const struct kz_log_mark *mark = &r->log->options.covered;
+    const struct kz_segment *last = r->last < r->count ? r->segments[r->last] : NULL;
+    const char *why = NULL;
+    kz_lsn end;
+
+    if (!mark->position || !last)
+        return KZ_OK;
+    end = last->is_sealed ? kz_sealed_get_header(last->sealed)->end
+                          : KZ_LSN(last->number, r->offset);
+    if (memcmp(mark->log_id, r->log->id, sizeof(mark->log_id)) != 0)
+        why = "it is another log";
+    else if (r->has_mark ? r->mark_crc != mark->crc : mark->position < end)
+        why = "what it holds before that is not what it held";
+    if (!why)
+        return KZ_OK;
+    return kz_fail(err, KZ_CONFLICT, "the log in \"%s\" is not the one known up to %08x:%08x: %s",
+            r->log->dir, KZ_LSN_SEGMENT(mark->position), KZ_LSN_OFFSET(mark->position), why);
 }
 
 /* Where the filter over all keys begins: behind the last sealed segment that cannot say which it has. */
@@ -532,6 +577,7 @@ static enum kz_code recover_once(
     if (!log->options.read_only)
         cover_keys(r);
     KZ_TRY(follow_chain(r, err));
+    KZ_TRY(check_mark(r, err));
     if (r->last < r->count && !r->segments[r->last]->is_sealed) {
         KZ_TRY(check_behind(r, &used, &torn, err));
         if (!log->options.read_only)

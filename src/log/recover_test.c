@@ -156,11 +156,11 @@ static void test_log_that_ends_before_its_checkpoint_is_refused(void **state)
     (void)state;
     open_log(&f);
     put(&f, 1, 200);
-    options.verify_from = kz_log_end(f.log);
+    options.covered = kz_log_mark(f.log);
     close_log(&f);
     must(kz_log_open(&options, &f.log, &f.recovery, &err), &err);
     close_log(&f);
-    options.verify_from += 8;
+    options.covered.position += 8;
     assert_int_equal(kz_log_open(&options, &f.log, &f.recovery, &err), KZ_CORRUPT);
     kz_fs_sim_free(f.fs);
 }
@@ -177,7 +177,7 @@ static void test_log_whose_files_are_gone_is_not_begun_anew_under_its_checkpoint
     open_log(&f);
     for (uint64_t i = 0; i < 20; i++)
         put(&f, 1 + i % OWNERS, 100);
-    options.verify_from = kz_log_end(f.log);
+    options.covered = kz_log_mark(f.log);
     close_log(&f);
     must(f.fs->ops->rename(f.fs, "log/00000001.kzl", "log/away", &err), &err);
     assert_int_equal(kz_log_open(&options, &f.log, &f.recovery, &err), KZ_CORRUPT);
@@ -188,6 +188,92 @@ static void test_log_whose_files_are_gone_is_not_begun_anew_under_its_checkpoint
     must(kz_log_open(&options, &f.log, &f.recovery, &err), &err);
     assert_int_equal(count_records(f.log), 20);
     close_log(&f);
+    kz_fs_sim_free(f.fs);
+}
+
+static enum kz_code open_covered(struct fixture *f, struct kz_log_mark mark, struct kz_err *err)
+{
+    struct kz_log_options options = {.fs = f->fs,
+            .dir = "log",
+            .segment_size_bytes = SEGMENT,
+            .sync_inline = true,
+            .covered = mark};
+
+    return kz_log_open(&options, &f->log, &f->recovery, err);
+}
+
+static void test_log_with_another_past_was_believed_beside_a_checkpoint(void **state)
+{
+    struct fixture f = {.fs = new_sim(13)};
+    KZ_AUTO(kz_freep) char *copy = NULL, *now = NULL;
+    struct kz_log_mark mark, another;
+    struct kz_err err = {0};
+    size_t size, size_now;
+
+    (void)state;
+    open_log(&f);
+    for (int i = 0; i < 4; i++)
+        put(&f, 1, 100);
+    close_log(&f);
+    copy = load(f.fs, "log/00000001.kzl", &size);
+    open_log(&f);
+    put(&f, 1, 100);
+    put(&f, 1, 100);
+    mark = kz_log_mark(f.log);
+    put(&f, 1, 100);
+    close_log(&f);
+    must(open_covered(&f, mark, &err), &err); /* the same log, longer */
+    close_log(&f);
+
+    /* A copy from before, with other events since, of the same sizes and of others. */
+    store(f.fs, "log/00000001.kzl", copy, size, 0);
+    open_log(&f);
+    f.now_ms += 1000;
+    for (int i = 0; i < 5; i++)
+        put(&f, 2, 100);
+    close_log(&f);
+    free(kz_take(&copy));
+    copy = load(f.fs, "log/00000001.kzl", &size);
+    assert_int_equal(open_covered(&f, mark, &err), KZ_CONFLICT);
+    assert_non_null(strstr(err.message, "is not the one known up to 00000001:"));
+    another = mark;
+    another.position += 8; /* no commit ends there */
+    assert_int_equal(open_covered(&f, another, &err), KZ_CONFLICT);
+    another = mark;
+    another.log_id[3] ^= 1;
+    another.position = KZ_LSN(7, 4096); /* however far it went */
+    assert_int_equal(open_covered(&f, another, &err), KZ_CONFLICT);
+    assert_non_null(strstr(err.message, "another log"));
+    now = load(f.fs, "log/00000001.kzl", &size_now);
+    assert_int_equal(size_now, size);
+    assert_memory_equal(now, copy, size);
+    kz_fs_sim_free(f.fs);
+}
+
+static void test_mark_in_a_sealed_segment_holds_at_its_end_only(void **state)
+{
+    struct fixture f = {.fs = new_sim(14)};
+    struct kz_log_mark end, middle;
+    struct kz_log_seal seal = {.segments_max = 9};
+    struct kz_err err = {0};
+
+    (void)state;
+    open_log(&f);
+    put(&f, 1, 100);
+    middle = kz_log_mark(f.log);
+    put(&f, 1, 100);
+    end = kz_log_mark(f.log);
+    kz_log_roll(f.log);
+    put(&f, 1, 100);
+    seal.below = kz_log_end(f.log);
+    must(kz_log_seal(f.log, &seal, &err), &err);
+    assert_int_equal(seal.ret_sealed, 1);
+    close_log(&f);
+    must(open_covered(&f, end, &err), &err);
+    close_log(&f);
+    assert_int_equal(open_covered(&f, middle, &err), KZ_CONFLICT);
+    end.crc++;
+    assert_int_equal(open_covered(&f, end, &err), KZ_CONFLICT);
     kz_fs_sim_free(f.fs);
 }
 
@@ -243,6 +329,8 @@ int main(void)
             cmocka_unit_test(test_damage_before_durable_frames_is_never_cut),
             cmocka_unit_test(test_log_that_ends_before_its_checkpoint_is_refused),
             cmocka_unit_test(test_log_whose_files_are_gone_is_not_begun_anew_under_its_checkpoint),
+            cmocka_unit_test(test_log_with_another_past_was_believed_beside_a_checkpoint),
+            cmocka_unit_test(test_mark_in_a_sealed_segment_holds_at_its_end_only),
             cmocka_unit_test(test_fsck_sees_that_the_only_header_is_damaged),
             cmocka_unit_test(test_locked_and_newer_logs_are_refused),
     };

@@ -9,7 +9,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { HEADER_SIZE = 392, BLOCK_SIZE = 32, FOOTER_SIZE = 32, SIZE_MAX_BYTES = 256 << 10 };
+enum { HEADER_SIZE = 1536, BLOCK_SIZE = 32, FOOTER_SIZE = 32, SIZE_MAX_BYTES = 256 << 10 };
 
 static void set_crc(uint8_t *part, size_t size, size_t offset)
 {

@@ -89,11 +89,16 @@ static enum kz_code compare_views(
         problem(f, rc != KZ_OK ? err->message : info.warning);
         return KZ_OK;
     }
-    KZ_TRY(kz_offline_open_log(data, &reader, err));
+    rc = kz_offline_open_log(data, &info.mark, &reader, err);
+    if (rc == KZ_CONFLICT) {
+        problem(f, err->message);
+        return KZ_OK;
+    }
+    KZ_TRY(rc);
     rc = views_of_log(reader.reader, project->limits.dead_letters_max, &made, err);
     if (rc == KZ_OK)
         rc = reader.reader->ops->scan_all(
-                reader.reader, info.position, UINT64_MAX, apply_one, newest, err);
+                reader.reader, info.mark.position, UINT64_MAX, apply_one, newest, err);
     kz_offline_close_reader(&reader);
     KZ_TRY(rc);
     check_views(f, made, "made from the log");
@@ -241,7 +246,7 @@ static enum kz_code dump(struct dump *d, const char *data, const char *user, str
     struct kz_offline_reader reader;
     enum kz_code rc = KZ_OK;
 
-    KZ_TRY(kz_offline_open_log(data, &reader, err));
+    KZ_TRY(kz_offline_open_log(data, NULL, &reader, err));
     if (user)
         rc = find_owners(d, reader.reader, user, err);
     if (rc == KZ_OK)

@@ -304,7 +304,7 @@ static enum kz_code must_be_fresh(const char *data, struct kz_err *err)
     struct kz_offline_reader reader;
     uint64_t records;
     struct kz_err inner;
-    enum kz_code rc = kz_offline_open_log(data, &reader, &inner);
+    enum kz_code rc = kz_offline_open_log(data, NULL, &reader, &inner);
 
     if (rc == KZ_NOT_FOUND)
         return KZ_OK;

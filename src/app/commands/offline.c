@@ -445,13 +445,15 @@ enum kz_code kz_offline_finish(struct kz_offline *offline, struct kz_err *err)
 
 /* ---- reading -------------------------------------------------------------------------------------- */
 
-enum kz_code kz_offline_open_log(
-        const char *data_dir, struct kz_offline_reader *ret_reader, struct kz_err *err)
+enum kz_code kz_offline_open_log(const char *data_dir, const struct kz_log_mark *covered,
+        struct kz_offline_reader *ret_reader, struct kz_err *err)
 {
     struct kz_offline_reader reader = {0};
     char dir[PATH_MAX];
     struct kz_log_options options = {.fs = kz_fs_posix(), .dir = dir, .read_only = true};
 
+    if (covered)
+        options.covered = *covered;
     snprintf(dir, sizeof(dir), "%s/log", data_dir);
     if (!kz_fs_exists(options.fs, dir)) {
         (void)kz_fail(err, KZ_NOT_FOUND, "there is no data in \"%s\"", data_dir);
@@ -487,9 +489,16 @@ enum kz_code kz_offline_open_reader(const struct kz_project *project, const char
         return rc;
     if (rc != KZ_OK)
         views = kz_views_new(project->limits.dead_letters_max);
-    KZ_TRY(kz_offline_open_log(data_dir, &reader, err));
+    rc = kz_offline_open_log(data_dir, &info.mark, &reader, err);
+    if (rc == KZ_CONFLICT) { /* the checkpoint is of another log */
+        kz_views_free(views);
+        views = kz_views_new(project->limits.dead_letters_max);
+        info.mark.position = 0;
+        rc = kz_offline_open_log(data_dir, NULL, &reader, err);
+    }
+    KZ_TRY(rc);
     rc = reader.reader->ops->scan_all(
-            reader.reader, info.position, UINT64_MAX, apply_one, views, err);
+            reader.reader, info.mark.position, UINT64_MAX, apply_one, views, err);
     if (rc != KZ_OK) {
         kz_offline_close_reader(&reader);
         return kz_wrap(err, "reading the log after the checkpoint");

@@ -69,9 +69,10 @@ struct kz_offline_reader {
 };
 KZ_MUST_USE enum kz_code kz_offline_open_reader(const struct kz_project *project,
         const char *data_dir, struct kz_offline_reader *ret_reader, struct kz_err *err);
-/* The log alone; `views` stays NULL. */
-KZ_MUST_USE enum kz_code kz_offline_open_log(
-        const char *data_dir, struct kz_offline_reader *ret_reader, struct kz_err *err);
+/* The log alone; `views` stays NULL. KZ_CONFLICT: it is not the one with that mark (NULL: any). */
+KZ_MUST_USE enum kz_code kz_offline_open_log(const char *data_dir,
+        const struct kz_log_mark *covered, struct kz_offline_reader *ret_reader,
+        struct kz_err *err);
 void kz_offline_close_reader(struct kz_offline_reader *reader);
 
 /* Keeps `up` out for as long as the file is open; `make`: also where there is no data yet. A backup has

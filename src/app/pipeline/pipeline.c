@@ -673,6 +673,27 @@ static int64_t newest_ms(struct kz_log *log)
     return at_ms;
 }
 
+/* The log that the checkpoint was made of, or without a checkpoint where the log is another. The
+ * views follow from the log, so what they said of the other is of no use here, and is removed. */
+static enum kz_code open_log(struct kz_pipeline *p, struct kz_log_options *options,
+        struct kz_checkpoint_info *info, struct kz_log_recovery *ret_recovery, struct kz_err *err)
+{
+    enum kz_code rc;
+
+    options->covered = info->mark;
+    rc = kz_log_open(options, &p->log, ret_recovery, err);
+    if (rc != KZ_CONFLICT)
+        return rc;
+    kz_diag_warn("the checkpoints are of another log: reading the whole log", "why=\"%s\"",
+            err->message);
+    KZ_TRY(kz_checkpoint_forget(p->options.fs, p->views_dir, err));
+    kz_views_free(p->views);
+    p->views = kz_views_new(p->project->limits.dead_letters_max);
+    *info = (struct kz_checkpoint_info){0};
+    options->covered = info->mark;
+    return kz_log_open(options, &p->log, ret_recovery, err);
+}
+
 /* Checkpoint, then the records after it. */
 static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
 {
@@ -694,26 +715,26 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
             p->project->limits.dead_letters_max, &p->views, &info, err);
 
     if (rc == KZ_CORRUPT) {
-        kz_diag_warn("no checkpoint is whole: reading the whole log", "error=\"%s\"", err->message);
+        kz_diag_warn(
+                "no checkpoint can be used: reading the whole log", "error=\"%s\"", err->message);
         rc = KZ_NOT_FOUND;
     }
     if (rc == KZ_NOT_FOUND)
         p->views = kz_views_new(p->project->limits.dead_letters_max);
     else if (rc != KZ_OK)
         return rc;
-    options.verify_from = info.position;
     if (info.fell_back)
         kz_diag_warn("the newest checkpoint is no good, took the one before", "why=\"%s\"",
                 info.warning);
-    KZ_TRY(kz_log_open(&options, &p->log, &recovery, err));
+    KZ_TRY(open_log(p, &options, &info, &recovery, err));
     kz_log_journal_init(&p->log_journal, p->log);
     p->journal = &p->log_journal.journal;
     p->reader = kz_log_reader(p->log);
-    rc = p->reader->ops->scan_all(p->reader, info.position, recovery.end, apply_one, p, err);
+    rc = p->reader->ops->scan_all(p->reader, info.mark.position, recovery.end, apply_one, p, err);
     if (rc != KZ_OK)
         return kz_wrap(err, "reading the log after the checkpoint");
     p->seq = recovery.seq_last;
-    p->upkeep.checkpoint_at = info.position;
+    p->upkeep.checkpoint_at = info.mark.position;
     p->now_ms = KZ_MAX(kz_views_clock_ms(p->views), newest_ms(p->log));
     p->virtual_ms = p->now_ms;
     kz_diag_info("log opened",

@@ -135,13 +135,13 @@ struct upkeep {
     void (*backup_done)(void *arg, enum kz_code code, const struct kz_err *err);
     void *backup_arg;
 
-    struct kz_views *checkpoint_views; /* being made */
-    kz_lsn checkpoint_until;           /* its position */
+    struct kz_views *checkpoint_views;   /* being made */
+    struct kz_log_mark checkpoint_until; /* its place */
     bool checkpoint_asked;
-    kz_lsn checkpoint_from;        /* what is asked for has all before it, durable */
-    kz_lsn checkpoint_at;          /* position of the newest checkpoint */
-    kz_lsn checkpoint_before;      /* of the one before it: segments below can be sealed */
-    uint64_t checkpoint_log_bytes; /* log bytes when it was written */
+    struct kz_log_mark checkpoint_from; /* where the next one is to be, once that is durable */
+    kz_lsn checkpoint_at;               /* position of the newest checkpoint */
+    kz_lsn checkpoint_before;           /* of the one before it: segments below can be sealed */
+    uint64_t checkpoint_log_bytes;      /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
     bool erasing;     /* a round: the words before `erase_lsn` are carried out */
     kz_lsn erase_lsn; /* both checkpoints have to lie behind it first */

@@ -121,7 +121,7 @@ void kz_pl_upkeep_close(struct kz_pipeline *p)
     }
     /* One that was cut short is no failure: the one at the end takes its place. */
     if (u->state == UPKEEP_DONE && u->work == checkpoint_work && u->code == KZ_OK)
-        checkpoint_written(p, u->checkpoint_until);
+        checkpoint_written(p, u->checkpoint_until.position);
     pthread_mutex_destroy(&u->lock);
     pthread_cond_destroy(&u->wake);
     kz_buf_done(&u->erased);
@@ -153,17 +153,17 @@ static void checkpoint_begun(struct kz_pipeline *p)
 
 enum kz_code kz_pl_checkpoint(struct kz_pipeline *p, struct kz_err *err)
 {
-    kz_lsn position;
+    struct kz_log_mark mark;
 
     /* Everything staged is committed and durable first, so that the position is a boundary that
      * the log keeps whatever happens. */
     KZ_TRY(kz_pl_commit(p, err));
     KZ_TRY(kz_log_wait(p->log, err));
-    position = kz_log_end(p->log);
+    mark = kz_log_mark(p->log);
     checkpoint_begun(p);
     KZ_TRY(kz_checkpoint_save(
-            p->options.fs, p->views_dir, p->views, position, p->project->name, NULL, NULL, err));
-    checkpoint_written(p, position);
+            p->options.fs, p->views_dir, p->views, &mark, p->project->name, NULL, NULL, err));
+    checkpoint_written(p, mark.position);
     return KZ_OK;
 }
 
@@ -196,7 +196,13 @@ static enum kz_code make_views(struct kz_pipeline *p, struct kz_err *err)
         u->checkpoint_views = kz_views_new(p->project->limits.dead_letters_max);
     else if (rc != KZ_OK)
         return rc;
-    return p->reader->ops->scan_all(p->reader, info.position, u->checkpoint_until, advance, u, err);
+    else if (memcmp(info.mark.log_id, u->checkpoint_until.log_id, sizeof(info.mark.log_id)) != 0)
+        return kz_fail(err, KZ_CONFLICT,
+                "a checkpoint of another log was put into \"%s\" while this one was written: "
+                "remove it",
+                p->views_dir);
+    return p->reader->ops->scan_all(
+            p->reader, info.mark.position, u->checkpoint_until.position, advance, u, err);
 }
 
 /* The views are a function of the log, so nobody has to be asked for them: neither a fork, after
@@ -209,7 +215,7 @@ static void checkpoint_work(struct kz_pipeline *p)
     u->code = make_views(p, &u->err);
     if (u->code == KZ_OK)
         u->code = kz_checkpoint_save(p->options.fs, p->views_dir, u->checkpoint_views,
-                u->checkpoint_until, p->project->name, &u->stop, NULL, &u->err);
+                &u->checkpoint_until, p->project->name, &u->stop, NULL, &u->err);
     kz_views_free(u->checkpoint_views);
     u->checkpoint_views = NULL;
 }
@@ -221,7 +227,7 @@ enum kz_code kz_pl_ask_checkpoint(struct kz_pipeline *p, struct kz_err *err)
     KZ_TRY(kz_pl_commit(p, err));
     checkpoint_begun(p);
     u->checkpoint_asked = true;
-    u->checkpoint_from = kz_log_end(p->log);
+    u->checkpoint_from = kz_log_mark(p->log);
     u->next_ms = 0;
     return KZ_OK;
 }
@@ -256,10 +262,10 @@ static bool maybe_checkpoint(struct kz_pipeline *p)
         p->counters.checkpoints_failed_total++;
         kz_diag_warn("a checkpoint could not be begun", "error=\"%s\"", err.message);
     }
-    if (!u->checkpoint_asked || kz_log_durable(p->log) < u->checkpoint_from)
+    if (!u->checkpoint_asked || kz_log_durable(p->log) < u->checkpoint_from.position)
         return false;
     u->checkpoint_asked = false;
-    u->checkpoint_until = kz_log_durable(p->log);
+    u->checkpoint_until = u->checkpoint_from;
     start_work(p, checkpoint_work);
     return true;
 }
@@ -269,7 +275,7 @@ static void take_checkpoint(struct kz_pipeline *p)
     struct upkeep *u = &p->upkeep;
 
     if (u->code == KZ_OK)
-        checkpoint_written(p, u->checkpoint_until);
+        checkpoint_written(p, u->checkpoint_until.position);
     else
         p->counters.checkpoints_failed_total++;
 }
