@@ -173,26 +173,20 @@ static bool is_the_server_s(grpc_status_code status)
 
 void kz_rpc_await(struct kz_rpc_channel *channel)
 {
-    if (!channel->awaited++ && !channel->in_vain)
-        channel->silent_since_ms = kz_mono_ms();
+    kz_rpc_silence_await(&channel->silence, kz_mono_ms());
 }
 
 void kz_rpc_awaited(struct kz_rpc_channel *channel, grpc_status_code status)
 {
-    KZ_BUG_ON(!channel->awaited);
-    channel->awaited--;
-    channel->in_vain = !is_the_server_s(status);
-    if (!channel->in_vain)
-        channel->silent_since_ms = kz_mono_ms();
+    kz_rpc_silence_end(&channel->silence, is_the_server_s(status), kz_mono_ms());
 }
 
 int64_t kz_rpc_silent_ms(struct kz_rpc_channel *channel)
 {
-    int64_t ms = 0;
+    int64_t ms;
 
     pthread_mutex_lock(&channel->lock);
-    if (channel->awaited || channel->in_vain)
-        ms = KZ_MAX(kz_mono_ms() - channel->silent_since_ms, (int64_t)1);
+    ms = kz_rpc_silence_ms(&channel->silence, kz_mono_ms());
     pthread_mutex_unlock(&channel->lock);
     return ms;
 }

@@ -4,10 +4,11 @@
 #include <time.h>
 
 #include "rpc/rpc.h"
+#include "rpc/silence.h"
 #include "sys/clock.h"
 #include "sys/random.h"
 
-enum { WAIT_FIRST_MS = 8, WAIT_MAX_MS = 1000, THROTTLED_MS = 10000, SILENT_MS = 1500 };
+enum { WAIT_FIRST_MS = 8, WAIT_MAX_MS = 1000, THROTTLED_MS = 10000 };
 
 /* ---- patience ---------------------------------------------------------------------------- */
 
@@ -109,6 +110,6 @@ void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[200]
 {
     int64_t silent_ms = problem[0] ? 0 : kz_rpc_silent_ms(channel);
 
-    if (silent_ms > SILENT_MS)
+    if (silent_ms > KZ_RPC_SILENT_MS)
         snprintf(problem, 200, "no answer for %.1f s", (double)silent_ms * 1e-3);
 }

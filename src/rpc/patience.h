@@ -44,7 +44,7 @@ void kz_rpc_health_done(struct kz_rpc_health *health);
 void kz_rpc_health_failed(struct kz_rpc_health *health, enum kz_code code, const char *message);
 void kz_rpc_health_worked(struct kz_rpc_health *health); /* cheap where nothing was wrong */
 struct kz_rpc_channel;
-/* Where no problem is known: that a channel has been silent (kz_rpc_silent_ms()) for more than a
- * second and a half, which is longer than calls take, and shorter than they are tried. */
+/* Where no problem is known: that a channel has been silent (kz_rpc_silent_ms()) for more than
+ * KZ_RPC_SILENT_MS. */
 void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[200]);
 void kz_rpc_health_get(struct kz_rpc_health *health, bool *ret_throttled, char ret_problem[200]);

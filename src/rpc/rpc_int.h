@@ -13,6 +13,7 @@
 #include <grpc/support/log.h>
 
 #include "rpc/rpc.h"
+#include "rpc/silence.h"
 #include "sys/thread.h"
 
 /* ---- the library (library.c) ----------------------------------------------------------------- */
@@ -114,9 +115,7 @@ struct kz_rpc_channel {
     pthread_mutex_t lock; /* of what follows, and of each call's grpc_call */
     pthread_cond_t empty;
     struct kz_rpc_call *calls;
-    unsigned awaited;        /* answers, now */
-    bool in_vain;            /* what was awaited last ended without the server's word */
-    int64_t silent_since_ms; /* where either is */
+    struct kz_rpc_silence silence;
 };
 /* An answer is waited for; it is no more, `status` being what has come of it. Under the lock. */
 void kz_rpc_await(struct kz_rpc_channel *channel);

@@ -1,17 +1,24 @@
 """What /readyz of roles says while a backend stands still, is away, or is only slow for a moment.
 
-Emulators of the tests' own: a suspended one takes connections and answers nothing, a killed one refuses them."""
+Emulators of the tests' own: a suspended one takes connections and answers nothing, a killed one refuses them. After how
+many seconds of silence a role is unready is no matter of these tests, since a busy machine is silent for seconds by
+itself: src/app/roles/unwell_test.c decides it by a clock of its own. Here it is that a role notices at all and by itself,
+and that a pause which was short, as measured, makes nobody unready."""
 
 import contextlib
 import signal
 import threading
 import time
 
+import pytest
+
 import cloud
 import harness
 
-NOTICED_S = 6  # promised: about 5 s; and what a busy machine takes
 ROLES = ("collect", "process", "serve")
+WORDS = {"spanner": "the store", "bigtable": "the predictions' backend", "pubsub": "the bus"}
+PAUSE_S = 2
+SHORT_S = 3  # a role may be unready after 3.5 s of silence: rpc/silence.h and app/roles/unwell.h
 
 
 class Deployment(cloud.Deployment):
@@ -19,6 +26,7 @@ class Deployment(cloud.Deployment):
 
     def __init__(self, tmp):
         self.own = {name: cloud.Emulator(name, tmp) for name in cloud.EMULATORS}
+        self.asked = 0
         super().__init__(harness.write_project(tmp / "shop"), tmp, roles=ROLES, clock="wall", emulators=self.own.values())
 
     def __exit__(self, *failure):
@@ -29,71 +37,128 @@ class Deployment(cloud.Deployment):
         for emulator in self.own.values():
             emulator.__exit__()
 
-    def ready(self, role):
-        return self[role].get("/readyz", timeout=5).status == 200
+    def why_not_ready(self, role):
+        """What /readyz says where it is 503, or nothing."""
+        answer = self[role].get("/readyz")
+        assert answer.status in (200, 503), answer.body
+        return answer.body.decode() if answer.status == 503 else ""
 
-    def until(self, role, ready):
-        """How many seconds it takes until it says so."""
-        began = time.monotonic()
-        self.wait(lambda: self.ready(role) == ready, 20, f"{role} {'' if ready else 'not '}ready")
-        return time.monotonic() - began
+    def until_ready(self, role):
+        self.wait(lambda: not self.why_not_ready(role), 60, f"{role} ready")
+
+    def until_unready(self, role, words):
+        self.wait(lambda: words in self.why_not_ready(role), 60, f"{role} not ready since {words} cannot be used")
 
     def ask(self):
-        """Something that collect has to publish, and nobody waits for."""
-        with contextlib.suppress(OSError, AssertionError):
-            self["collect"].post("/v1/events", {"user_id": "u1", "name": "view"}, timeout=0.5)
+        """Something that collect has to publish, process to store and nobody else to do; until it is published."""
+        self.post([b'{"user_id": "u1", "name": "view"}'], timeout=120)
+        self.asked += 1
+
+    def stored(self):
+        """How much of what was published process has stored."""
+        return self.metric("process", "bus_acknowledged_total")
+
+    def works(self, role, stored):
+        """Whether the role has got an answer to what it was asked; `stored`: before."""
+        if role == "process":
+            return self.stored() > stored
+        return role == "collect" or self["serve"].get("/v1/users/u1/predictions").status == 200
 
 
-def test_a_backend_that_is_gone_is_noticed_in_five_seconds_and_so_is_that_it_is_back(tmp_path):
-    needs = {"spanner": "process", "bigtable": "serve", "pubsub": "collect"}
-    words = {"spanner": "the store", "bigtable": "the predictions' backend", "pubsub": "the bus"}
+def test_a_backend_that_is_gone_is_noticed_and_so_is_that_it_is_back(tmp_path):
     with Deployment(tmp_path) as deployment:
         for role in ROLES:
-            deployment.until(role, True)
-        for backend, role in needs.items():
+            deployment.until_ready(role)
+        for backend, role in {"spanner": "process", "bigtable": "serve", "pubsub": "collect"}.items():
+            began = time.monotonic()
             deployment.own[backend].signal(signal.SIGSTOP)
+            asking = threading.Thread(target=deployment.ask)
             if backend == "pubsub":
-                deployment.ask()  # nothing else is asked of it by collect
-            took = deployment.until(role, False)
-            print(f"{role} without {backend}: {took:.1f} s")
-            assert took < NOTICED_S * harness.SLOW
-            assert words[backend] in deployment[role].get("/readyz").body.decode()
+                asking.start()  # nothing else is asked of it by collect
+            deployment.until_unready(role, WORDS[backend])
+            print(f"{role} without {backend}: {time.monotonic() - began:.1f} s")
             problems = deployment[role].get("/v1/admin/status").json()["problems"]
-            assert any(words[backend] in problem["what"] for problem in problems), problems
+            assert any(WORDS[backend] in problem["what"] for problem in problems), problems
+            began = time.monotonic()
             deployment.own[backend].signal(signal.SIGCONT)
             # Nobody calls a pod that is not ready: it has to find out by itself.
-            took = deployment.until(role, True)
-            print(f"{role} with {backend} again: {took:.1f} s")
-            assert took < 15 * harness.SLOW
+            deployment.until_ready(role)
+            print(f"{role} with {backend} again: {time.monotonic() - began:.1f} s")
+            if backend == "pubsub":
+                asking.join()
 
 
-def test_a_backend_that_refuses_connections_is_noticed_as_soon(tmp_path):
+def test_a_backend_that_refuses_connections_is_noticed(tmp_path):
     with Deployment(tmp_path) as deployment:
-        deployment.until("process", True)
+        deployment.until_ready("process")
         deployment.own["spanner"].kill()
-        took = deployment.until("process", False)
-        print(f"process with spanner killed: {took:.1f} s")
-        assert took < NOTICED_S * harness.SLOW
+        deployment.until_unready("process", WORDS["spanner"])
+
+
+class Watch:
+    """Looks at /readyz of all roles, time and again."""
+
+    def __init__(self, deployment):
+        self.deployment, self.unready, self.gap_s = deployment, [], 0
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        last = time.monotonic()
+        while not self.stopping.wait(0.05):
+            for role in ROLES:
+                why = self.deployment.why_not_ready(role)
+                if why:
+                    self.unready.append((role, why))
+            now = time.monotonic()
+            self.gap_s, last = max(self.gap_s, now - last), now
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.thread.join()
+
+
+def pause(deployment, backend, role):
+    """Suspends a backend for PAUSE_S while it is asked something; gives how long the call took that was held up, and what
+    was seen meanwhile and a second longer."""
+    for each in ROLES:
+        deployment.until_ready(each)
+    deployment.wait(lambda: deployment.stored() >= deployment.asked, 60, "all stored that was asked before")
+    stored = deployment.stored()
+    with Watch(deployment) as watch:
+        began = time.monotonic()
+        deployment.own[backend].signal(signal.SIGSTOP)
+        asking = threading.Thread(target=deployment.ask)
+        asking.start()
+        time.sleep(PAUSE_S)
+        deployment.own[backend].signal(signal.SIGCONT)
+        asking.join()
+        deployment.wait(lambda: deployment.works(role, stored), 120, f"{role} at work")
+        took_s = time.monotonic() - began
+        time.sleep(1)
+    return took_s, watch
 
 
 def test_one_slow_call_makes_nobody_unready(tmp_path):
+    """A pause that became a long one, since the machine was busy with other things, shows nothing and is made again."""
+    unmeasured = []
     with Deployment(tmp_path) as deployment:
-        for role in ROLES:
-            deployment.until(role, True)
-        unready, stop = [], threading.Event()
-
-        def watch():
-            while not stop.wait(0.05):
-                unready.extend(role for role in ROLES if not deployment.ready(role))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        for backend in ("spanner", "bigtable", "pubsub") * 2:
-            deployment.own[backend].signal(signal.SIGSTOP)
-            deployment.ask()
-            time.sleep(2)
-            deployment.own[backend].signal(signal.SIGCONT)
-            time.sleep(1)
-        stop.set()
-        watcher.join()
-        assert not unready, unready
+        deployment.ask()  # the first call of all takes longer
+        for backend, role in {"spanner": "process", "bigtable": "serve", "pubsub": "collect"}.items():
+            short = 0
+            for _ in range(8):
+                took_s, watch = pause(deployment, backend, role)
+                print(f"{backend} suspended: the call of {role} took {took_s:.1f} s, at most {watch.gap_s:.2f} s from look to look")
+                if took_s < SHORT_S and watch.gap_s < 1:
+                    assert not watch.unready, (backend, took_s, watch.unready)
+                    short += 1
+                if short == 2:
+                    break
+            if not short:
+                unmeasured.append(backend)
+    if unmeasured:
+        pytest.skip(f"too busy a machine: no call of {unmeasured} that was held up for {PAUSE_S} s took less than {SHORT_S} s")

@@ -1,11 +1,8 @@
 /* app/roles/role_health.c -- how the backends of a process are, for status and /readyz.
  *
- *     well --something to say--> noticed --NOTICED_MS, still--> unready
- *       ^                          |  asked by the prober         |
- *       '------- an answer --------+------------------------------'
- *
  * A backend says that it is unwell when calls fail, or when nothing has been answered for a while though
- * something is waited for (rpc/patience.h). One slow call is no sign: the prober's own call is answered
+ * something is waited for (rpc/silence.h); one that has said so for too long (unwell.h) makes the process
+ * unready. One slow call is no sign: whoever is unwell is asked by a prober, whose call is answered
  * meanwhile, and then nothing is said any more. Predictions need no prober, since an operator's words are
  * read each second.
  */
@@ -13,20 +10,14 @@
 #include <stdlib.h>
 
 #include "app/roles/role.h"
+#include "app/roles/unwell.h"
 #include "sys/clock.h"
 #include "sys/thread.h"
 
 enum {
-    NOTICED_MS = 2000, /* behind what a backend waits before it speaks, and a turn: within 5 s */
     LOOK_EVERY_MS = 250,
     PROBE_STORE_MS = 500,
     PROBE_BUS_MS = 2000, /* a call for each topic and subscription, of a small quota */
-};
-
-struct failing { /* since when a backend has had something to say */
-    int64_t since_ms;
-    char problem[200];
-    bool throttled;
 };
 
 struct prober {
@@ -39,7 +30,7 @@ struct prober {
 
 struct kz_role_health {
     struct kz_role_env *env;
-    struct failing bus, store, predictions; /* the loop's */
+    struct kz_unwell bus, store, predictions; /* the loop's */
     struct prober probers[2];
 
     pthread_mutex_t lock;
@@ -160,23 +151,13 @@ void kz_role_health_close(struct kz_role_health *health)
 
 /* ---- what is wrong -------------------------------------------------------------------------- */
 
-static void notice(struct failing *failing, const char *problem, bool throttled)
-{
-    failing->throttled = throttled;
-    if (!*problem)
-        failing->since_ms = 0;
-    else if (!failing->since_ms)
-        failing->since_ms = kz_mono_ms();
-    memcpy(failing->problem, problem, sizeof(failing->problem));
-    failing->problem[sizeof(failing->problem) - 1] = '\0';
-}
-
 void kz_role_env_tick(struct kz_role_env *env)
 {
     struct kz_role_health *health = env->health;
     struct kz_bus_stats bus = {0};
     struct kz_store_stats store = {0};
     struct kz_predictions_stats predictions = {0};
+    int64_t now_ms = kz_mono_ms();
 
     if (env->bus)
         env->bus->ops->stats(env->bus, &bus);
@@ -184,27 +165,22 @@ void kz_role_env_tick(struct kz_role_env *env)
         env->store->ops->stats(env->store, &store);
     if (env->predictions)
         env->predictions->ops->stats(env->predictions, &predictions);
-    notice(&health->bus, bus.problem, bus.throttled);
-    notice(&health->store, store.problem, store.throttled);
-    notice(&health->predictions, predictions.problem, predictions.throttled);
+    kz_unwell_look(&health->bus, bus.problem, bus.throttled, now_ms);
+    kz_unwell_look(&health->store, store.problem, store.throttled, now_ms);
+    kz_unwell_look(&health->predictions, predictions.problem, predictions.throttled, now_ms);
 }
 
-static bool is_failing(const struct failing *failing)
-{
-    return failing->since_ms && kz_mono_ms() - failing->since_ms >= NOTICED_MS;
-}
-
-static void say_of(const struct failing *failing, const char *name, kz_serve_say *say, void *to)
+static void say_of(const struct kz_unwell *unwell, const char *name, kz_serve_say *say, void *to)
 {
     char what[80];
 
-    if (is_failing(failing)) {
+    if (kz_unwell_is_gone(unwell, kz_mono_ms())) {
         snprintf(what, sizeof(what), "%s cannot be used", name);
-        say(to, KZ_SEVERE_ERROR, what, failing->problem,
+        say(to, KZ_SEVERE_ERROR, what, unwell->problem,
                 "look whether the service is up and this process may use it; what is held is tried "
                 "again by itself");
     }
-    if (failing->throttled) {
+    if (unwell->throttled) {
         snprintf(what, sizeof(what), "%s asks for less", name);
         say(to, KZ_SEVERE_WARNING, what, "it answered RESOURCE_EXHAUSTED: calls are slowed down",
                 "raise its quota or give it more nodes; the backlog drains by itself");
@@ -219,11 +195,11 @@ void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to)
     say_of(&env->health->predictions, "the predictions' backend", say, to);
 }
 
-static enum kz_code ready(const struct failing *failing, const char *name, struct kz_err *err)
+static enum kz_code ready(const struct kz_unwell *unwell, const char *name, struct kz_err *err)
 {
-    if (!is_failing(failing))
+    if (!kz_unwell_is_gone(unwell, kz_mono_ms()))
         return KZ_OK;
-    return kz_fail(err, KZ_UNAVAILABLE, "%s cannot be used: %s", name, failing->problem);
+    return kz_fail(err, KZ_UNAVAILABLE, "%s cannot be used: %s", name, unwell->problem);
 }
 
 enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err)
