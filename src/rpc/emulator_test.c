@@ -117,7 +117,7 @@ static enum kz_code read_all(
         ProtobufCMessage *message = NULL;
         const DATA(ReadRowsResponse) * answer;
 
-        rc = kz_rpc_stream_next(stream, 20000, &message, err);
+        rc = kz_rpc_stream_next(stream, 60000, &message, err);
         if (rc != KZ_OK)
             break;
         answer = (const DATA(ReadRowsResponse) *)message;

@@ -13,6 +13,9 @@
 
 #define ANY &kizashi__rpc__any__descriptor
 
+/* For what has to happen, and what would show that it hangs: a busy machine takes its time. */
+enum { WAIT_MS = 60000 };
+
 struct fixture {
     struct kz_rpc *rpc;
     struct peer_process peer;
@@ -233,16 +236,16 @@ static void test_what_is_tried_again(void **state)
 static void test_retry_info(void **state)
 {
     struct fixture *f = *state;
-    const struct kz_rpc_options options = {.method = "/peer/Script", .timeout_ms = 2000};
+    const struct kz_rpc_options options = {.method = "/peer/Script", .timeout_ms = WAIT_MS};
     const int64_t before_ms = kz_mono_ms();
     Kizashi__Rpc__Any *answer = NULL;
 
     expect(f->channel, &options, "8+300 0", "obeyed", "2");
     assert_true(kz_mono_ms() - before_ms >= 300);
     /* Longer than there is time: at once, and told. */
-    assert_int_equal(call(f->channel, &options, "8+60000 0", "long", &answer, NULL), KZ_LIMIT);
-    assert_true(kz_mono_ms() - before_ms < 1500);
-    assert_int_equal(kz_rpc_retry_ms(), 60000);
+    assert_int_equal(call(f->channel, &options, "8+600000 0", "long", &answer, NULL), KZ_LIMIT);
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS);
+    assert_int_equal(kz_rpc_retry_ms(), 600000);
     assert_int_equal(call(f->channel, &options, "10+25", "aborted", &answer, NULL), KZ_CONFLICT);
     assert_int_equal(kz_rpc_retry_ms(), 25);
     assert_int_equal(call(f->channel, &options, "5", "without", &answer, NULL), KZ_NOT_FOUND);
@@ -268,7 +271,7 @@ static void test_deadline(void **state)
     assert_int_equal(call(f->channel, &options, "", "", &answer, &err), KZ_TIMEOUT);
     assert_int_equal(kz_rpc_status(), KZ_RPC_DEADLINE_EXCEEDED);
     assert_true(kz_mono_ms() - before_ms >= 190);
-    assert_true(kz_mono_ms() - before_ms < 5000);
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS);
     assert_null(strstr(err.message, "without a connection"));
 }
 
@@ -410,25 +413,25 @@ static void test_callbacks(void **state)
 static void test_closing_a_channel_ends_its_calls(void **state)
 {
     struct fixture *f = *state;
-    const struct kz_rpc_options hold = {.method = "/peer/Hold", .timeout_ms = 60000};
-    const struct kz_rpc_options script = {.method = "/peer/Script", .timeout_ms = 60000};
+    const struct kz_rpc_options hold = {.method = "/peer/Hold", .timeout_ms = 10 * WAIT_MS};
+    const struct kz_rpc_options script = {.method = "/peer/Script", .timeout_ms = 10 * WAIT_MS};
     const struct kz_rpc_target target = {.emulator = f->peer.address};
     const int64_t before_ms = kz_mono_ms();
     struct kz_rpc_channel *channel = NULL;
-    Kizashi__Rpc__Any held = any("", ""), refused = any("8+30000", "closing");
+    Kizashi__Rpc__Any held = any("", ""), refused = any("8+500000", "closing");
     struct waiting w = WAITING;
 
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
     kz_rpc_start(channel, &hold, &held.base, ANY, on_answer, &w);
     kz_rpc_start(channel, &script, &refused.base, ANY, on_answer, &w);
     while (stats_of(f).retries < 1) {
-        assert_true(kz_mono_ms() - before_ms < 10000);
+        assert_true(kz_mono_ms() - before_ms < WAIT_MS);
         nanosleep(&(struct timespec){0, 1000000}, NULL);
     }
     kz_rpc_channel_close(channel);
     assert_int_equal(w.failed, 2);
     assert_int_equal(w.code, KZ_UNAVAILABLE);
-    assert_true(kz_mono_ms() - before_ms < 10000);
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS);
 }
 
 struct worker {
@@ -493,7 +496,8 @@ static void test_connection_refused(void **state)
     char address[32];
     int fd = silent_port(false, address);
     const struct kz_rpc_target target = {.emulator = address};
-    struct kz_rpc_options options = {.method = "/peer/Echo", .idempotent = true};
+    struct kz_rpc_options options = {
+            .method = "/peer/Echo", .idempotent = true, .timeout_ms = 10 * WAIT_MS};
     KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
     Kizashi__Rpc__Any *answer = NULL;
     int64_t before_ms = kz_mono_ms();
@@ -502,7 +506,7 @@ static void test_connection_refused(void **state)
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
     for (int i = 0; i < 3; i++)
         assert_int_equal(call(channel, &options, "", "", &answer, &err), KZ_UNAVAILABLE);
-    assert_true(kz_mono_ms() - before_ms < 5000); /* the deadline is 30 s */
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS); /* the deadline is far */
     assert_non_null(strstr(err.message, "Connection refused"));
     assert_non_null(strstr(err.hint, address));
 
@@ -511,7 +515,7 @@ static void test_connection_refused(void **state)
     before_ms = kz_mono_ms();
     assert_int_equal(call(channel, &options, "", "", &answer, &err), KZ_TIMEOUT);
     assert_true(kz_mono_ms() - before_ms >= 490);
-    assert_true(kz_mono_ms() - before_ms < 3000);
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS);
     assert_non_null(strstr(err.message, "without a connection"));
     close(fd);
 }
@@ -571,7 +575,7 @@ static void test_peer_killed_and_back(void **state)
     f->peer = peer_start(f->peer.port);
     back_ms = kz_mono_ms();
     while (call(f->channel, &options, "", "", &answer, NULL) != KZ_OK) {
-        assert_true(kz_mono_ms() - back_ms < 30000);
+        assert_true(kz_mono_ms() - back_ms < WAIT_MS);
         nanosleep(&(struct timespec){0, 5000000}, NULL);
     }
     kizashi__rpc__any__free_unpacked(answer, NULL);
@@ -583,7 +587,7 @@ static void test_peer_suspended(void **state)
     const struct kz_rpc_options options = {.method = "/peer/Echo", .timeout_ms = 300};
     Kizashi__Rpc__Any *answer = NULL;
 
-    expect(f->channel, &options, "before", "", "before");
+    expect(f->channel, &(struct kz_rpc_options){.method = "/peer/Echo"}, "before", "", "before");
     kill(f->peer.pid, SIGSTOP);
     assert_int_equal(call(f->channel, &options, "", "", &answer, NULL), KZ_TIMEOUT);
     kill(f->peer.pid, SIGCONT);
@@ -595,40 +599,76 @@ static void pause_ms(int ms)
     nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
 }
 
+/* How it is counted is silence_test.c's; here it is what counts as an answer, in bounds that were measured. */
 static void test_silence_is_counted_from_the_last_answer(void **state)
 {
+    enum { HELD_MS = 2000 };
     struct fixture *f = *state;
-    const struct kz_rpc_options echo = {.method = "/peer/Echo", .timeout_ms = 300};
-    const struct kz_rpc_options hold = {.method = "/peer/Hold", .timeout_ms = 1500};
-    const struct kz_rpc_options script = {.method = "/peer/Script", .timeout_ms = 10000};
-    const int64_t begun_ms = kz_mono_ms();
-    Kizashi__Rpc__Any held = any("", ""), slowed = any("8+1200 0", "silence");
-    Kizashi__Rpc__Any *answer = NULL;
-    struct waiting w = WAITING, after = WAITING;
+    const struct kz_rpc_options echo = {.method = "/peer/Echo"};
+    const struct kz_rpc_options hold = {.method = "/peer/Hold", .timeout_ms = HELD_MS};
+    int64_t begun_ms, asked_ms, ended_ms;
+    Kizashi__Rpc__Any held = any("", "");
+    struct waiting w = WAITING;
+    bool in_order;
 
     expect(f->channel, &echo, "a", "", "a");
     assert_int_equal(kz_rpc_silent_ms(f->channel), 0);
+    begun_ms = kz_mono_ms();
     kz_rpc_start(f->channel, &hold, &held.base, ANY, on_answer, &w);
     pause_ms(200);
     assert_in_range(kz_rpc_silent_ms(f->channel), 200, kz_mono_ms() - begun_ms);
     /* Another that is answered: one call alone is slow. */
+    asked_ms = kz_mono_ms();
     expect(f->channel, &echo, "b", "", "b");
-    assert_in_range(kz_rpc_silent_ms(f->channel), 0, 150);
+    assert_in_range(kz_rpc_silent_ms(f->channel), 0, kz_mono_ms() - asked_ms);
+    ended_ms = kz_mono_ms();
+    in_order = ended_ms - begun_ms < HELD_MS - 100;
     wait_for(&w, 1);
     assert_int_equal(w.code, KZ_TIMEOUT);
-    pause_ms(50); /* nothing is waited for, and what was waited for came to nothing */
-    assert_in_range(kz_rpc_silent_ms(f->channel), 1000, kz_mono_ms() - begun_ms);
+    /* Nothing is waited for, and what was waited for last came to nothing. */
+    if (in_order)
+        assert_in_range(kz_rpc_silent_ms(f->channel), HELD_MS - 50 - (ended_ms - begun_ms),
+                kz_mono_ms() - asked_ms);
     expect(f->channel, &echo, "c", "", "c");
     assert_int_equal(kz_rpc_silent_ms(f->channel), 0);
-    /* RESOURCE_EXHAUSTED is an answer, though the call waits to be sent again. */
-    kz_rpc_start(f->channel, &script, &slowed.base, ANY, on_answer, &after);
-    pause_ms(600);
-    assert_int_equal(kz_rpc_silent_ms(f->channel), 0);
-    wait_for(&after, 1);
+}
+
+/* RESOURCE_EXHAUSTED is one, though the call waits to be sent again. */
+static void test_a_refusal_ends_the_silence(void **state)
+{
+    enum { SLOWED_MS = 2000 };
+    struct fixture *f = *state;
+    const struct kz_rpc_options script = {.method = "/peer/Script", .timeout_ms = WAIT_MS};
+    Kizashi__Rpc__Any slowed = any("8+2000 0", "silence");
+    struct waiting w = WAITING;
+    const int64_t asked_ms = kz_mono_ms();
+    int64_t silent_ms;
+
+    kz_rpc_start(f->channel, &script, &slowed.base, ANY, on_answer, &w);
+    while (!stats_of(f).retries) {
+        assert_true(kz_mono_ms() - asked_ms < WAIT_MS);
+        pause_ms(5);
+    }
+    silent_ms = kz_rpc_silent_ms(f->channel);
+    if (kz_mono_ms() - asked_ms < SLOWED_MS) /* else it may have been sent again */
+        assert_int_equal(silent_ms, 0);
+    wait_for(&w, 1);
+    assert_int_equal(w.ok, 1);
+}
+
+static void test_what_was_asked_of_a_suspended_peer_is_silence(void **state)
+{
+    struct fixture *f = *state;
+    const struct kz_rpc_options echo = {.method = "/peer/Echo", .timeout_ms = 300};
+    Kizashi__Rpc__Any *answer = NULL;
+    int64_t asked_ms;
+
+    expect(f->channel, &(struct kz_rpc_options){.method = "/peer/Echo"}, "a", "", "a");
     kill(f->peer.pid, SIGSTOP);
+    asked_ms = kz_mono_ms();
     assert_int_equal(call(f->channel, &echo, "", "", &answer, NULL), KZ_TIMEOUT);
     kill(f->peer.pid, SIGCONT);
-    assert_in_range(kz_rpc_silent_ms(f->channel), 250, 5000);
+    assert_in_range(kz_rpc_silent_ms(f->channel), 250, kz_mono_ms() - asked_ms);
 }
 
 /* Credentials that gRPC takes without asking anybody: the handshake fails before they are used. */
@@ -650,7 +690,7 @@ static void test_tls_to_what_is_no_tls(void **state)
 {
     struct fixture *f = *state;
     const struct kz_rpc_target target = {.endpoint = f->peer.address, .emulator = ""};
-    const struct kz_rpc_options options = {.method = "/peer/Echo", .timeout_ms = 10000};
+    const struct kz_rpc_options options = {.method = "/peer/Echo", .timeout_ms = 10 * WAIT_MS};
     KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
     const int64_t before_ms = kz_mono_ms();
     Kizashi__Rpc__Any *answer = NULL;
@@ -659,7 +699,7 @@ static void test_tls_to_what_is_no_tls(void **state)
     use_made_up_credentials(path);
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
     assert_int_equal(call(channel, &options, "", "", &answer, NULL), KZ_UNAVAILABLE);
-    assert_true(kz_mono_ms() - before_ms < 5000);
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS);
     unsetenv("GOOGLE_APPLICATION_CREDENTIALS");
     unlink(path);
 }
@@ -703,7 +743,7 @@ static void expect_next(struct kz_rpc_stream *stream, const char *expected)
     ProtobufCMessage *message = NULL;
     struct kz_err err = {0};
 
-    if (kz_rpc_stream_next(stream, 10000, &message, &err) != KZ_OK)
+    if (kz_rpc_stream_next(stream, WAIT_MS, &message, &err) != KZ_OK)
         fail_msg("%s", err.message);
     assert_string_equal(((Kizashi__Rpc__Any *)message)->type_url, expected);
     protobuf_c_message_free_unpacked(message, NULL);
@@ -794,7 +834,7 @@ static void test_many_answers_to_one_request(void **state)
     peer_kill(&f->peer);
     assert_int_equal(
             kz_rpc_stream_request(f->channel, &options, &request.base, ANY, &stream, NULL), KZ_OK);
-    assert_int_equal(next_code(stream, 10000), KZ_UNAVAILABLE);
+    assert_int_equal(next_code(stream, WAIT_MS), KZ_UNAVAILABLE);
     kz_rpc_stream_close(stream);
     assert_int_equal(
             kz_rpc_stream_request(f->channel, &options, &request.base, ANY, &stream, NULL), KZ_OK);
@@ -813,7 +853,7 @@ static void test_stream_given_up(void **state)
     kz_rpc_stream_half_close(stream);
     expect_next(stream, "0");
     kz_rpc_stream_close(stream);
-    assert_true(kz_mono_ms() - before_ms < 5000);
+    assert_true(kz_mono_ms() - before_ms < WAIT_MS);
     assert_true(stats_of(f).bytes_received < 10000);
 }
 
@@ -872,7 +912,7 @@ static void test_peer_killed_in_mid_stream(void **state)
     write_any(stream, "one", "");
     expect_next(stream, "one");
     peer_kill(&f->peer);
-    assert_int_equal(next_code(stream, 10000), KZ_UNAVAILABLE);
+    assert_int_equal(next_code(stream, WAIT_MS), KZ_UNAVAILABLE);
     assert_int_equal(kz_rpc_stream_write(stream, &message.base, NULL), KZ_END);
     kz_rpc_stream_close(stream);
 }
@@ -886,7 +926,7 @@ static void test_stream_to_nobody(void **state)
     peer_kill(&f->peer);
     stream = open_stream(f, "/peer/Chat", 0);
     assert_int_equal(kz_rpc_stream_write(stream, &message.base, NULL), KZ_END);
-    assert_int_equal(next_code(stream, 10000), KZ_UNAVAILABLE);
+    assert_int_equal(next_code(stream, WAIT_MS), KZ_UNAVAILABLE);
     kz_rpc_stream_close(stream);
 }
 
@@ -938,6 +978,8 @@ int main(int argc, char **argv)
             WITH_PEER(test_peer_killed_and_back),
             WITH_PEER(test_peer_suspended),
             WITH_PEER(test_silence_is_counted_from_the_last_answer),
+            WITH_PEER(test_a_refusal_ends_the_silence),
+            WITH_PEER(test_what_was_asked_of_a_suspended_peer_is_silence),
             WITH_PEER(test_tls_to_what_is_no_tls),
             WITH_PEER(test_no_credentials),
             WITH_PEER(test_both_ways),

@@ -127,7 +127,7 @@ static enum kz_code ask(struct kz_rpc *rpc, const char *endpoint, const char *me
         Kizashi__Rpc__Any **ret_answer, struct kz_err *err)
 {
     const struct kz_rpc_target target = {.endpoint = endpoint};
-    const struct kz_rpc_options options = {.method = method, .timeout_ms = 20000};
+    const struct kz_rpc_options options = {.method = method, .timeout_ms = 60000};
     KZ_AUTO(kz_rpc_channel_closep) struct kz_rpc_channel *channel = NULL;
     Kizashi__Rpc__Any request = KIZASHI__RPC__ANY__INIT;
     ProtobufCMessage *answer = NULL;

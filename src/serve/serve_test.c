@@ -19,7 +19,7 @@
 #include "sys/http_client.h"
 #include "sys/thread.h"
 
-enum { TIMEOUT_MS = 10000 };
+enum { TIMEOUT_MS = 60000 };
 
 struct rig {
     struct fake *fake;

@@ -233,31 +233,48 @@ static void a_slow_sender_is_408_however_steadily_it_drips(void **state)
     rig_down(&rig);
 }
 
-static void steady_pipelining_is_not_taken_for_a_slow_sender(void **state)
+/* false: the machine was busy with something else in between, for as long as a request may take. */
+static bool pipelines_steadily(void)
 {
+    enum { TIMEOUT_MS = 200 };
     struct kz_http_options options = kz_http_options_default();
+    uint64_t from, last, gap = 0, now;
     struct rig rig;
-    uint64_t until;
     size_t count = 0;
     int fd;
 
-    (void)state;
-    options.request_timeout_ms = 200;
+    options.request_timeout_ms = TIMEOUT_MS;
     rig_up(&rig, &options);
     fd = dial(&rig);
+    last = from = now_ms();
     /* Whenever the server looks, the next request is there in part. */
     say(&rig, fd, "GET /echo HTTP/1.1\r\nHost: x\r\n");
-    until = now_ms() + 700;
-    while (now_ms() < until) {
+    do {
         say(&rig, fd, "\r\nGET /echo HTTP/1.1\r\nHost: x\r\n");
         count++;
         usleep(5000);
-    }
+        now = now_ms();
+        gap = KZ_MAX(gap, now - last);
+        last = now;
+    } while (gap < TIMEOUT_MS && now - from < 700);
     say(&rig, fd, "\r\n");
-    hear_times(&rig, fd, "HTTP/1.1 200", count + 1);
-    assert_int_equal(kz_http_server_counters(rig.server)->request_timeouts, 0);
+    gap = KZ_MAX(gap, now_ms() - last);
+    if (gap < TIMEOUT_MS) {
+        hear_times(&rig, fd, "HTTP/1.1 200", count + 1);
+        assert_int_equal(kz_http_server_counters(rig.server)->request_timeouts, 0);
+    }
     close(fd);
     rig_down(&rig);
+    return gap < TIMEOUT_MS;
+}
+
+static void steady_pipelining_is_not_taken_for_a_slow_sender(void **state)
+{
+    (void)state;
+    for (int tries = 0; tries < 50; tries++)
+        if (pipelines_steadily())
+            return;
+    skip(); /* too busy a machine: it never went on for so long without a gap */
 }
 
 static void idle_connections_are_closed(void **state)

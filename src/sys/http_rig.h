@@ -32,7 +32,7 @@ struct rig {
     struct kz_buf heard; /* by the last hear_*() */
 };
 
-enum { WAIT_MS = 5000 };
+enum { WAIT_MS = 60000 }; /* for what has to happen: a busy machine takes its time */
 
 static inline uint64_t now_ms(void)
 {

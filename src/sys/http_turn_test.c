@@ -452,28 +452,44 @@ static void bulk_that_closes_is_the_last(void **state)
     rig_down(&rig);
 }
 
-static void bulk_that_waits_is_not_taken_for_a_slow_sender(void **state)
+/* false: the machine was elsewhere before the loop was, while clients had yet to say what they want. */
+static bool bulk_waits_while_the_loop_is_elsewhere(void)
 {
+    enum { TIMEOUT_MS = 100 };
     struct kz_http_options options = kz_http_options_default();
+    uint64_t from = now_ms();
     struct rig rig;
     int fds[CLIENTS];
+    bool in_time;
 
-    (void)state;
     options.bulk_turn_us = 0;
-    options.request_timeout_ms = options.idle_timeout_ms = 40;
+    options.request_timeout_ms = options.idle_timeout_ms = TIMEOUT_MS;
     rig_up(&rig, &options);
     for (int i = 0; i < CLIENTS; i++) {
         fds[i] = dial(&rig);
         post(fds[i], (char)('A' + i), BULK_BYTES);
     }
-    TURN_UNTIL(&rig, kz_http_server_counters(rig.server)->requests_open == CLIENTS - 1);
-    usleep(60000); /* the loop was elsewhere for longer than a request may take */
+    while (kz_http_server_counters(rig.server)->requests_open != CLIENTS - 1 &&
+            now_ms() - from < TIMEOUT_MS)
+        turn(&rig);
+    in_time = now_ms() - from < TIMEOUT_MS;
+    usleep((TIMEOUT_MS + 20) * 1000); /* the loop is elsewhere for longer than a request may take */
     for (int i = 0; i < CLIENTS; i++) {
         hear_close(&rig, fds[i]);
-        assert_int_equal(times(&rig, "HTTP/1.1 200"), 1);
+        assert_true(!in_time || times(&rig, "HTTP/1.1 200") == 1);
     }
-    assert_int_equal(kz_http_server_counters(rig.server)->request_timeouts, 0);
+    assert_true(!in_time || kz_http_server_counters(rig.server)->request_timeouts == 0);
     rig_down(&rig);
+    return in_time;
+}
+
+static void bulk_that_waits_is_not_taken_for_a_slow_sender(void **state)
+{
+    (void)state;
+    for (int tries = 0; tries < 50; tries++)
+        if (bulk_waits_while_the_loop_is_elsewhere())
+            return;
+    skip(); /* too busy a machine: the clients were never there in time */
 }
 
 static void short_requests_without_end_do_not_starve_bulk(void **state)
