@@ -748,7 +748,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
 static void report_rule(void *arg, const struct kz_err *err)
 {
     (void)arg;
-    kz_diag_error("the project is wrong", "%s", err->message);
+    kz_diag_error("the project is wrong", "error=\"%s\"", err->message);
 }
 
 static enum kz_code open_models(struct kz_pipeline *p, struct kz_err *err)

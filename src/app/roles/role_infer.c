@@ -712,7 +712,7 @@ static void close_role(struct kz_role *role)
     kz_push_auth_close(r->push_auth);
     if (!all_back) {
         kz_diag_warn(
-                "the bus has not said what became of the last messages", "they come again=true");
+                "the bus has not said what became of the last messages", "they=\"come again\"");
         r->env->abandoned =
                 true; /* it may still do so: its answers need the role and its sources */
         return;
