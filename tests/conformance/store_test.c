@@ -474,7 +474,6 @@ static void five_hundred_of_twenty_thousand(void **state)
     struct kz_history_rows rows;
     struct kz_err err = {0};
     struct event *events = kz_calloc(BATCH, sizeof(*events));
-    int64_t started_ms;
 
     for (unsigned from = 0; from < ALL; from += BATCH) {
         for (unsigned i = 0; i < BATCH; i++)
@@ -485,9 +484,7 @@ static void five_hundred_of_twenty_thousand(void **state)
         put_events(f, events, BATCH);
     }
     query.events_max = 500;
-    started_ms = kz_mono_ms();
     must(reader->ops->scan(reader, &query, &rows, &err), &err);
-    assert_true(kz_mono_ms() - started_ms < 5000);
     assert_int_equal(rows.count, 500);
     assert_true(rows.truncated);
     assert_true(rows.lsns[499] == at(ALL));

@@ -119,7 +119,7 @@ static void open_mode(const char *mode, unsigned replicas_max)
     rig.project.limits.python = python;
     rig.options.fence_after = 2;
     def = rig_model(&rig, "", "x");
-    def->timeout_ms = 3000;
+    def->timeout_ms = RIG_WAIT_MS;
     def->replicas.max = replicas_max;
     def->batch.size_max = 1;
     rig_open(&rig);

@@ -149,9 +149,9 @@ static void test_hang(void **state)
     (void)state;
     rig_init(&rig);
     rig_model(&rig, MODEL("        if 7 in xs:\n            time.sleep(60)\n"), "x")->timeout_ms =
-            150;
+            1000;
     rig_ready(&rig);
-    assert_only_7_dead("timeout", "did not return within 150 ms");
+    assert_only_7_dead("timeout", "did not return within 1000 ms");
     assert_false(rig_status(&rig, 0).fenced);
     rig_close(&rig);
 }
@@ -209,7 +209,7 @@ static void test_slow_load(void **state)
     rig_model(&rig,
             "class M(kizashi.Model):\n"
             "    def load(self, ctx):\n"
-            "        time.sleep(0.4)\n"
+            "        time.sleep(2)\n"
             "        self.greeting = ctx.config['greeting']\n"
             "    def predict(self, batch):\n"
             "        return [{'score': 2, 'says': self.greeting}] * len(batch)\n",
@@ -221,7 +221,7 @@ static void test_slow_load(void **state)
     rig_assert_done(&rig, 0, 2);
     assert_true(kz_str_eq(
             kz_buf_view(&rig.results[0]->output), KZ_STR("{\"score\":2,\"says\":\"hello\"}")));
-    assert_true(rig.results[0]->wait_us > 200000);
+    assert_true(rig.results[0]->wait_us > 1000000);
     rig_close(&rig);
 }
 
@@ -264,7 +264,8 @@ static void test_load_exception_fences_and_unfence_tries_again(void **state)
             "x");
     rig_open(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");
-    assert_int_equal(kz_infer_wait_ready(rig.infer, 30000, on_report, &reported, &err), KZ_MODEL);
+    assert_int_equal(
+            kz_infer_wait_ready(rig.infer, RIG_WAIT_MS, on_report, &reported, &err), KZ_MODEL);
     assert_int_equal(reported, 1);
     rig_until(&rig, 0, is_fenced);
     assert_int_equal(kz_infer_room(rig.infer, 0), 0);
@@ -304,7 +305,7 @@ static void test_deadlines_hold_while_a_model_is_away(void **state)
 
     (void)state;
     rig_init(&rig);
-    rig_model(&rig, MODEL("        time.sleep(0.3)\n"), "x");
+    rig_model(&rig, MODEL("        time.sleep(3)\n"), "x");
     rig_ready(&rig);
     rig_ask(&rig, 0, "{\"x\": 1}");
     rig_until(&rig, 0, is_busy);
@@ -502,7 +503,7 @@ static size_t file_size(const char *path, const char *name)
 /* Something always waits, however long the new ones take to start. */
 static unsigned ask_until_three(void)
 {
-    int64_t until_ms = kz_mono_ms() + 60000;
+    int64_t until_ms = kz_mono_ms() + RIG_WAIT_MS;
     struct kz_infer_status status = {0};
     unsigned asked = 0;
 
@@ -626,26 +627,27 @@ static void test_what_a_timer_brings_does_not_wait_for_the_next_tick(void **stat
             .stop = stop_replica,
             .pid = no_pid};
     static const struct kz_runtime_ops *const runtimes[] = {&timed, NULL};
-    int64_t until_ms;
+    unsigned late = 0;
 
     (void)state;
     rig_init(&rig);
     rig_model(&rig, "", "x")->runtime = "timed";
     rig.options.runtimes = runtimes;
     rig_ready(&rig);
-    until_ms = kz_mono_ms() + 15000;
     for (unsigned i = 0; i < 30; i++) {
         struct pollfd bell = {.fd = rig.bell, .events = POLLIN};
+        int64_t asked_ms = kz_mono_ms();
         uint64_t drained;
 
         rig_ask(&rig, i, "{}");
         for (; rig.done == i; rig_take(&rig)) { /* as up does: only when it is told to */
-            assert_int_equal(poll(&bell, 1, 15000), 1);
+            assert_int_equal(poll(&bell, 1, RIG_WAIT_MS), 1);
             assert_int_equal(read(rig.bell, &drained, sizeof(drained)), sizeof(drained));
         }
         rig_assert_done(&rig, i, 0.5);
+        late += kz_mono_ms() - asked_ms >= 500;
     }
-    assert_true(kz_mono_ms() < until_ms);
+    assert_true(late < 15); /* a busy machine may be late now and then, a tick most times */
     rig_close(&rig);
 }
 

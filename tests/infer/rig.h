@@ -15,6 +15,7 @@
 #include "infer/infer.h"
 #include "runtimes/python/python.h"
 
+enum { RIG_WAIT_MS = 120000 }; /* for what has to happen: a busy machine takes its time */
 enum { RIG_MODELS_MAX = 2, RIG_USERS_MAX = 4096, RIG_RESULTS_MAX = 1 << 16 };
 
 struct rig_user {

@@ -257,7 +257,7 @@ struct kz_model_def *rig_model(struct rig *rig, const char *source, const char *
             .history = {.events_max = 500},
             .batch = {.size_max = 64},
             .replicas = {.min = 1, .max = 1},
-            .timeout_ms = 5000,
+            .timeout_ms = RIG_WAIT_MS,
             .queue_max = 8192,
             .config_json = "{\"greeting\": \"hello\"}",
     };
@@ -277,7 +277,7 @@ void rig_ready(struct rig *rig)
     struct kz_err err;
 
     rig_open(rig);
-    if (kz_infer_wait_ready(rig->infer, 60000, NULL, NULL, &err) != KZ_OK)
+    if (kz_infer_wait_ready(rig->infer, RIG_WAIT_MS, NULL, NULL, &err) != KZ_OK)
         fail_msg("%s: %s", err.message, rig_status(rig, 0).reason);
 }
 
@@ -350,7 +350,7 @@ void rig_take(struct rig *rig)
 
 void rig_wait(struct rig *rig, size_t count)
 {
-    int64_t until_ms = kz_mono_ms() + 30000;
+    int64_t until_ms = kz_mono_ms() + RIG_WAIT_MS;
 
     for (rig_take(rig); rig->done < count; rig_take(rig)) {
         struct pollfd p = {.fd = rig->bell, .events = POLLIN};
@@ -396,7 +396,7 @@ struct kz_infer_status rig_status(struct rig *rig, unsigned model)
 
 void rig_until(struct rig *rig, unsigned model, bool (*holds)(const struct kz_infer_status *status))
 {
-    int64_t until_ms = kz_mono_ms() + 30000;
+    int64_t until_ms = kz_mono_ms() + RIG_WAIT_MS;
 
     for (;;) {
         struct kz_infer_status status = rig_status(rig, model);

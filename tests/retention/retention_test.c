@@ -584,7 +584,7 @@ static void upkeep_beside_traffic_keeps_what_is_live(void **state)
     struct kz_prng dice;
     char id[24];
     struct kz_err err = {0};
-    int64_t until_ms = kz_mono_ms() + 60000;
+    int64_t until_ms = kz_mono_ms() + 120000;
     struct kz_query *query;
 
     (void)state;

@@ -28,6 +28,8 @@
 
 /* ---- a project: two models on events, one after another; actions with caps, holdout, having ---------- */
 
+enum { RIG_WAIT_MS = 60000 }; /* for what has to happen: a busy machine takes its time */
+
 static struct kz_column_def rig_columns[] = {
         {.name = "price", .path = "$.price", .type = KZ_TYPE_FLOAT},
 };
@@ -470,7 +472,7 @@ static void rig_publish_request(struct rig *rig, const struct rig_request *reque
 /* Waits until `want` messages were acknowledged on the bus. */
 static inline void rig_await_acknowledged(struct rig *rig, uint64_t want)
 {
-    int64_t until_ms = kz_mono_ms() + 60000;
+    int64_t until_ms = kz_mono_ms() + RIG_WAIT_MS;
     struct kz_bus_stats stats;
 
     do {
