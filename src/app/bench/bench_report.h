@@ -9,7 +9,7 @@ enum kz_bench_verdict { KZ_BENCH_TOLD, KZ_BENCH_MET, KZ_BENCH_MISSED }; /* TOLD:
 struct kz_bench_row {
     const char *id, *what, *target;
     char measured[160];
-    char details[400];
+    char details[700];
     double value; /* in the target's unit */
     const char *unit;
     enum kz_bench_verdict verdict;

@@ -24,13 +24,14 @@
 
 #include "app/bench/bench_features.h"
 #include "app/bench/bench_load.h"
+#include "app/bench/bench_pause.h"
 #include "app/bench/bench_report.h"
 #include "app/bench/bench_server.h"
 #include "app/commands/command.h"
 #include "codec/json.h"
 #include "sys/clock.h"
 
-enum { BATCH = 100, SETTLE_MS = 120000, SEED = 20261124 };
+enum { BATCH = 100, SETTLE_MS = 120000, MINUTE_S = 60, SEED = 20261124 };
 
 struct bench {
     const struct kz_args *args;
@@ -39,6 +40,7 @@ struct bench {
     struct kz_bench_users users;
     struct kz_bench_server server;
     struct kz_bench_report report;
+    const struct kz_bench_child *beside; /* a load that runs beside what is measured; NULL none */
     unsigned run;
     double cost_start_us;  /* CPU of an event on little data */
     double empty_start_ms; /* start on no data: the model's worker, mostly */
@@ -48,7 +50,8 @@ struct bench {
 struct measured {
     struct kz_bench_outcome load;
     struct kz_bench_usage used; /* differences for CPU */
-    double pending;             /* requests without a result, at the end */
+    struct kz_bench_pauses pauses;
+    double pending; /* requests without a result, at the end */
 };
 
 static bool wanted(const struct bench *b, const char *what)
@@ -78,10 +81,42 @@ static double ms_of(uint64_t ns)
 
 /* ---- measuring ------------------------------------------------------------------------------------ */
 
+/* What a load that goes on has done since the last call, for long runs to be followed. */
+static void tell_part(
+        const char *what, const struct kz_bench_child *child, struct kz_hist *seen, char *end)
+{
+    struct kz_hist now = child->outcome->latency, part = {.max_ns = now.max_ns};
+
+    for (size_t i = 0; i < KZ_HIST_BUCKETS; i++)
+        part.buckets[i] = now.buckets[i] - seen->buckets[i];
+    part.count = now.count - seen->count;
+    *seen = now;
+    fprintf(stderr, "%s p50 %.2f, p90 %.2f, p99 %.2f ms%s", what, ms_of(kz_hist_at(&part, 0.5)),
+            ms_of(kz_hist_at(&part, 0.9)), ms_of(kz_hist_at(&part, 0.99)), end);
+}
+
+/* Waits, and says each minute how it goes. `beside` may be NULL. */
+static void watch(
+        const struct kz_bench_child *child, const struct kz_bench_child *beside, double seconds)
+{
+    struct kz_hist *seen = kz_calloc(2, sizeof(*seen));
+
+    for (unsigned minute = 1; seconds > MINUTE_S; minute++, seconds -= MINUTE_S) {
+        nap(MINUTE_S);
+        fprintf(stderr, "    minute %u: ", minute);
+        tell_part("", child, &seen[0], beside ? "; " : "\n");
+        if (beside)
+            tell_part("batches beside it", beside, &seen[1], "\n");
+    }
+    nap(seconds);
+    free(seen);
+}
+
 static enum kz_code measure(
         struct bench *b, struct kz_bench_load load, struct measured *ret, struct kz_err *err)
 {
     struct kz_bench_usage before, after;
+    struct kz_bench_pause_watch *pauses;
     struct kz_bench_child child;
     struct kz_buf text = {0};
 
@@ -91,9 +126,11 @@ static enum kz_code measure(
         load.port = b->server.port;
     KZ_TRY(kz_bench_load_start(&load, &child, err));
     nap(load.warm_s);
+    pauses = kz_bench_pauses_start();
     kz_bench_usage(b->server.pid, &before);
-    nap(load.seconds);
+    watch(&child, b->beside, load.seconds);
     kz_bench_usage(b->server.pid, &after);
+    ret->pauses = kz_bench_pauses_stop(pauses);
     ret->pending = kz_bench_metrics(&b->server, &text, err) == KZ_OK
                            ? kz_bench_metric(&text, "kizashi_requests_pending")
                            : INFINITY;
@@ -119,6 +156,14 @@ static void say_cpu(char *out, size_t size, const struct measured *m, double sec
     snprintf(out + used, size - used,
             "%scores: server %.2f, model %.2f, generator %.2f, others %.2f", used ? "; " : "",
             server, model, generator, KZ_MAX(others, 0.0));
+    used = strlen(out);
+    if (m->pauses.count)
+        snprintf(out + used, size - used,
+                "; the machine itself stood still %u times for 5 ms or more, the longest %.1f, all "
+                "%.0f ms",
+                m->pauses.count, m->pauses.longest_ms, m->pauses.total_ms);
+    else if (m->pauses.known)
+        snprintf(out + used, size - used, "; the machine itself never stood still for 5 ms");
 }
 
 static void say_latency(char *out, size_t size, const struct kz_hist *h)
@@ -522,13 +567,17 @@ static enum kz_code together(struct bench *b, struct kz_err *err)
     struct sustain s = {.load = flood, .p99_max_ms = 1000, .rate = 134000.0 / BATCH};
     struct kz_bench_child child;
     struct measured m;
+    enum kz_code rc;
 
     if (!wanted(b, "together"))
         return KZ_OK;
     kz_bench_settle(&b->server, SETTLE_MS);
     flood.run = ++b->run;
     KZ_TRY(kz_bench_load_start(&flood, &child, err));
-    KZ_TRY(measure(b, probe, &m, err));
+    b->beside = &child;
+    rc = measure(b, probe, &m, err);
+    b->beside = NULL;
+    KZ_TRY(rc);
     told_latency(b, "together_latency", "event -> prediction beside 134,000 events/s", &m);
     s.at = m;
     KZ_TRY(kz_bench_load_wait(&child, &s.at.load, err));
