@@ -2,7 +2,8 @@
  * them, `kizashi replay --url` at their own pace.
  *
  * Nothing is lost on the way: what was refused for a while (429, 503, 507) or broke off is sent
- * again. Every event has an event_id, so one that had arrived all the same counts as a duplicate.
+ * again, and whoever waits is told why. Every event has an event_id, so one that had arrived all the
+ * same counts as a duplicate.
  */
 
 #include <inttypes.h>
@@ -14,6 +15,7 @@
 #include "app/commands/eventfile.h"
 #include "app/commands/online.h"
 #include "app/commands/replay.h"
+#include "codec/duration.h"
 #include "codec/json_out.h"
 #include "sys/clock.h"
 #include "sys/random.h"
@@ -23,6 +25,7 @@ enum {
     REASONS_MAX = 5,
     WAIT_FIRST_MS = 50,
     WAIT_MAX_MS = 5000,
+    SAY_EVERY_MS = 10000,
     ANSWER_MS = 60000
 };
 
@@ -40,7 +43,12 @@ struct poster {
     struct event_place *events;
     size_t count, batch_max;
     int64_t patience_ms;
+    bool quiet;
     bool begun; /* an answer came: from here on, a lost connection is waited for */
+    /* While the server does not take events: since when, when that was last said (of any time that it
+     * did not), whether of this time, and the next pause. */
+    int64_t refused_ms, said_ms, wait_ms;
+    bool said;
     uint64_t accepted, duplicates, rejected, retries;
     char *reasons[REASONS_MAX];
     size_t reason_count;
@@ -49,7 +57,9 @@ struct poster {
 static enum kz_code poster_open(
         struct poster *poster, const struct kz_args *args, size_t batch_max, struct kz_err *err)
 {
-    *poster = (struct poster){.path = args->arguments[0], .batch_max = batch_max};
+    *poster = (struct poster){.path = args->arguments[0],
+            .batch_max = batch_max,
+            .quiet = kz_args_flag(args, "quiet")};
     poster->events = kz_calloc(batch_max + 1, sizeof(*poster->events));
     return kz_online_open(args, &poster->online, err);
 }
@@ -83,9 +93,17 @@ static void reject_row(void *arg, const struct kz_err *err)
     reject(arg, 0, err->message);
 }
 
-static enum kz_code take_answer(
-        struct poster *poster, size_t from, size_t to, struct kz_str body, struct kz_err *err)
+/* A reason that goes away by itself: of the same events, those that have it are sent again. */
+static bool is_for_a_while(struct kz_json_value rejection)
 {
+    return kz_json_is(kz_json_get(rejection, "code"), kz_code_name(KZ_NO_SPACE));
+}
+
+/* `again` has room for to - from; those that are to be sent again are put there, ascending. */
+static enum kz_code take_answer(struct poster *poster, size_t from, size_t to, struct kz_str body,
+        size_t *again, size_t *ret_again_count, struct kz_err *err)
+{
+    size_t again_count = 0;
     struct kz_json_value root, item;
     struct kz_json_walk walk;
     struct kz_buf text = {0};
@@ -98,10 +116,16 @@ static enum kz_code take_answer(
     while (kz_json_walk_element(&walk, &item)) {
         size_t index = from + kz_online_count(item, "index");
 
-        reject(poster, index < to ? poster->events[index].line : 0,
-                kz_online_text(item, "message", &text));
+        if (index < to && again_count < to - from && is_for_a_while(item)) {
+            again[again_count++] = index;
+            (void)kz_fail(err, KZ_NO_SPACE, "%s", kz_online_text(item, "message", &text));
+        } else {
+            reject(poster, index < to ? poster->events[index].line : 0,
+                    kz_online_text(item, "message", &text));
+        }
     }
     kz_buf_done(&text);
+    *ret_again_count = again_count;
     return KZ_OK;
 }
 
@@ -127,21 +151,106 @@ static bool worth_waiting(const struct poster *poster, enum kz_code code)
     }
 }
 
+/* Once when it begins, then every ten seconds; where it comes and goes, no more often than that. */
+static void say_refused(struct poster *poster, int64_t now_ms, const struct kz_err *err)
+{
+    char for_ms[KZ_DURATION_BYTES], left_ms[KZ_DURATION_BYTES], status[24] = "";
+    int64_t since_ms = now_ms - poster->refused_ms;
+
+    if (poster->quiet || (poster->said_ms && now_ms - poster->said_ms < SAY_EVERY_MS))
+        return;
+    if (poster->online.status >= 400)
+        snprintf(status, sizeof(status), "%d: ", poster->online.status);
+    if (!poster->said) {
+        fprintf(stderr, "%skizashi: %s does not take events for now: %s%s\n", kz_progress_clear(),
+                poster->online.url, status, err->message);
+        if (err->hint[0])
+            fprintf(stderr, "  %s\n", err->hint);
+        fprintf(stderr,
+                "  trying again for up to %s; Ctrl-C ends it, and sending the file again is safe\n",
+                kz_duration_format(poster->patience_ms, left_ms));
+    } else {
+        fprintf(stderr, "%skizashi: not taken for %s: %s%s; trying for %s more\n",
+                kz_progress_clear(), kz_duration_format(since_ms / 1000 * 1000, for_ms), status,
+                err->message,
+                kz_duration_format((poster->patience_ms - since_ms + 999) / 1000 * 1000, left_ms));
+    }
+    poster->said = true;
+    poster->said_ms = now_ms;
+}
+
+static void taken_again(struct poster *poster)
+{
+    char for_ms[KZ_DURATION_BYTES];
+
+    if (poster->said)
+        fprintf(stderr, "%skizashi: events are taken again, after %s\n", kz_progress_clear(),
+                kz_duration_format(kz_mono_ms() - poster->refused_ms, for_ms));
+    poster->said = false;
+    poster->refused_ms = 0;
+}
+
+/* False where patience is at its end: it is counted from the first refusal on. */
+static bool wait_a_while(struct poster *poster, const struct kz_err *err)
+{
+    int64_t now_ms = kz_mono_ms(), left_ms, wait_ms;
+
+    if (!poster->refused_ms) {
+        poster->refused_ms = now_ms;
+        poster->wait_ms = WAIT_FIRST_MS;
+    }
+    left_ms = poster->refused_ms + poster->patience_ms - now_ms;
+    if (left_ms <= 0)
+        return false;
+    say_refused(poster, now_ms, err);
+    wait_ms = KZ_MAX(poster->wait_ms, (int64_t)poster->online.retry_s * 1000);
+    nap(KZ_MIN(wait_ms, left_ms));
+    poster->wait_ms = KZ_MIN(wait_ms * 2, (int64_t)WAIT_MAX_MS);
+    poster->retries++;
+    return true;
+}
+
+static enum kz_code post_range(struct poster *poster, size_t from, size_t to, struct kz_err *err);
+
+/* Those of a range that were refused for a while, run by run. */
+static enum kz_code post_again(
+        struct poster *poster, const size_t *again, size_t count, struct kz_err *err)
+{
+    for (size_t i = 0, end; i < count; i = end) {
+        for (end = i + 1; end < count && again[end] == again[end - 1] + 1; end++)
+            ;
+        KZ_TRY(post_range(poster, again[i], again[end - 1] + 1, err));
+    }
+    return KZ_OK;
+}
+
+static enum kz_code posted(
+        struct poster *poster, size_t from, size_t to, struct kz_str answer, struct kz_err *err)
+{
+    KZ_AUTO(kz_freep) size_t *again = kz_calloc(to - from, sizeof(*again));
+    size_t count = 0;
+
+    poster->begun = true;
+    KZ_TRY(take_answer(poster, from, to, answer, again, &count, err));
+    if (!count) {
+        taken_again(poster);
+        return KZ_OK;
+    }
+    return wait_a_while(poster, err) ? post_again(poster, again, count, err) : err->code;
+}
+
 static enum kz_code post_range(struct poster *poster, size_t from, size_t to, struct kz_err *err)
 {
     struct kz_str body = kz_str_n(poster->body.data + poster->events[from].at,
             poster->events[to].at - poster->events[from].at);
-    int64_t until_ms = kz_mono_ms() + poster->patience_ms, wait_ms = WAIT_FIRST_MS;
 
     for (;;) {
         struct kz_str answer;
         enum kz_code rc = kz_online_call(
                 &poster->online, "POST", "/v1/events", body, ANSWER_MS, &answer, err);
 
-        if (rc == KZ_OK) {
-            poster->begun = true;
-            return take_answer(poster, from, to, answer, err);
-        }
+        if (rc == KZ_OK)
+            return posted(poster, from, to, answer, err);
         if (poster->online.status == 413 && to - from > 1) {
             KZ_TRY(post_range(poster, from, from + (to - from) / 2, err));
             return post_range(poster, from + (to - from) / 2, to, err);
@@ -150,13 +259,8 @@ static enum kz_code post_range(struct poster *poster, size_t from, size_t to, st
             reject(poster, poster->events[from].line, err->message);
             return KZ_OK;
         }
-        if (!worth_waiting(poster, rc) || kz_mono_ms() >= until_ms)
+        if (!worth_waiting(poster, rc) || !wait_a_while(poster, err))
             return rc;
-        if (poster->online.retry_s)
-            wait_ms = KZ_MAX(wait_ms, (int64_t)poster->online.retry_s * 1000);
-        nap(KZ_MIN(wait_ms, KZ_MAX(until_ms - kz_mono_ms(), (int64_t)1)));
-        wait_ms = KZ_MIN(wait_ms * 2, (int64_t)WAIT_MAX_MS);
-        poster->retries++;
     }
 }
 
@@ -226,6 +330,11 @@ static int report(const struct poster *poster, bool json, bool quiet)
 /* What went in before it failed is said, too: sending again continues. */
 static int report_failure(const struct poster *poster, const struct kz_err *err)
 {
+    char for_ms[KZ_DURATION_BYTES];
+
+    if (poster->refused_ms)
+        fprintf(stderr, "kizashi: given up after %s without an event taken\n",
+                kz_duration_format(kz_mono_ms() - poster->refused_ms, for_ms));
     if (handled(poster))
         fprintf(stderr,
                 "kizashi: stopped after %" PRIu64 " accepted, %" PRIu64 " duplicates, %" PRIu64
@@ -298,8 +407,9 @@ const struct kz_command kz_command_send = {
         .summary = "Sends events of a file to a running Kizashi.",
         .details =
                 "NDJSON as POST /v1/events takes it, or CSV; columns that are not mapped become\n"
-                "props. What is refused for a while is sent again, and an event without an\n"
-                "event_id gets one made of the file and its line: sending a file twice is safe.\n"
+                "props. What is refused for a while (a full disk, too many requests) is sent again,\n"
+                "and said. An event without an event_id gets one made of the file and its line:\n"
+                "sending a file twice is safe.\n"
                 "Exit code 1 if anything was rejected. For history from before use `import`.",
         .example = "kizashi send log.csv --map ts=event_time,name=event_type,user_id=user_id",
         .options =
@@ -310,7 +420,7 @@ const struct kz_command kz_command_send = {
                                 "anonymous_id, event_id"},
                         {"batch", "COUNT", "500", "events of a request"},
                         {"retry-for", "DURATION", "10m",
-                                "how long to go on when refused or cut off"},
+                                "how long to try again when refused or cut off; 0s: not at all"},
                         {"quiet", NULL, NULL, "no progress"},
                         {"json", NULL, NULL, "the outcome as JSON"},
                 },

@@ -426,6 +426,11 @@ void kz_progress_show(struct kz_progress *progress, uint64_t done, const char *e
     show(progress, done, extra, false);
 }
 
+const char *kz_progress_clear(void)
+{
+    return isatty(STDERR_FILENO) ? "\r\033[K" : "";
+}
+
 void kz_progress_end(struct kz_progress *progress, uint64_t done, const char *extra)
 {
     if (!progress->quiet)

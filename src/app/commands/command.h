@@ -68,4 +68,6 @@ struct kz_progress {
 };
 void kz_progress_begin(struct kz_progress *progress, const char *what, uint64_t total, bool quiet);
 void kz_progress_show(struct kz_progress *progress, uint64_t done, const char *extra);
+/* To be printed before a line of another kind on stderr: takes the line of progress away. */
+const char *kz_progress_clear(void);
 void kz_progress_end(struct kz_progress *progress, uint64_t done, const char *extra);

@@ -1,0 +1,88 @@
+"""`kizashi send` to a server that does not take events for a while: what it says meanwhile, and that nothing is lost."""
+import contextlib
+import http.server
+import json
+import subprocess
+import threading
+
+import harness
+
+FULL = {"error": {"code": "no_space", "message": "the disk is full: events are refused, reads go on", "hint": "make room"}}
+
+
+class Script(http.server.BaseHTTPRequestHandler):
+    """Answers of a script in their order, the last one for ever."""
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append([json.loads(line) for line in body.splitlines()])
+        status, answer = self.server.answers[min(len(self.server.asked), len(self.server.answers)) - 1]
+        text = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format, *args):  # pylint: disable=redefined-builtin
+        pass
+
+
+@contextlib.contextmanager
+def scripted(*answers):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Script) as server:
+        server.answers, server.asked = list(answers), []
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def events(tmp_path, count):
+    path = tmp_path / "events.ndjson"
+    path.write_text("".join(json.dumps({"event_id": f"e{n}", "user_id": "u", "name": "view"}) + "\n" for n in range(count)))
+    return path
+
+
+def test_a_full_disk_was_waited_for_in_silence(tmp_path):
+    with scripted((507, FULL)) as server:
+        process = subprocess.Popen([harness.BINARY, "send", events(tmp_path, 3), "--url", server.url],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # Read while it is refused: it says so at once, with the server's reason and remedy, and what it does.
+        said = [process.stderr.readline() for _ in range(3)]
+        assert said == [f"kizashi: {server.url} does not take events for now: 507: {FULL['error']['message']}\n", "  make room\n",
+                        "  trying again for up to 10m; Ctrl-C ends it, and sending the file again is safe\n"], said
+        server.answers = [(200, {"accepted": 3, "duplicates": 0})]
+        out, err = process.communicate(timeout=30 * harness.SLOW)
+        assert process.returncode == 0 and out == "accepted 3, duplicates 0, rejected 0\n", (out, err)
+        assert "kizashi: events are taken again, after " in err, err
+
+
+def test_what_patience_there_is_is_said_at_its_end(tmp_path):
+    with scripted((503, {"error": {"code": "overloaded", "message": "too much at once"}})) as server:
+        told = harness.run("send", events(tmp_path, 1), "--url", server.url, "--retry-for", "300ms", check=1)
+        assert b"trying again for up to 300ms" in told.stderr and b"given up after" in told.stderr, told.stderr
+        assert told.stderr.endswith(b"kizashi: too much at once\n"), told.stderr
+        asked = len(server.asked)
+        told = harness.run("send", events(tmp_path, 1), "--url", server.url, "--retry-for", "0s", check=1)
+        assert told.stderr.endswith(b"kizashi: too much at once\n") and len(server.asked) == asked + 1, told.stderr
+        told = harness.run("send", events(tmp_path, 1), "--url", server.url, "--retry-for", "300ms", "--quiet", check=1)
+        assert b"trying again" not in told.stderr, told.stderr
+
+
+def test_events_for_which_the_disk_was_full_were_counted_as_wrong(tmp_path):
+    """A batch within which it became full: those it names are sent again, the others are not."""
+    full = {"code": "no_space", "message": "the disk is full, send it again later"}
+    first = {"accepted": 2, "duplicates": 1, "rejected": [{"index": 2, "code": "invalid", "message": "no name"}, {"index": 4, **full},
+                                                        {"index": 5, **full}, {"index": 7, **full}]}
+    with scripted((200, first), (200, {"accepted": 1, "rejected": [{"index": 1, **full}]}), (507, FULL), (200, {"accepted": 1})) as server:
+        told = harness.run("send", events(tmp_path, 8), "--url", server.url, "--json", check=1)
+        result = json.loads(told.stdout)
+        assert (result["accepted"], result["duplicates"], result["rejected"]) == (5, 1, 1), result
+        assert [[event["event_id"] for event in batch] for batch in server.asked] == [
+            [f"e{n}" for n in range(8)], ["e4", "e5"], ["e5"], ["e5"], ["e7"]], server.asked
+        assert len(result["reasons"]) == 1 and "events.ndjson:3: no name" in result["reasons"][0], result
