@@ -1,6 +1,9 @@
 /* Channels: where to, with which credentials, over how many connections. */
+#include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "rpc/rpc_int.h"
 #include "sys/clock.h"
@@ -57,6 +60,40 @@ static void fill_args(struct args *args, const struct kz_rpc_target *target, boo
     put_number(args, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
 }
 
+/* Why there are none, in words for whoever has to set them: what gRPC says of it is a list of its own
+ * files and lines (`--verbose` shows it). It looks in the three places named here, in this order. */
+static enum kz_code no_credentials(struct kz_err *err)
+{
+    const char *key = getenv("GOOGLE_APPLICATION_CREDENTIALS"), *home = getenv("HOME");
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/.config/gcloud/application_default_credentials.json",
+            home ? home : "");
+    if (key && *key && access(key, R_OK) != 0)
+        (void)kz_fail(err, KZ_UNAUTHENTICATED,
+                "no credentials for Google Cloud: GOOGLE_APPLICATION_CREDENTIALS names \"%s\": %s",
+                key, strerror(errno));
+    else if (key && *key)
+        (void)kz_fail(err, KZ_UNAUTHENTICATED,
+                "no credentials for Google Cloud: \"%s\", which GOOGLE_APPLICATION_CREDENTIALS "
+                "names, is no key of a service account nor made by gcloud",
+                key);
+    else if (access(path, F_OK) == 0)
+        (void)kz_fail(err, KZ_UNAUTHENTICATED,
+                "no credentials for Google Cloud: \"%s\" cannot be used%s%s", path,
+                access(path, R_OK) == 0 ? "" : ": ",
+                access(path, R_OK) == 0 ? "" : strerror(errno));
+    else
+        (void)kz_fail(err, KZ_UNAUTHENTICATED,
+                "no credentials for Google Cloud: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud "
+                "has left none in \"%s\", and no service account is attached to this machine",
+                path);
+    return kz_hint(err,
+            "gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS=KEY_FILE, or "
+            "run where a service account is attached (Workload Identity, Cloud Run); for emulators "
+            "set PUBSUB_, SPANNER_ and BIGTABLE_EMULATOR_HOST");
+}
+
 /* Made once and shared, so that one token serves all channels. May ask the metadata server. */
 static enum kz_code google_credentials(
         struct kz_rpc *rpc, grpc_channel_credentials **ret_credentials, struct kz_err *err)
@@ -64,16 +101,10 @@ static enum kz_code google_credentials(
     enum kz_code rc = KZ_OK;
 
     pthread_mutex_lock(&rpc->lock);
-    if (!rpc->google) {
-        kz_grpc_log_mark();
+    if (!rpc->google)
         rpc->google = rpc->grpc->grpc_google_default_credentials_create(NULL);
-    }
-    if (!rpc->google) {
-        rc = kz_fail(err, KZ_UNAUTHENTICATED, "no credentials for Google Cloud could be had%s%s",
-                kz_grpc_log_last()[0] ? ": " : "", kz_grpc_log_last());
-        kz_hint(err, "run where a service account is attached, or gcloud auth application-default "
-                     "login, or set GOOGLE_APPLICATION_CREDENTIALS to the file of a key");
-    }
+    if (!rpc->google)
+        rc = no_credentials(err);
     *ret_credentials = rpc->google;
     pthread_mutex_unlock(&rpc->lock);
     return rc;

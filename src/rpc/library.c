@@ -14,25 +14,12 @@ static struct {
     struct kz_grpc functions;
 } library = {.once = PTHREAD_ONCE_INIT};
 
-static _Thread_local char last_log[400];
-
 /* An edge logs, gRPC does not: what matters comes back as the status of a call. */
 static void on_log(gpr_log_func_args *args)
 {
     if (args->severity != GPR_LOG_SEVERITY_ERROR)
         return;
-    snprintf(last_log, sizeof(last_log), "%s", args->message);
     kz_diag_debug("grpc", "file=%s line=%d message=\"%s\"", args->file, args->line, args->message);
-}
-
-void kz_grpc_log_mark(void)
-{
-    last_log[0] = '\0';
-}
-
-const char *kz_grpc_log_last(void)
-{
-    return last_log;
 }
 
 static bool find(void *handle, const char *name, void *ret_function)

@@ -63,9 +63,6 @@ struct kz_grpc {
 
 /* Loads it once for the life of the process. KZ_UNSUPPORTED: it is not there. */
 KZ_MUST_USE enum kz_code kz_grpc_load(const struct kz_grpc **ret_grpc, struct kz_err *err);
-/* What the library logged last as an error on this thread since the mark was set; "" nothing. */
-void kz_grpc_log_mark(void);
-const char *kz_grpc_log_last(void);
 
 /* ---- the completion thread (rpc.c) ----------------------------------------------------------- */
 

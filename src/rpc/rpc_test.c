@@ -715,9 +715,17 @@ static void test_no_credentials(void **state)
     setenv("NO_GCE_CHECK", "true", 1); /* of gRPC: there is no metadata server to wait for */
     setenv("HOME", "/nowhere", 1);
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, &err), KZ_UNAUTHENTICATED);
-    assert_non_null(strstr(err.message, "/nowhere/key.json"));
-    assert_non_null(strstr(err.hint, "GOOGLE_APPLICATION_CREDENTIALS"));
+    assert_string_equal(err.message,
+            "no credentials for Google Cloud: GOOGLE_APPLICATION_CREDENTIALS names "
+            "\"/nowhere/key.json\": No such file or directory");
+    assert_non_null(strstr(err.hint, "gcloud auth application-default login"));
+    assert_non_null(strstr(err.hint, "BIGTABLE_EMULATOR_HOST")); /* its end: nothing is cut off */
     unsetenv("GOOGLE_APPLICATION_CREDENTIALS");
+    assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, &err), KZ_UNAUTHENTICATED);
+    assert_string_equal(err.message,
+            "no credentials for Google Cloud: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud has "
+            "left none in \"/nowhere/.config/gcloud/application_default_credentials.json\", and no "
+            "service account is attached to this machine");
 }
 
 /* ---- streams --------------------------------------------------------------------------------- */

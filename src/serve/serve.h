@@ -41,6 +41,8 @@ struct kz_serve_options {
     /* Appends strings to the "degraded" of /readyz; optional. */
     void (*more_degraded)(void *arg, struct kz_json_out *out);
     bool is_role; /* there is no log here: numbers of it are left out of /metrics and status */
+    /* Appends members to status, in the place of "log"; optional. */
+    void (*more_status)(void *arg, struct kz_json_out *out);
     void *arg;
 };
 

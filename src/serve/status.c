@@ -446,6 +446,8 @@ void kz_serve_status(struct kz_serve_call *call)
     put_models(&out, serve->query);
     if (!serve->options.is_role)
         put_log(&out, r);
+    if (serve->options.more_status)
+        serve->options.more_status(serve->options.arg, &out);
     kz_json_out_object_end(&out);
     kz_serve_reply(call, 200);
 }

@@ -360,3 +360,19 @@ def test_check_finds_what_is_not_there_and_what_is_wrong_in_one_go_in_the_order_
     ]
     numbers = [int(at.split(":")[0]) for at, _ in told[:5]]
     assert numbers == sorted(numbers) and lines[-1] == f'kizashi: 6 errors in "{tmp_path}/shop"'
+
+
+def test_an_alias_in_the_project_is_refused_at_its_place(tmp_path):
+    harness.run("init", tmp_path / "shop", check=0)
+    place = tmp_path / "shop" / "kizashi.yaml"
+    text = place.read_text()
+    for old, new, at, what in (("retention: {age: 90d}", "retention: &keep {age: 90d}", "11:14", "anchors (&keep)"),
+                               ("retention: {age: 90d}", "<<: *keep", "11:7", "aliases (*keep)")):
+        place.write_text(text.replace(old, new))
+        lines = harness.run("check", tmp_path / "shop", check=1).stderr.decode().splitlines()
+        assert len(lines) == 2 and lines[0].startswith(f"{place}:{at}: {what} are not supported"), lines
+
+
+def test_push_without_a_role_was_taken_and_had_no_effect(project):
+    told = harness.run("up", project, "--push", check=2)
+    assert b"--push is for --role infer" in told.stderr, told.stderr

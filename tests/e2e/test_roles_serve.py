@@ -158,6 +158,11 @@ def test_a_webhook_is_signed_retried_and_keeps_its_key(start):
         return [d for d in decisions if d.get("delivery") == "sent"]
 
     server.wait(sent, 10, "the end of the delivery")
+    # One line when the receiver begins to fail, one when it is well again.
+    said = [line.split(" ", 1)[1].strip() for line in server.read_log().splitlines() if "webhook" in line]
+    name = said[0].split("action=")[1].split()[0]
+    assert said == [f'warn  a webhook failed action={name} attempt=1 of=8 reason="503 Service Unavailable"',
+                    f"info  webhooks are taken again action={name}"], said
     receiver.shutdown()
 
 
@@ -255,6 +260,20 @@ def test_numbers_are_there(start, path):
                      "kizashi_predictions_writes_total 1", "kizashi_requests_done_total 1"):
             # Who waited is told before the last of it is counted and acknowledged.
             server.wait(lambda name=name: name in server.get(path).body.decode(), 10, name)
+
+
+def test_top_showed_zeros_of_a_log_that_roles_do_not_have(start):
+    server = start(args=ROLES)
+    ask(server, view(1), view(2))
+    status = server.get("/v1/admin/status").json()
+    assert "log" not in status and [role["name"] for role in status["roles"]] == ["collect", "process", "infer", "serve"]
+    backends = status["backends"]
+    assert backends["bus"]["name"] == "memory" and backends["bus"]["published_total"] >= 2 and "problem" not in backends["bus"]
+    assert backends["store"]["commits_total"] >= 1 and backends["predictions"]["writes_total"] >= 1
+    screen = harness.run("top", "--once", "--url", f"http://127.0.0.1:{server.port}", check=0).stdout.decode()
+    for word in ("process      backlog 0", "bus          memory: in ", "store        memory: commits ", "predictions  memory: writes "):
+        assert word in screen, screen
+    assert "fsyncs" not in screen and "segments" not in screen, screen
 
 
 LOADING = """

@@ -242,9 +242,11 @@ const struct kz_command kz_command_status = {
 
 /* ---- top ------------------------------------------------------------------------------------------ */
 
+struct since;
 struct screen {
     struct kz_buf buf;
     const char *end; /* of a line: clears what the frame before left there */
+    struct since *since;
 };
 
 static void line(struct screen *screen, const char *fmt, ...) KZ_PRINTF(2, 3);
@@ -330,6 +332,84 @@ static void draw_models(struct screen *screen, struct kz_json_value status)
     kz_buf_done(&reason);
 }
 
+/* What one of the roles' backends has done a second, since the picture before where there is one and
+ * the server was not started again, else nothing. */
+struct since {
+    double at_s, uptime_s; /* of the picture before; 0: there is none */
+    double now_s;
+    double before[16], now[16];
+    size_t count;
+};
+
+static const char *rate(
+        struct since *since, struct kz_json_value of, const char *name, char out[24])
+{
+    double now = kz_online_number(of, name), before = since->before[since->count];
+    double seconds = since->now_s - since->at_s;
+
+    since->now[since->count++] = now;
+    if (!since->at_s || seconds <= 0 || now < before)
+        snprintf(out, 24, "-");
+    else
+        short_count((now - before) / seconds, out);
+    return out;
+}
+
+static const char *mean_ms(
+        struct kz_json_value of, const char *seconds, const char *count, char out[24])
+{
+    double n = kz_online_number(of, count);
+
+    return short_ms(n > 0 ? kz_online_number(of, seconds) * 1e3 / n : 0, out);
+}
+
+/* Of roles: what they have in hand, and what carries it. There is no log. */
+static void draw_backends(struct screen *screen, struct since *since, struct kz_json_value status)
+{
+    struct kz_json_value backends = kz_json_get(status, "backends"), item;
+    struct kz_json_value bus = kz_json_get(backends, "bus"), store = kz_json_get(backends, "store"),
+                         rows = kz_json_get(backends, "predictions");
+    struct kz_json_walk walk = kz_json_walk(kz_json_get(status, "roles"));
+    struct kz_buf name = {0};
+    char a[24], b[24], c[24], d[24], e[24], f[24];
+
+    since->now_s = (double)kz_mono_ms() * 1e-3;
+    since->count = 0;
+    if (since->uptime_s > kz_online_number(status, "uptime_seconds"))
+        since->at_s = 0;
+    while (kz_json_walk_element(&walk, &item))
+        line(screen, "%-12s backlog %s   lag %.1f s", kz_online_text(item, "name", &name),
+                short_count(kz_online_number(item, "backlog"), a),
+                kz_online_number(item, "lag_seconds"));
+    if (bus.kind == KZ_JSON_OBJECT)
+        line(screen,
+                "bus          %s: in %s/s  out %s/s  redelivered %s/s   publishing %s  held %s  "
+                "oldest %.1f s",
+                kz_online_text(bus, "name", &name), rate(since, bus, "received_total", a),
+                rate(since, bus, "published_total", b), rate(since, bus, "redelivered_total", c),
+                short_count(kz_online_number(bus, "publishing"), d),
+                short_count(kz_online_number(bus, "held"), e),
+                kz_online_number(bus, "oldest_seconds"));
+    if (store.kind == KZ_JSON_OBJECT)
+        line(screen, "store        %s: commits %s/s mean %s  conflicts %s/s   reads %s/s mean %s",
+                kz_online_text(store, "name", &name), rate(since, store, "commits_total", a),
+                mean_ms(store, "commit_seconds_total", "commits_total", b),
+                rate(since, store, "conflicts_total", c), rate(since, store, "reads_total", d),
+                mean_ms(store, "read_seconds_total", "reads_total", e));
+    if (rows.kind == KZ_JSON_OBJECT)
+        line(screen, "predictions  %s: writes %s/s mean %s  conflicts %s/s   reads %s/s mean %s",
+                kz_online_text(rows, "name", &name), rate(since, rows, "writes_total", a),
+                mean_ms(rows, "write_seconds_total", "writes_total", b),
+                rate(since, rows, "conflicts_total", c), rate(since, rows, "reads_total", d),
+                mean_ms(rows, "read_seconds_total", "reads_total", e));
+    line(screen, "streams      %s   memory %s", short_count(kz_online_number(status, "streams"), a),
+            short_bytes(kz_online_number(status, "rss_bytes"), f));
+    memcpy(since->before, since->now, sizeof(since->before));
+    since->at_s = since->now_s;
+    since->uptime_s = kz_online_number(status, "uptime_seconds");
+    kz_buf_done(&name);
+}
+
 static void draw_keep(struct screen *screen, struct kz_json_value top, struct kz_json_value status)
 {
     struct kz_json_value rates = kz_json_get(top, "per_second"), log = kz_json_get(status, "log");
@@ -337,6 +417,10 @@ static void draw_keep(struct screen *screen, struct kz_json_value top, struct kz
     char a[24], b[24], c[24], d[24];
 
     line(screen, "%s", "");
+    if (kz_json_get(status, "backends").kind == KZ_JSON_OBJECT) {
+        draw_backends(screen, screen->since, status);
+        return;
+    }
     line(screen,
             "log      %s/s in %s commits/s, %s fsyncs/s; %s in %" PRIu64 " segments, %" PRIu64
             " sealed",
@@ -426,7 +510,8 @@ static enum kz_code live(struct kz_online *online, int64_t every_ms, struct kz_e
 {
     static const char enter[] = "\033[?1049h\033[?25l", leave[] = "\033[?25h\033[?1049l";
     struct sigaction action = {.sa_handler = on_top_signal};
-    struct screen screen = {.end = "\033[K\n"};
+    struct since since = {0};
+    struct screen screen = {.end = "\033[K\n", .since = &since};
     struct termios before, raw;
     enum kz_code rc;
 
@@ -458,7 +543,8 @@ static enum kz_code live(struct kz_online *online, int64_t every_ms, struct kz_e
 static int run_top(const struct kz_args *args)
 {
     int64_t every_ms = kz_args_duration_ms(args, "every");
-    struct screen screen = {.end = "\n"};
+    struct since since = {0};
+    struct screen screen = {.end = "\n", .since = &since};
     struct kz_online online;
     struct kz_err err = {0};
     enum kz_code rc;

@@ -221,6 +221,8 @@ static int run(const struct kz_args *args)
     for (size_t i = 0; i < KZ_ARRAY_COUNT(of_roles); i++)
         if (kz_args_get(args, of_roles[i]))
             return kz_command_usage(args, "--%s is for --role", of_roles[i]);
+    if (kz_args_flag(args, "push"))
+        return kz_command_usage(args, "--push is for --role infer");
     if (strcmp(kz_args_get(args, "clock"), "wall") != 0)
         return kz_command_usage(args, "--clock is for --role");
     kz_host_init(&up.host, &ops, &up);

@@ -174,6 +174,43 @@ static enum kz_code build(struct building *b, int index, unsigned depth,
     return KZ_OK;
 }
 
+/* Anchors and aliases: the document has them resolved, so the places of what goes wrong in them would be
+ * those of another key, and a small file can be made of a million values. The first is told; text
+ * that is no YAML is left to the parser. */
+static enum kz_code refuse_aliases(
+        const char *shown, const char *data, size_t size, struct kz_err *err)
+{
+    yaml_parser_t parser;
+    yaml_event_t event;
+    enum kz_code rc = KZ_OK;
+    bool more = true;
+
+    if (!yaml_parser_initialize(&parser))
+        return kz_fail(err, KZ_NO_MEMORY, "could not start the YAML parser");
+    yaml_parser_set_input_string(&parser, (const unsigned char *)data, size);
+    while (more && rc == KZ_OK && yaml_parser_parse(&parser, &event)) {
+        const yaml_char_t *anchor = event.type == YAML_SCALAR_EVENT ? event.data.scalar.anchor
+                                    : event.type == YAML_SEQUENCE_START_EVENT
+                                            ? event.data.sequence_start.anchor
+                                    : event.type == YAML_MAPPING_START_EVENT
+                                            ? event.data.mapping_start.anchor
+                                            : NULL;
+
+        if (event.type == YAML_ALIAS_EVENT)
+            rc = kz_place_fail(err, place_at(shown, event.start_mark),
+                    "aliases (*%s) are not supported: write the value out",
+                    (const char *)event.data.alias.anchor);
+        else if (anchor)
+            rc = kz_place_fail(err, place_at(shown, event.start_mark),
+                    "anchors (&%s) are not supported: write the value out where it is wanted",
+                    (const char *)anchor);
+        more = event.type != YAML_STREAM_END_EVENT;
+        yaml_event_delete(&event);
+    }
+    yaml_parser_delete(&parser);
+    return rc;
+}
+
 static enum kz_code parse(struct kz_arena *arena, const char *shown, const char *dir,
         const char *data, size_t size, const struct kz_yaml **ret_root, struct kz_err *err)
 {
@@ -182,6 +219,7 @@ static enum kz_code parse(struct kz_arena *arena, const char *shown, const char 
     struct building b = {arena, &document, shown, dir, 0};
     enum kz_code rc;
 
+    KZ_TRY(refuse_aliases(shown, data, size, err));
     if (!yaml_parser_initialize(&parser))
         return kz_fail(err, KZ_NO_MEMORY, "could not start the YAML parser");
     yaml_parser_set_input_string(&parser, (const unsigned char *)data, size);

@@ -11,7 +11,7 @@
 #include "codec/json_out.h"
 #include "sys/clock.h"
 
-enum { CAPS_MAX = 64, FAILING_SAY_MS = 60000 };
+enum { CAPS_MAX = 64 };
 
 /* ---- compiling ------------------------------------------------------------------------------------ */
 
@@ -507,26 +507,6 @@ static void give_up(struct kz_pipeline *p, uint32_t user, const struct kz_slot *
     p->counters.deliveries_given_up_total++;
 }
 
-/* One line when an action's receiver begins to fail, one a minute while it does, one when it is well
- * again: between two attempts there may be ten minutes, and nothing else says why. */
-static void say_outcome(struct kz_pipeline *p, const struct kz_webhook_attempt *a)
-{
-    struct action *action = &p->actions[a->action];
-    int64_t now_ms = kz_mono_ms();
-
-    if (a->ok && action->failing) {
-        kz_diag_info("webhooks are taken again", "action=%s", action->def->name);
-        action->failing = false;
-    } else if (!a->ok && (!action->failing || now_ms - action->failing_said_ms >= FAILING_SAY_MS)) {
-        kz_diag_warn("a webhook failed", "action=%s attempt=%u of=%u reason=\"%s\"",
-                action->def->name, (unsigned)a->attempt_count,
-                a->final ? (unsigned)a->attempt_count : (unsigned)action->def->deliver.attempts_max,
-                a->detail);
-        action->failing = true;
-        action->failing_said_ms = now_ms;
-    }
-}
-
 static void take_outcome(struct kz_pipeline *p, const struct kz_webhook_attempt *a)
 {
     uint32_t user = kz_views_state_user(p->views, a->owner);
@@ -561,7 +541,7 @@ void kz_pl_webhook_outcomes(struct kz_pipeline *p)
     while (a) {
         struct kz_webhook_attempt *next = a->next;
 
-        say_outcome(p, a);
+        kz_receiver_say(&p->actions[a->action].receiver, p->actions[a->action].def, a);
         take_outcome(p, a);
         kz_webhook_attempt_free(a);
         a = next;

@@ -7,7 +7,9 @@
 
 #include "act/webhook.h"
 #include "app/pipeline/journal.h"
+#include "app/pipeline/receiver.h"
 #include "app/pipeline/pipeline.h"
+#include "app/pipeline/receiver.h"
 #include "history/checkpoint.h"
 #include "history/views.h"
 #include "infer/infer.h"
@@ -85,8 +87,7 @@ struct action { /* an action rule, compiled */
     uint64_t name;
     struct kz_sql_expr *when, *having;
     bool *models; /* [model_count] those `when` speaks of */
-    bool failing; /* its receiver, at the last attempt */
-    int64_t failing_said_ms;
+    struct kz_receiver receiver;
 };
 
 struct model {

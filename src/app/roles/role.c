@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "codec/json_out.h"
 #include "sys/clock.h"
 
 static const struct {
@@ -260,4 +261,98 @@ void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out)
         if (role && role->ops->metrics)
             role->ops->metrics(role, out);
     }
+}
+
+/* ---- status ------------------------------------------------------------------------------------------- */
+
+static void backend_begin(
+        struct kz_json_out *out, const char *key, const char *name, const char *problem)
+{
+    kz_json_out_key(out, key);
+    kz_json_out_object(out);
+    kz_json_out_kv_cstr(out, "name", name);
+    if (*problem)
+        kz_json_out_kv_cstr(out, "problem", problem);
+}
+
+static void bus_status(struct kz_bus *bus, struct kz_json_out *out)
+{
+    struct kz_bus_stats s;
+
+    bus->ops->stats(bus, &s);
+    backend_begin(out, "bus", bus->ops->name, s.problem);
+    kz_json_out_kv_u64(out, "publishing", s.publishing);
+    kz_json_out_kv_u64(out, "held", s.held);
+    kz_json_out_kv_f64(out, "oldest_seconds",
+            s.oldest_ms ? (double)KZ_MAX(kz_clock_ms() - s.oldest_ms, (int64_t)0) * 1e-3 : 0);
+    kz_json_out_kv_u64(out, "published_total", s.published);
+    kz_json_out_kv_u64(out, "received_total", s.received);
+    kz_json_out_kv_u64(out, "acknowledged_total", s.acknowledged);
+    kz_json_out_kv_u64(out, "redelivered_total", s.redelivered);
+    kz_json_out_object_end(out);
+}
+
+static void store_status(struct kz_store *store, struct kz_json_out *out)
+{
+    struct kz_store_stats s;
+
+    store->ops->stats(store, &s);
+    backend_begin(out, "store", store->ops->name, s.problem);
+    kz_json_out_kv_u64(out, "commits_total", s.commits);
+    kz_json_out_kv_u64(out, "conflicts_total", s.conflicts);
+    kz_json_out_kv_u64(out, "reads_total", s.reads);
+    kz_json_out_kv_u64(out, "rows_written_total", s.rows_written);
+    kz_json_out_kv_f64(out, "commit_seconds_total", (double)s.commit_us_total * 1e-6);
+    kz_json_out_kv_f64(out, "read_seconds_total", (double)s.read_us_total * 1e-6);
+    kz_json_out_object_end(out);
+}
+
+static void predictions_status(struct kz_predictions *predictions, struct kz_json_out *out)
+{
+    struct kz_predictions_stats s;
+
+    predictions->ops->stats(predictions, &s);
+    backend_begin(out, "predictions", predictions->ops->name, s.problem);
+    kz_json_out_kv_u64(out, "reads_total", s.reads);
+    kz_json_out_kv_u64(out, "writes_total", s.writes);
+    kz_json_out_kv_u64(out, "conflicts_total", s.conflicts);
+    kz_json_out_kv_f64(out, "read_seconds_total", (double)s.read_us_total * 1e-6);
+    kz_json_out_kv_f64(out, "write_seconds_total", (double)s.write_us_total * 1e-6);
+    kz_json_out_object_end(out);
+}
+
+void kz_role_env_status(struct kz_role_env *env, struct kz_json_out *out)
+{
+    int64_t now_ms = kz_clock_ms();
+
+    kz_json_out_key(out, "roles");
+    kz_json_out_array(out);
+    for (unsigned kind = 0; kind < KZ_ROLE_COUNT; kind++) {
+        struct kz_role *role = env->roles[kind];
+        struct kz_role_backlog backlog = {0};
+
+        if (!role)
+            continue;
+        kz_json_out_object(out);
+        kz_json_out_kv_cstr(out, "name", roles[kind].name);
+        if (role->ops->backlog) {
+            role->ops->backlog(role, &backlog);
+            kz_json_out_kv_u64(out, "backlog", backlog.messages);
+            kz_json_out_kv_f64(out, "lag_seconds",
+                    backlog.oldest_ms
+                            ? (double)KZ_MAX(now_ms - backlog.oldest_ms, (int64_t)0) * 1e-3
+                            : 0);
+        }
+        kz_json_out_object_end(out);
+    }
+    kz_json_out_array_end(out);
+    kz_json_out_key(out, "backends");
+    kz_json_out_object(out);
+    if (env->bus)
+        bus_status(env->bus, out);
+    if (env->store)
+        store_status(env->store, out);
+    if (env->predictions)
+        predictions_status(env->predictions, out);
+    kz_json_out_object_end(out);
 }

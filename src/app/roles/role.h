@@ -120,6 +120,8 @@ void kz_role_env_tick(struct kz_role_env *env);
  * this process from doing its work (a backend has not worked for some five seconds). */
 void kz_role_env_problems(struct kz_role_env *env, kz_serve_say *say, void *to);
 void kz_role_env_metrics(struct kz_role_env *env, struct kz_buf *out);
+/* Members of /v1/admin/status: "roles" with what each has in hand, and "backends". */
+void kz_role_env_status(struct kz_role_env *env, struct kz_json_out *out);
 KZ_MUST_USE enum kz_code kz_role_env_ready(struct kz_role_env *env, struct kz_err *err);
 /* What the roles of this process have counted, and the state of a model where infer is one of them. */
 void kz_role_env_counters(struct kz_role_env *env, struct kz_pipeline_counters *ret_counters);

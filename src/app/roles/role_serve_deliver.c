@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "app/pipeline/receiver.h"
 #include "app/roles/news.h"
 #include "base/diag.h"
 #include "sys/clock.h"
@@ -63,6 +64,7 @@ struct deliveries {
     int64_t sweep_ms; /* monotonic */
     bool sweeping;
     struct kz_prng dice;
+    struct kz_receiver *receivers; /* one an action */
 };
 
 static const struct kz_record *decision_of(const struct parcel *parcel)
@@ -255,6 +257,8 @@ static void take_outcome(struct role_serve *role, const struct kz_webhook_attemp
     if (!parcel || parcel->state != PARCEL_POST)
         return;
     memcpy(parcel->detail, a->detail, sizeof(parcel->detail));
+    if (def)
+        kz_receiver_say(&role->deliveries->receivers[def - role->env->project->actions], def, a);
     if (a->ok) {
         end_with(role, parcel, KZ_DELIVERY_SENT);
         return;
@@ -497,6 +501,7 @@ enum kz_code kz_deliveries_open(struct role_serve *role, struct kz_err *err)
     struct deliveries *d = role->deliveries = kz_calloc(1, sizeof(*d));
 
     kz_prng_init(&d->dice, (uint64_t)kz_mono_ns());
+    d->receivers = kz_calloc(role->env->project->action_count + 1, sizeof(*d->receivers));
     d->part = (unsigned)kz_prng_below(&d->dice, SWEEP_PARTS); /* replicas begin apart */
     if (!role->sweep_every_ms)
         role->sweep_every_ms = SWEEP_EVERY_MS;
@@ -567,6 +572,7 @@ void kz_deliveries_close(struct role_serve *role)
     }
     if (d->source)
         role->env->bus->ops->close_source(d->source);
+    free(d->receivers);
     free(d);
     role->deliveries = NULL;
 }

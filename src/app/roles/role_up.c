@@ -125,6 +125,11 @@ static enum kz_code admit(
     return KZ_OK;
 }
 
+static void more_status(void *arg, struct kz_json_out *out)
+{
+    kz_role_env_status(((struct up *)arg)->env, out);
+}
+
 static void metrics(void *arg, struct kz_buf *out)
 {
     kz_role_env_metrics(((struct up *)arg)->env, out);
@@ -279,6 +284,7 @@ static enum kz_code listen_on(struct up *up, const char *address, struct kz_err 
     options.build = KZ_BUILD;
     options.more_metrics = metrics;
     options.more_problems = problems;
+    options.more_status = more_status;
     options.is_role = true;
     options.arg = up;
     up->serve = kz_serve_new(up->query, up->takes_callers ? up->auth : NULL, &options);
