@@ -246,6 +246,7 @@ static void run(void *arg)
     struct kz_infer *infer = arg;
     bool more = false;
 
+    kz_thread_prompt();
     while (!atomic_load(&infer->stop)) {
         /* No spinning before the sleep: measured, it doubles the round trip (README). */
         if (!more) {

@@ -87,6 +87,7 @@ static void run(void *arg)
     struct kz_log *log = arg;
 
     KZ_CHECK_MAGIC(log, KZ_LOG_MAGIC);
+    kz_thread_prompt();
     while (wait_for_work(log)) {
         struct kz_err err;
         enum kz_code rc = kz_log_health(log, &err);

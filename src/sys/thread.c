@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct start {
@@ -52,6 +53,30 @@ void kz_thread_join(struct kz_thread *thread)
         return;
     KZ_BUG_ON(pthread_join(thread->id, NULL) != 0);
     thread->started = false;
+}
+
+/* <linux/sched/types.h>, which old headers have not; version 0. */
+struct attributes {
+    uint32_t size;
+    uint32_t policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice_ns; /* sched_runtime */
+    uint64_t deadline_ns, period_ns;
+};
+_Static_assert(sizeof(struct attributes) == 48, "SCHED_ATTR_SIZE_VER0");
+
+void kz_thread_prompt(void)
+{
+    enum { SLICE_NS = 200000, RESET_ON_FORK = 1 };
+    struct attributes attributes = {.size = sizeof(attributes),
+            .policy = SCHED_OTHER,
+            .flags = RESET_ON_FORK,
+            .nice = getpriority(PRIO_PROCESS, (id_t)gettid()),
+            .slice_ns = SLICE_NS};
+
+    (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
 }
 
 static _Thread_local bool is_background;

@@ -8,6 +8,7 @@
 #include "base/diag.h"
 #include "contract/auth.h"
 #include "sys/clock.h"
+#include "sys/thread.h"
 
 enum { KEYS_EVERY_MS = 900, ONE_WORD_MS = 1000 };
 
@@ -187,6 +188,7 @@ void kz_host_run(struct kz_host *host)
     uv_signal_start(&host->term, on_signal, SIGTERM);
     uv_signal_start(&host->interrupt, on_signal, SIGINT);
     turn(host);
+    kz_thread_prompt();
     uv_run(&host->loop, UV_RUN_DEFAULT);
 }
 
