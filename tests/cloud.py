@@ -9,6 +9,7 @@ import base64
 import collections
 import concurrent.futures
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -21,7 +22,6 @@ import struct
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 
 import pytest
@@ -84,6 +84,10 @@ class Embedded:
 Message = collections.namedtuple("Message", "data attributes key id")  # `id` counts in the order of publishing
 
 
+# What a call comes to while the emulator is away, ends in the middle of an answer, or does not know us yet.
+AWAY = (OSError, http.client.HTTPException, ValueError)
+
+
 class PubSub:
     """The emulator's REST interface."""
 
@@ -127,6 +131,7 @@ class Tape:
         """`echo`: each is published once more at once, so that whoever takes it gets all of them twice."""
         self.pubsub, self.topic, self.name, self.echo = pubsub, topic, f"tape-{secrets.token_hex(4)}", echo
         self.messages = []
+        self.idle = 0  # looks without a message
         self.subscribe()
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -138,14 +143,19 @@ class Tape:
     def _run(self):
         while not self.stopping.is_set():
             messages = []
-            with contextlib.suppress(OSError):  # the emulator is away
+            with contextlib.suppress(*AWAY):
                 messages = self.pubsub.pull(self.name)
+                self.idle = 0 if messages else self.idle + 1
             mine = [m for m in messages if "again" not in m.attributes]
             if self.echo:
                 self._publish(mine)
             self.messages += mine
             if not messages:
                 time.sleep(0.05)
+
+    def has_all(self, looks=40):
+        """Whether nothing more has come for so many looks: what was published before is there then."""
+        return self.idle >= looks
 
     def _publish(self, messages):
         for m in messages:
@@ -182,7 +192,7 @@ class News:
         while not self.stopping.is_set():
             try:
                 messages = self.pubsub.pull(self.name)
-            except (OSError, urllib.error.URLError):  # the emulator is away, or does not know us yet
+            except AWAY:
                 messages = []
             try:
                 for message in messages:
@@ -332,15 +342,15 @@ class Deployment:
         self.servers[role].kill()
         self.servers[role].start()
 
-    def quiet(self, timeout, for_s=3):
-        """Until nothing more comes of itself."""
-        last, since = -1, time.monotonic()
+    def quiet(self, timeout, looks=30):
+        """Until nothing more comes of itself, look after look: a machine that stands still for seconds is not quiet."""
+        last, same = -1, 0
 
         def still():
-            nonlocal last, since
-            if len(self.news.results) != last:
-                last, since = len(self.news.results), time.monotonic()
-            return time.monotonic() - since > for_s
+            nonlocal last, same
+            same = same + 1 if len(self.news.results) == last else 0
+            last = len(self.news.results)
+            return same >= looks
 
         self.wait(still, timeout, "an end of results")
 
@@ -348,12 +358,13 @@ class Deployment:
         return "\n".join(f"-- {role}\n{server.read_log()[-1500:]}" for role, server in self.servers.items())
 
     def wait(self, condition, timeout, what):
-        deadline = time.monotonic() + timeout * harness.SLOW
+        timeout = max(timeout, harness.PATIENCE_S) * harness.SLOW
+        deadline = time.monotonic() + timeout
         while not condition():
             if self.news.failure:
                 raise self.news.failure
             if time.monotonic() > deadline:
-                raise AssertionError(f"{what} within {timeout} s; {len(self.news.results)} results; {self.logs()}")
+                raise AssertionError(f"{what} within {timeout:.0f} s; {len(self.news.results)} results; {self.logs()}")
             time.sleep(0.1)
 
     def post(self, lines, timeout=60):

@@ -34,7 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             scores = [data[i * k + names.index("views")] for i in range(n)]
         for i, user in enumerate(users):
             if user == "hang":
-                time.sleep(5)
+                time.sleep(30)
             elif user == "raise":
                 return self.reply({"error": "no good"}, 500)
             elif user == "shape":

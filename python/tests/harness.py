@@ -17,7 +17,7 @@ from kizashi import _wire as wire
 from kizashi._channel import Channel, Frame
 
 PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 
 def _environment() -> dict:

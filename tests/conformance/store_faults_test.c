@@ -70,7 +70,7 @@ static void a_lost_answer_is_told_by_the_ids(void **state)
     bool there;
     enum kz_code rc;
 
-    options.timeout_ms = 3000;
+    options.timeout_ms = 6000;
     must(kz_spanner_open(&options, &f->other, &err), &err);
     hasty = f->other;
     must(hasty->ops->begin(hasty, &txn, &err), &err);

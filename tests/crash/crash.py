@@ -63,7 +63,7 @@ class Client(threading.Thread):
                 self.run_it.clear()
 
     def talk(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30 * harness.SLOW)
         while self.run_it.is_set() and not self.finish:
             if self.drain and not self.unsure:
                 return
@@ -170,7 +170,7 @@ def main():
         server.kill()
         for client in clients:
             client.run_it.clear()
-            client.idle.wait(15)
+            assert client.idle.wait(60 * harness.SLOW), "a client hangs"
         if number % 5 == 0 or number == options.rounds:
             print(f"round {number}, {time.monotonic() - started:.0f} s: {verify(data, clients, seen, False)}", flush=True)
     with harness.Server(project, data) as server:
@@ -180,7 +180,7 @@ def main():
         server.wait(lambda: not any(client.unsure for client in clients), what="the last acknowledgement")
         for client in clients:
             client.finish = True
-            client.join(10)
+            client.join(60 * harness.SLOW)
         server.wait(lambda: b"\nkizashi_requests_pending 0" in server.get("/metrics").body, 60, "the backlog's end")
         assert server.stop() == 0
     print(f"end, {time.monotonic() - started:.0f} s: {verify(data, clients, Seen(), True)}", flush=True)

@@ -18,7 +18,7 @@
 #include "sys/file_sim.h"
 #include "sys/http_client.h"
 
-enum { SEEN_MAX = 200, WAIT_MS = 10000 };
+enum { SEEN_MAX = 200, WAIT_MS = 60000 };
 
 static const int64_t NOW = 1795477900000;
 

@@ -114,7 +114,7 @@ def test_a_webhook_is_signed_retried_and_keeps_its_key(start):
 def test_the_stream_shows_predictions_and_coupons_as_they_happen(start):
     import socket
     server = start(yaml=action())
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10 * harness.SLOW) as stream:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=harness.PATIENCE_S * harness.SLOW) as stream:
         stream.sendall(b"GET /v1/users/u1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         ask(server, view(1), view(2))
         text = b""

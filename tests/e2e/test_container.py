@@ -69,8 +69,8 @@ class Container:
         return subprocess.run(["podman", "exec", self.name, *command], capture_output=True, check=False)
 
     def stop(self):
-        """As an orchestrator does: the image's signal, then 10 s. The exit code."""
-        subprocess.run(["podman", "stop", "--time", str(int(10 * harness.SLOW)), self.name], capture_output=True, check=True)
+        """As an orchestrator does: the image's signal, and time to end. The exit code."""
+        subprocess.run(["podman", "stop", "--time", str(int(harness.PATIENCE_S * harness.SLOW)), self.name], capture_output=True, check=True)
         shown = subprocess.run(["podman", "inspect", "--format", "{{.State.ExitCode}}", self.name], capture_output=True,
                                check=True)
         return int(shown.stdout)
@@ -84,7 +84,7 @@ class Container:
 
 def ask(url, key=None, body=None):
     request = urllib.request.Request(url, data=body, headers={"Authorization": f"Bearer {key}"} if key else {})
-    with urllib.request.urlopen(request, timeout=30 * harness.SLOW) as answer:
+    with urllib.request.urlopen(request, timeout=harness.PATIENCE_S * harness.SLOW) as answer:
         return answer.read()
 
 
@@ -100,7 +100,7 @@ def test_the_demo_shows_the_shop_and_its_key_and_stops_cleanly(image):
         event = b'{"user_id":"you","name":"cart","props":{"product_id":"1004856","price":131.5}}'
         answer = json.loads(ask(url + "/v1/events?wait=purchase&timeout_ms=10000", key, event))
         assert answer["accepted"] == 1 and 0 < answer["predictions"][0]["score"] < 1
-        deadline = time.monotonic() + 30 * harness.SLOW
+        deadline = time.monotonic() + harness.PATIENCE_S * harness.SLOW
         users = 0
         while users < 5 and time.monotonic() < deadline:
             metrics = ask(url + "/metrics", key).decode()
@@ -144,7 +144,7 @@ class ContainerServer(harness.Server):
     def read_log(self):
         return self.container.log() if self.container else ""
 
-    def stop(self, timeout=15):
+    def stop(self, timeout=harness.PATIENCE_S):
         code = self.container.stop()
         self.kill()
         return code

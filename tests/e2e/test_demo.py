@@ -31,13 +31,13 @@ def ask(url, key=None, body=None):
     request = urllib.request.Request(url, data=body)
     if key:
         request.add_header("Authorization", f"Bearer {key}")
-    with urllib.request.urlopen(request, timeout=30 * harness.SLOW) as answer:
+    with urllib.request.urlopen(request, timeout=harness.PATIENCE_S * harness.SLOW) as answer:
         return json.load(answer)
 
 
 def end(process):
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=15 * harness.SLOW) == 0
+    assert process.wait(timeout=harness.PATIENCE_S * harness.SLOW) == 0
 
 
 def test_the_demo_answers_its_own_curl_and_real_sessions_flow(tmp_path):
@@ -51,15 +51,15 @@ def test_the_demo_answers_its_own_curl_and_real_sessions_flow(tmp_path):
         answer = ask(address.replace("timeout_ms=1000", "timeout_ms=10000"), body=body.encode())
         assert "timeout_ms=1000" in address
         assert answer["accepted"] == 1 and 0 < answer["predictions"][0]["score"] < 1
-        deadline = time.monotonic() + 30 * harness.SLOW
+        deadline = time.monotonic() + harness.PATIENCE_S * harness.SLOW
         users = 0
         while users < 5 and time.monotonic() < deadline:
-            with urllib.request.urlopen(url + "/metrics", timeout=10 * harness.SLOW) as metrics:
+            with urllib.request.urlopen(url + "/metrics", timeout=harness.PATIENCE_S * harness.SLOW) as metrics:
                 users = int(re.search(r"^kizashi_users (\d+)", metrics.read().decode(), re.M).group(1))
             time.sleep(0.1)
         assert users >= 5
         again = subprocess.run([harness.BINARY, "demo", "--listen", f"127.0.0.1:{port}"], capture_output=True,
-                               timeout=30 * harness.SLOW, check=False)
+                               timeout=harness.PATIENCE_S * harness.SLOW, check=False)
         assert again.returncode == 1 and b"already" in again.stderr
     finally:
         end(process)
@@ -87,7 +87,7 @@ def test_a_shop_that_is_killed_says_so(tmp_path):
     try:
         wait_for(tmp_path, r"(Ctrl-C stops it)", process)
         os.kill(int((tmp_path / "data/lock").read_text()), signal.SIGKILL)
-        assert process.wait(timeout=30 * harness.SLOW) == 1
+        assert process.wait(timeout=harness.PATIENCE_S * harness.SLOW) == 1
     finally:
         process.kill()
     said = (tmp_path / "demo.log").read_text(errors="replace")

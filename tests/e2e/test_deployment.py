@@ -167,13 +167,14 @@ def test_roles_killed_at_random_lose_nothing_and_double_nothing(embedded, tmp_pa
             for at in range(0, len(lines), 50):
                 deployment.post(lines[at:at + 50])
                 time.sleep(0.3)  # so that they are killed at work
+            deployment.wait(lambda: len(killed) >= 3, 120, "three kills")
         finally:
             stop.set()
             killer.join()
-        assert len(killed) >= 3
         deployment.quiet(120)
         deployment["process"].kill()  # so that nothing is acknowledged at the last moment that no tape has
         deployment.quiet(30)
+        deployment.wait(lambda: all(tape.has_all() for tape in tapes), 60, "everything on the tapes")
         pubsub.kill()
         pubsub.start()
         deployment.init()
@@ -228,6 +229,8 @@ def test_pubsub_and_bigtable_are_killed_in_mid_stream_and_come_back_empty(embedd
     with cloud.Emulator("pubsub", tmp_path) as pubsub, cloud.Emulator("bigtable", tmp_path) as bigtable, \
             cloud.Deployment(cloud.shop(tmp_path / "shop"), tmp_path, emulators=[pubsub, bigtable]) as deployment:
         send_all(deployment, lines[False])
+        deployment.wait(lambda: sum(not event.get("action") for event in deployment.exported()) == len(lines[False]), 120,
+                        "all events stored")
         deployment.quiet(60 + len(embedded.results) / 10)
         before = deployment.news.by_request()
         assert len(before) > len(lines[False])

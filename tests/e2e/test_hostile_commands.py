@@ -444,4 +444,4 @@ def test_sigterm_ends_long_commands(tmp_path):
             process.wait(0.5)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(15) in (0, 1, 2, -signal.SIGTERM, 130, 143)
+        assert process.wait(DEADLINE_S) in (0, 1, 2, -signal.SIGTERM, 130, 143)

@@ -26,7 +26,7 @@ class Model:
     def start(self):
         self.process = subprocess.Popen([sys.executable, self.program], stderr=subprocess.DEVNULL,
                                         env={**os.environ, "PORT": str(self.port)})
-        deadline = time.monotonic() + 20 * harness.SLOW
+        deadline = time.monotonic() + harness.PATIENCE_S * harness.SLOW
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
@@ -41,9 +41,9 @@ class Model:
             self.process.wait()
             self.process = None
 
-    def yaml(self, timeout="500ms"):
+    def yaml(self, timeout="20s"):
         return harness.YAML.replace("    path: models/counter\n", f"    runtime: http\n    url: http://127.0.0.1:{self.port}\n") \
-            .replace("timeout: 2s", f"timeout: {timeout}")
+            .replace("timeout: 20s", f"timeout: {timeout}")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_raw_histories(start, model):
 
 
 def test_only_the_row_at_fault_is_dead_lettered(start, model):
-    server = start(yaml=model.yaml())
+    server = start(yaml=model.yaml(timeout="2s"))
     bad = {"raise": "exception", "nan": "nan", "hang": "timeout", "shape": "shape"}
     users = [f"good{n}" for n in range(20)] + list(bad)
     server.send(*[view(n, user) for n, user in enumerate(users)])

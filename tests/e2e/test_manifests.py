@@ -142,7 +142,7 @@ def test_what_is_missing_is_said():
 
 
 def test_a_pod_larger_than_what_is_admitted_is_refused(tmp_path):
-    yaml = harness.YAML.replace("    timeout: 2s", "    replicas: {min: 1, max: 40}\n    resources: {cpu: 1, memory: 1Gi}\n    timeout: 2s")
+    yaml = harness.YAML.replace("    timeout: 20s", "    replicas: {min: 1, max: 40}\n    resources: {cpu: 1, memory: 1Gi}\n    timeout: 20s")
     project = harness.write_project(tmp_path / "shop", yaml=yaml)
     for more, admits in ((), b"Autopilot admits 30000m"), (("--cloud-run",), b"Cloud Run admits 8000m"):
         refused = harness.run("manifests", project, "--image", "x", "--gcp-project", "p", *more, check=1).stderr

@@ -1,7 +1,6 @@
 """Models: predictions, read-your-own-event, and every way a model can go wrong."""
 
 import threading
-import time
 
 import harness
 
@@ -59,8 +58,7 @@ class Raiser(kizashi.Model):
 
 
 def test_only_the_row_at_fault_is_dead_lettered(start):
-    yaml = harness.YAML.replace("timeout: 2s", "timeout: 500ms")
-    server = start(model=RAISER, yaml=yaml)
+    server = start(model=RAISER, yaml=harness.YAML.replace("timeout: 20s", "timeout: 2s"))
     bad = ["raise", "nan", "hang", "exit", "shape"]
     users = [f"good{n}" for n in range(20)] + bad
     server.send(*[view(n, user) for n, user in enumerate(users)])
@@ -152,11 +150,11 @@ def test_a_user_with_many_events_does_not_hold_up_the_others(start):
     for block in range(20):
         server.send(*[{"event_id": f"x{block}-{n}", "user_id": "heavy", "name": "other"} for n in range(5000)])
     server.send(*[view(n, "heavy") for n in range(20)])
-    began = time.monotonic()
-    told = server.send(view(1, "light"), query="?wait=counter&timeout_ms=5000")
+    told = server.send(view(1, "light"), query="?wait=counter&timeout_ms=10000")
     assert told["predictions"][0]["score"] == 1.0
-    assert time.monotonic() - began < 5 * harness.SLOW
-    server.wait(lambda: server.get("/v1/users/heavy/predictions").json()["predictions"], 60, "the heavy user's prediction")
+    server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 60, "the heavy user's prediction")
+    order = [result["user_id"] for result in harness.dump(server.data, "--type", "result")]
+    assert order.count("heavy") == 20 and order[-1] == "heavy", order  # who came last was not answered last
 
 
 HANGER = """
@@ -165,19 +163,17 @@ import kizashi, time
 
 class Hanger(kizashi.Model):
     def predict(self, batch):
-        time.sleep(60)
+        time.sleep(1000)
 """
 
 
 def test_stopping_answers_whoever_waits_for_a_model_that_hangs(start):
-    server = start(model=HANGER, yaml=harness.YAML.replace("timeout: 2s", "timeout: 50s"))
+    server = start(model=HANGER, yaml=harness.YAML.replace("timeout: 20s", "timeout: 1000s"))
     told = []
     waiting = threading.Thread(target=lambda: told.append(
         server.send(view(1), query="?wait=counter&timeout_ms=10000")))
     waiting.start()
     server.wait(lambda: harness.dump(server.data, "--type", "request"), 10, "the request")
-    began = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - began < 10 * harness.SLOW
-    waiting.join(5 * harness.SLOW)
+    waiting.join(harness.PATIENCE_S * harness.SLOW)
     assert told[0]["accepted"] == 1 and told[0]["pending"][0]["reason"] in ("stopping", "timeout")

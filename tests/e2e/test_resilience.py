@@ -107,7 +107,7 @@ class Leaker(kizashi.Model):
 
 
 def test_a_model_that_leaks_is_restarted_and_only_its_row_is_dead(start):
-    server = start(model=LEAKER, yaml=harness.YAML.replace("    timeout: 2s\n", "    timeout: 5s\n    resources: {memory: 256Mi}\n"))
+    server = start(model=LEAKER, yaml=harness.YAML.replace("    timeout: 20s\n", "    timeout: 60s\n    resources: {memory: 256Mi}\n"))
     server.send(view(1, "before"), query="?wait=counter&timeout_ms=10000")
     server.send(*[view(n, f"good{n}") for n in range(5)], view(1, "leak"), *[view(n, f"good{n}") for n in range(5, 10)])
     server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 60, "the last result")
@@ -174,7 +174,7 @@ def test_a_model_that_prints_megabytes_is_heard_in_part_and_answers(start):
 def test_data_that_cannot_be_written_is_one_clear_line(project, tmp_path):
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "data", "/proc/kizashi", "/dev/null/data"):
-        result = harness.run("up", project, "--data", place, "--listen", "127.0.0.1:0", timeout=30)
+        result = harness.run("up", project, "--data", place, "--listen", "127.0.0.1:0")
         one_clear_line(result, str(place))
 
 
@@ -191,16 +191,16 @@ def test_a_data_directory_without_permission_is_one_clear_line(tmp_path):
             command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] + command
         else:
             os.chmod(place, 0o555)
-        result = subprocess.run(list(map(str, command)), capture_output=True, timeout=30 * harness.SLOW, check=False)
+        result = subprocess.run(list(map(str, command)), capture_output=True, timeout=harness.PATIENCE_S * harness.SLOW, check=False)
         os.chmod(place, 0o755)
         one_clear_line(result, "data", "ermission denied")
 
 
 def test_a_port_in_use_and_up_twice(server, tmp_path):
     other = harness.write_project(tmp_path / "other")
-    one_clear_line(harness.run("up", other, "--data", tmp_path / "other-data", "--listen", f"127.0.0.1:{server.port}", timeout=30),
+    one_clear_line(harness.run("up", other, "--data", tmp_path / "other-data", "--listen", f"127.0.0.1:{server.port}"),
                    str(server.port), "in use")
-    one_clear_line(harness.run("up", server.project, "--data", server.data, "--listen", "127.0.0.1:0", timeout=30), "in use")
+    one_clear_line(harness.run("up", server.project, "--data", server.data, "--listen", "127.0.0.1:0"), "in use")
     # The first has not noticed.
     assert server.send(view(1), query="?wait=counter&timeout_ms=5000")["predictions"][0]["score"] == 1.0
     assert server.stop() == 0
@@ -259,9 +259,9 @@ def test_data_of_a_newer_format_is_refused_and_left_as_it_was(server, tmp_path):
         if command[0] == "import":
             (tmp_path / "x.ndjson").write_text(json.dumps(view("x")) + "\n")
             command[2] = tmp_path / "x.ndjson"
-        one_clear_line(harness.run(*command, "--data", server.data, timeout=30), "newer")
+        one_clear_line(harness.run(*command, "--data", server.data), "newer")
     for command in (["fsck", "--data", server.data], ["restore", tmp_path / "backup", server.project, "--data", tmp_path / "restored"]):
-        result = harness.run(*command, timeout=30)
+        result = harness.run(*command)
         assert result.returncode == 1 and b"newer" in result.stdout + result.stderr, result
     assert [segment.read_bytes() for segment in segments] == before
     for segment in segments:
@@ -277,9 +277,9 @@ def test_idle_callers_leave_descriptors_for_the_log_where_there_are_few(project,
     monkeypatch.setattr(harness, "BINARY", str(few))
     with harness.Server(project) as server:
         assert "fewer connections are taken connections=64 instead_of=10000 descriptors=256" in server.read_log()
-        mine = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30 * harness.SLOW)
+        mine = http.client.HTTPConnection("127.0.0.1", server.port, timeout=harness.PATIENCE_S * harness.SLOW)
         mine.connect()
-        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10 * harness.SLOW) for _ in range(63)]
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=harness.PATIENCE_S * harness.SLOW) for _ in range(63)]
         assert server.get("/healthz").status == 503
         # Two new segments of the log are made meanwhile.
         pad = {"pad": "y" * 50000}

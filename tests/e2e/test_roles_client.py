@@ -209,10 +209,8 @@ def test_who_waits_at_collect_hears_of_predictions_and_of_what_was_not_asked(tmp
     project = harness.write_project(tmp_path / "shop", yaml=BACKENDS + harness.YAML)
     with roles(project, tmp_path, ("collect", "process", "infer", "serve")) as deployment:
         def told(name, number):
-            began = time.monotonic()
             answer = deployment["collect"].send({"event_id": f"e{number}", "user_id": "ada", "name": name},
                                                 query="?wait=counter&timeout_ms=10000")
-            assert time.monotonic() - began < 6 * harness.SLOW, answer
             return [row["score"] for row in answer["predictions"]], [row["reason"] for row in answer["pending"]]
 
         assert told("view", 1) == ([1.0], [])  # the first opens the subscription

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 import harness
 
 HEAD = harness.YAML.split("triggers:")[0]
@@ -20,21 +22,34 @@ def requests(server):
     return harness.dump(server.data, "--type", "request")
 
 
+def in_time(window_ms, send):
+    """send(user) for one user after the other, until all of one's events have come within the window: a busy machine may
+    need more than one try. Gives that user."""
+    for number in range(50):
+        began = time.monotonic()
+        send(f"u{number}")
+        if time.monotonic() - began < window_ms / 1000:
+            return f"u{number}"
+    pytest.skip(f"too busy a machine: no few events came within {window_ms} ms")
+
+
 def test_debounce_asks_at_once_and_once_at_the_end(start):
-    window_ms = int(700 * harness.SLOW)  # long enough to look into it
+    window_ms = 1000
     server = start(yaml=yaml(["when: name = 'view'", f"debounce: {window_ms}ms"]))
-    for number in range(4):
-        server.send(view(number))
-    assert len(requests(server)) == 1
-    server.wait(lambda: len(requests(server)) == 2, 5, "the end of the window")
-    first, last = requests(server)
+    user = in_time(window_ms, lambda user: [server.send(view(number, user)) for number in range(4)])
+
+    def asked():
+        return [request for request in requests(server) if request["user_id"] == user]
+
+    server.wait(lambda: len(asked()) >= 2, 5, "the end of the window")
+    server.wait(lambda: server.get(f"/v1/users/{user}/predictions").json()["predictions"][0]["score"] == 4.0, 5)
+    first, last = asked()
     assert (first["event_id"], last["event_id"]) == ("view0", "view3")
-    assert window_ms - 50 <= last["now_ms"] - first["now_ms"] <= window_ms + 60 * harness.SLOW
-    server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"][0]["score"] == 4.0, 5)
+    assert window_ms - 50 <= last["now_ms"] - first["now_ms"] <= window_ms + 60  # as of when it was due
 
 
 def test_waiting_within_a_window_says_that_it_is_debounced(start):
-    server = start(yaml=yaml(["when: name = 'view'", "debounce: 10s"]))
+    server = start(yaml=yaml(["when: name = 'view'", "debounce: 5m"]))
     assert server.send(view(1), query="?wait=counter&timeout_ms=5000")["predictions"][0]["score"] == 1.0
     told = server.send(view(2), query="?wait=counter&timeout_ms=5000")
     assert told["pending"] == [{"model": "counter", "reason": "debounced"}] and not told["predictions"]
@@ -43,12 +58,18 @@ def test_waiting_within_a_window_says_that_it_is_debounced(start):
 
 
 def test_delay_asks_later_unless_something_else_came(start):
-    server = start(yaml=yaml(["when: name = 'cart'", f"delay: {int(500 * harness.SLOW)}ms", "unless: name = 'purchase'"]))
-    server.send(view(1, "stays", "cart"), view(1, "buys", "cart"))
-    server.send(view(1, "buys", "purchase"))
-    server.send(view(1, "later", "cart"))
-    server.wait(lambda: len(requests(server)) >= 2, 5, "the requests")  # the last is due behind all others
-    assert [r["user_id"] for r in requests(server)] == ["stays", "later"]
+    delay_ms = 1000
+    server = start(yaml=yaml(["when: name = 'cart'", f"delay: {delay_ms}ms", "unless: name = 'purchase'"]))
+
+    def send(user):
+        server.send(view(1, f"stays-{user}", "cart"), view(1, f"buys-{user}", "cart"))
+        server.send(view(1, f"buys-{user}", "purchase"))
+
+    user = in_time(delay_ms, send)
+    server.send(view(1, "later", "cart"))  # due behind all others
+    server.wait(lambda: "later" in [r["user_id"] for r in requests(server)], 5, "the requests")
+    asked = [r["user_id"] for r in requests(server)]
+    assert f"stays-{user}" in asked and f"buys-{user}" not in asked, asked
 
 
 def test_a_delay_outlives_kill_minus_nine(start):

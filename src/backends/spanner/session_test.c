@@ -30,7 +30,7 @@ static int up(void **state)
     struct kz_spanner_options options = {.project = "kizashi-test",
             .instance = "sessions",
             .session_max = 2,
-            .timeout_ms = 3000};
+            .timeout_ms = 8000};
     struct kz_err err = {0};
     char database[40];
 
