@@ -26,6 +26,17 @@ struct kz_log_mark {
     uint8_t log_id[16];
 };
 
+/* What a caller looks at of an event; what is left out here may read as empty or NULL. seq, times,
+ * session, flags and identity are always there. */
+struct kz_event_parts {
+    bool event_id, name, props;
+    uint32_t columns_id; /* of the definitions that `columns` counts in; an event that was written
+                          * under others has its props instead */
+    uint64_t columns;    /* bit i: typed column i */
+};
+
+struct kz_history_cache;
+
 struct kz_history_query {
     const struct kz_source *sources;
     size_t source_count;
@@ -36,6 +47,8 @@ struct kz_history_query {
     bool include_actions;
     kz_lsn after; /* records at or before this address are known to the caller: an implementation
                    * may leave them out, none has to; 0: none is */
+    struct kz_history_cache
+            *cache; /* of this reader; its parts are enough for the caller. Or NULL */
 };
 
 struct kz_history_rows {
@@ -64,6 +77,12 @@ struct kz_history_reader_ops {
      * KZ_NOT_FOUND where retention or erasure has taken it. */
     enum kz_code (*get)(struct kz_history_reader *reader, kz_lsn lsn, uint64_t owner,
             struct kz_buf *out, struct kz_err *err);
+    /* Memory for events that are slow to read, kept from one scan with it to the next, `bytes_max` at
+     * most. A scan gives the same rows with it as without, but for what `parts` leaves out. It
+     * belongs to one thread. NULL: this reader has no use for one; so has one without the function. */
+    struct kz_history_cache *(*cache_new)(struct kz_history_reader *reader,
+            const struct kz_event_parts *parts, uint64_t bytes_max);
+    void (*cache_free)(struct kz_history_reader *reader, struct kz_history_cache *cache);
 };
 
 /* A user's record by address, whichever of their runs it lies on: in a sealed segment a record is

@@ -491,6 +491,10 @@ void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats)
             .dropped_segments = atomic_load(&log->dropped_segments),
             .keys_bytes = log->keys.bytes,
             .keys_forgotten_total = log->keys.forgotten_total,
+            .cached_bytes = atomic_load(&log->cached_bytes),
+            .cache_dropped_total = atomic_load(&log->cache_dropped),
+            .events_unsealed_total = atomic_load(&log->events_unsealed),
+            .events_cached_total = atomic_load(&log->events_cached),
     };
 
     for (size_t i = 0; i < view->count; i++)
@@ -526,7 +530,9 @@ enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t number, struct 
     KZ_BUG_ON(!old || !kz_log_is_complete(log, number));
     KZ_TRY(kz_segment_open_sealed(log->fs, log->dir, number, log->pool, &seg, err));
     change_view(log, 0, NULL, seg);
-    if (!old->is_sealed)
+    if (old->is_sealed)
+        atomic_fetch_add_explicit(&log->rewrites, 1, memory_order_release);
+    else
         KZ_TRY(log->fs->ops->unlink(log->fs, raw, err));
     kz_space_leave(log, old);
     return KZ_OK;

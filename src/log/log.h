@@ -156,9 +156,13 @@ struct kz_log_stats {
     uint64_t commits, records, bytes, syncs, sync_us_total;
     uint32_t sync_us_last, sync_us_max;
     uint64_t sealed_segments, dropped_segments;
-    uint64_t keys_bytes;           /* of the filter over all keys; the writer's, as the next one */
-    uint64_t keys_forgotten_total; /* parts of it given up at keys_bytes_max: a duplicate of that
+    uint64_t keys_bytes;            /* of the filter over all keys; the writer's, as the next one */
+    uint64_t keys_forgotten_total;  /* parts of it given up at keys_bytes_max: a duplicate of that
                                     * time costs a look a segment */
+    uint64_t cached_bytes;          /* of what is kept of histories for those who ask again */
+    uint64_t cache_dropped_total;   /* owners let go of, to make room */
+    uint64_t events_unsealed_total; /* read by histories out of sealed segments */
+    uint64_t events_cached_total;   /* and out of what is kept */
 };
 void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats);
 

@@ -6,6 +6,7 @@
  *     recover.c  open: finds the end of the log, cuts or refuses
  *     segment.c  a raw segment's file; views (lists of segments)
  *     reader.c   kz_history_reader over a view
+ *     cache.c    what is kept of histories for it
  *     sealed.c   a sealed segment's file (sealed.h)
  *     sealer.c   kz_log_seal(), kz_log_drop(): make sealed segments, replace and drop
  */
@@ -121,6 +122,12 @@ struct kz_log {
     _Atomic uint64_t commits, bytes, syncs, sync_us_total;
     _Atomic uint32_t sync_us_last, sync_us_max;
     _Atomic uint64_t dropped_segments;
+
+    /* Sealed segments that were written anew without somebody; behind the view that has them. */
+    _Atomic uint64_t rewrites;
+    /* Of all caches of histories, and all scans; each adds to them. */
+    _Atomic uint64_t cached_bytes, cache_dropped;
+    _Atomic uint64_t events_unsealed, events_cached;
 };
 
 /* Stops the log for good; the first reason stays. Any thread. */

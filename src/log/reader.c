@@ -2,20 +2,40 @@
  *
  * The common case is one source whose last events are in raw segments: a lock to take a scan from
  * the pool, then one dependent load a record. Nothing is allocated once the pool is warm.
+ *
+ * A walk goes from new to old, and with it from raw segments to sealed ones. With a cache
+ *
+ *     raw -> sealed: what the cache does not know yet -> kept: what it does -> sealed: what is older
+ *
+ * and at the end, where it was worth it, what was read is put to what is kept.
  */
 #include <stdlib.h>
 
+#include "log/cache.h"
 #include "log/log_int.h"
 
-enum { SCAN_MAGIC = 0x6e63536b, IDLE_SCANS_MAX = 64 };
+enum {
+    SCAN_MAGIC = 0x6e63536b,
+    IDLE_SCANS_MAX = 64,
+    /* So many events out of blocks are worth packing a run anew, and so many to begin one: a block
+     * costs 3 to 6 us, packing a run of 50 events about 8. */
+    FRESH_MIN = 4,
+    FRESH_FIRST_MIN = 2,
+};
 
 /* Where one source's walk stands. */
 struct walk {
     uint64_t owner;
     kz_lsn at;                      /* the record it stands on; 0: at the end */
-    const struct kz_record *record; /* borrowed from segment, staging buffer or cursor */
-    bool in_sealed;
-    struct kz_sealed_cursor cursor;
+    const struct kz_record *record; /* borrowed from segment, staging buffer, cursor or arena */
+    enum { WALK_RAW, WALK_SEALED, WALK_KEPT } place;
+    struct kz_sealed_cursor cursor; /* WALK_SEALED */
+    /* With a cache. */
+    struct kz_kept *kept;              /* of this owner, until `build` has taken it over; or NULL */
+    struct kz_kept_cursor kept_cursor; /* WALK_KEPT */
+    struct kz_kept_build build;        /* from the newest event in sealed segments on */
+    uint32_t fresh, fresh_min;         /* events out of blocks; how many are worth it */
+    uint32_t cached;                   /* and out of what is kept */
 };
 
 struct kz_scan {
@@ -23,7 +43,9 @@ struct kz_scan {
     struct kz_scan *next_idle;
     struct kz_log *log;
     struct kz_log_view *view;
-    struct kz_arena arena;            /* copies out of sealed segments */
+    struct kz_history_cache *cache; /* the query's, or NULL */
+    struct kz_buf scratch;
+    struct kz_arena arena;            /* copies out of sealed segments and of what is kept */
     const struct kz_record **records; /* capacity of them, newest first until the end */
     kz_lsn *lsns;
     size_t count, capacity;
@@ -47,8 +69,7 @@ static struct kz_scan *scan_take(struct kz_log *log)
     }
     pthread_mutex_unlock(&log->table_lock);
     if (!scan) {
-        scan = kz_malloc(sizeof(*scan));
-        memset(scan, 0, offsetof(struct kz_scan, walks));
+        scan = kz_calloc(1, sizeof(*scan));
         scan->magic = SCAN_MAGIC;
         scan->log = log;
         kz_arena_init(&scan->arena, 0);
@@ -61,10 +82,19 @@ static struct kz_scan *scan_take(struct kz_log *log)
 
 static void scan_free(struct kz_scan *scan)
 {
+    for (size_t i = 0; i < KZ_SOURCES_MAX; i++)
+        kz_kept_build_done(&scan->walks[i].build);
+    kz_buf_done(&scan->scratch);
     kz_arena_done(&scan->arena);
     free(scan->records);
     free(scan->lsns);
     free(scan);
+}
+
+static void count(_Atomic uint64_t *counter, uint32_t n)
+{
+    if (n)
+        atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
 static void scan_give_back(struct kz_scan *scan)
@@ -73,10 +103,13 @@ static void scan_give_back(struct kz_scan *scan)
     struct kz_log_view *view = scan->view;
 
     for (size_t i = 0; i < scan->walk_count; i++) {
-        if (scan->walks[i].in_sealed)
+        if (scan->walks[i].place == WALK_SEALED)
             kz_sealed_cursor_done(&scan->walks[i].cursor);
+        count(&log->events_unsealed, scan->walks[i].fresh);
+        count(&log->events_cached, scan->walks[i].cached);
     }
     scan->view = NULL;
+    scan->cache = NULL;
     if (scan->arena.used_bytes)
         kz_arena_reset(&scan->arena);
     pthread_mutex_lock(&log->table_lock);
@@ -135,25 +168,99 @@ static enum kz_code fail_chain(struct kz_err *err, kz_lsn lsn, const char *what)
 }
 
 /* The next older record of the sealed segment the walk is in, or none. */
-static enum kz_code step_sealed(
-        struct walk *walk, enum kz_chain chain, bool *ret_found, struct kz_err *err)
+static enum kz_code step_sealed(struct kz_scan *scan, struct walk *walk, enum kz_chain chain,
+        bool *ret_found, struct kz_err *err)
 {
     for (;;) {
         enum kz_code rc = kz_sealed_prev(&walk->cursor, &walk->at, &walk->record, err);
 
         if (rc == KZ_END) {
             kz_sealed_cursor_done(&walk->cursor);
-            walk->in_sealed = false;
+            walk->place = WALK_RAW;
             *ret_found = false;
             return KZ_OK;
         }
         KZ_TRY(rc);
         if (kz_record_chain(walk->record->type) == chain) {
+            walk->fresh++;
+            if (scan->cache)
+                kz_kept_add(&walk->build, kz_cache_parts(scan->cache), walk->at, walk->record);
             *ret_found = true;
             return KZ_OK;
         }
     }
 }
+
+/* ---- what is kept -----------------------------------------------------------------------------
+ */
+
+/* Stands the walk on the next older event that is kept, or leaves what is kept for what is older. */
+static void step_kept(struct kz_scan *scan, struct walk *walk, bool *ret_found)
+{
+    walk->record = kz_kept_prev(&walk->kept_cursor, &scan->scratch, &scan->arena, &walk->at);
+    *ret_found = walk->record != NULL;
+    if (*ret_found) {
+        walk->cached++;
+        if (KZ_LSN_SEGMENT(walk->at) < scan->view->first) /* C2 */
+            walk->at = 0;
+        return;
+    }
+    kz_cache_used(walk->kept, walk->kept_cursor.passed);
+    kz_kept_join(&walk->build, kz_cache_parts(scan->cache), kz_cache_run(walk->kept), UINT32_MAX);
+    walk->kept = NULL;
+    walk->place = WALK_RAW;
+}
+
+/* Goes on at `lsn` in what is kept, where it has that. */
+static bool enter_kept(struct kz_scan *scan, struct walk *walk, kz_lsn lsn)
+{
+    const struct kz_kept_run *run;
+    bool found;
+
+    if (!walk->kept)
+        return false;
+    run = kz_cache_run(walk->kept);
+    if (lsn < run->oldest)
+        walk->build.ended = true; /* asked as of long ago: what is kept stays as it is */
+    if (lsn < run->oldest || lsn > run->newest || (walk->build.count && lsn != run->newest) ||
+            !kz_kept_seek(&walk->kept_cursor, run, kz_cache_parts(scan->cache), lsn))
+        return false;
+    walk->place = WALK_KEPT;
+    step_kept(scan, walk, &found);
+    return true;
+}
+
+/* What was read is put before what is kept, which keeps its length unless more was made use of. */
+static void join_kept(struct kz_scan *scan, struct walk *walk)
+{
+    uint32_t depth, passed = walk->kept_cursor.passed;
+
+    if (!walk->kept || walk->place != WALK_KEPT)
+        return;
+    kz_cache_used(walk->kept, passed);
+    depth = kz_cache_depth(walk->kept);
+    if (walk->fresh)
+        kz_kept_join(&walk->build, kz_cache_parts(scan->cache), kz_cache_run(walk->kept),
+                KZ_MAX(passed, depth - KZ_MIN(depth, walk->build.count)));
+}
+
+static void keep(struct kz_scan *scan)
+{
+    for (size_t i = 0; i < scan->walk_count; i++)
+        join_kept(scan, &scan->walks[i]);
+    /* A put may let go of what another walk borrows. */
+    for (size_t i = 0; i < scan->walk_count; i++) {
+        struct walk *walk = &scan->walks[i];
+        struct kz_kept_run run = kz_kept_built(&walk->build);
+
+        if (run.count && walk->fresh >= walk->fresh_min)
+            kz_cache_put(scan->cache, &run);
+        walk->kept = NULL;
+    }
+}
+
+/* ---- from one record to the next --------------------------------------------------------------
+ */
 
 /* Stands the walk on the record at `lsn`, or at its end where retention or erasure took it. */
 static enum kz_code walk_to(struct kz_scan *scan, struct walk *walk, kz_lsn lsn,
@@ -168,9 +275,11 @@ static enum kz_code walk_to(struct kz_scan *scan, struct walk *walk, kz_lsn lsn,
     if (!seg)
         return fail_chain(err, lsn, "is in a segment that does not exist");
     if (seg->is_sealed) {
+        if (enter_kept(scan, walk, lsn))
+            return KZ_OK;
         kz_sealed_seek(&walk->cursor, seg->sealed, walk->owner, lsn);
-        walk->in_sealed = true;
-        KZ_TRY(step_sealed(walk, chain, &found, err));
+        walk->place = WALK_SEALED;
+        KZ_TRY(step_sealed(scan, walk, chain, &found, err));
         if (!found)
             walk->at = 0;
         return KZ_OK;
@@ -189,15 +298,20 @@ static enum kz_code walk_on(
         struct kz_scan *scan, struct walk *walk, enum kz_chain chain, struct kz_err *err)
 {
     kz_lsn prev = walk->record->prev;
-    bool found;
+    bool found = false;
 
-    if (walk->in_sealed) {
-        KZ_TRY(step_sealed(walk, chain, &found, err));
-        if (found)
-            return KZ_OK;
-        /* `prev` of the oldest one in there leads to an earlier segment. */
+    if (walk->place == WALK_KEPT) {
+        step_kept(scan, walk, &found);
+    } else if (walk->place == WALK_SEALED) {
+        if (walk->kept && prev == kz_cache_run(walk->kept)->newest) {
+            kz_sealed_cursor_done(&walk->cursor);
+            walk->place = WALK_RAW;
+            return walk_to(scan, walk, prev, chain, err);
+        }
+        KZ_TRY(step_sealed(scan, walk, chain, &found, err));
     }
-    return walk_to(scan, walk, prev, chain, err);
+    /* `prev` of the oldest one in there leads to an earlier segment. */
+    return found ? KZ_OK : walk_to(scan, walk, prev, chain, err);
 }
 
 static void prefetch_prev(const struct kz_scan *scan, const struct kz_record *record)
@@ -254,7 +368,7 @@ static void emit(struct kz_scan *scan, const struct walk *walk)
 
     if (scan->count == scan->capacity)
         scan_grow(scan);
-    if (walk->in_sealed) { /* the cursor's record goes with its next step */
+    if (walk->place == WALK_SEALED) { /* the cursor's record goes with its next step */
         struct kz_record *copy = kz_arena_must(&scan->arena, KZ_ALIGN8(record->size));
 
         memcpy(copy, record, record->size);
@@ -274,7 +388,14 @@ static enum kz_code start_walks(
         struct walk *walk = &scan->walks[scan->walk_count++];
 
         walk->owner = query->sources[i].owner;
-        walk->in_sealed = false;
+        walk->place = WALK_RAW;
+        walk->fresh = walk->cached = 0;
+        walk->kept = NULL;
+        if (scan->cache) {
+            walk->kept = kz_cache_find(scan->cache, walk->owner);
+            walk->fresh_min = walk->kept ? FRESH_MIN : FRESH_FIRST_MIN;
+            kz_kept_begin(&walk->build, walk->owner);
+        }
         KZ_TRY(walk_to(scan, walk, query->sources[i].head, query->chain, err));
     }
     return KZ_OK;
@@ -321,14 +442,23 @@ static struct kz_log *log_of(struct kz_history_reader *reader)
 static enum kz_code scan_history(struct kz_history_reader *reader,
         const struct kz_history_query *query, struct kz_history_rows *ret_rows, struct kz_err *err)
 {
-    struct kz_scan *scan = scan_take(log_of(reader));
+    struct kz_log *log = log_of(reader);
     bool truncated = false;
-    enum kz_code rc = collect(scan, query, &truncated, err);
+    struct kz_scan *scan;
+    enum kz_code rc;
 
+    if (query->cache)
+        kz_cache_begin(query->cache);
+    scan = scan_take(log);
+    if (query->chain == KZ_CHAIN_EVENTS)
+        scan->cache = query->cache;
+    rc = collect(scan, query, &truncated, err);
     if (rc != KZ_OK) {
         scan_give_back(scan);
         return rc;
     }
+    if (scan->cache)
+        keep(scan);
     kz_history_reverse(scan->records, scan->lsns, scan->count);
     *ret_rows = (struct kz_history_rows){
             .records = scan->records,
@@ -412,9 +542,26 @@ static enum kz_code get(struct kz_history_reader *reader, kz_lsn lsn, uint64_t o
     return unwrap(out, err);
 }
 
+/* ---- a cache ----------------------------------------------------------------------------------
+ */
+
+static struct kz_history_cache *cache_new(
+        struct kz_history_reader *reader, const struct kz_event_parts *parts, uint64_t bytes_max)
+{
+    return bytes_max ? kz_cache_new(log_of(reader), parts, bytes_max) : NULL;
+}
+
+static void cache_free(struct kz_history_reader *reader, struct kz_history_cache *cache)
+{
+    (void)reader;
+    kz_cache_free(cache);
+}
+
 const struct kz_history_reader_ops kz_log_reader_ops = {
         .scan = scan_history,
         .release = release,
         .scan_all = scan_all,
         .get = get,
+        .cache_new = cache_new,
+        .cache_free = cache_free,
 };
