@@ -67,6 +67,9 @@ void kz_sql_event_names(
 void kz_sql_columns(
         const struct kz_sql_expr *expr, const char *const **ret_names, size_t *ret_count);
 
+/* Which parts of events a HAVING or FEATURES query can look at; all it reads is among them. */
+void kz_sql_reads(const struct kz_sql_expr *expr, struct kz_event_parts *ret_parts);
+
 /* NULL and 0 are false. `event` has its columns set (typed by the project's definitions). */
 KZ_MUST_USE enum kz_code kz_sql_event_true(
         struct kz_sql_expr *expr, const struct kz_event *event, bool *ret_true, struct kz_err *err);

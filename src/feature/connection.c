@@ -91,10 +91,24 @@ static int may_call(struct kz_sql *sql, const char *name)
     return SQLITE_OK;
 }
 
+/* The authorizer is told of each column that a text names, but not of those that USING compares;
+ * events_best_index() is. */
+static void note_column(struct kz_sql *sql, const char *name)
+{
+    for (int i = 0; i < KZ_EVENTS_FIXED; i++)
+        if (strcasecmp(name, kz_events_column_names[i]) == 0)
+            kz_events_note(sql, i);
+    for (size_t i = 0; i < sql->project->events.column_count; i++)
+        if (strcasecmp(name, sql->project->events.columns[i].name) == 0)
+            kz_events_note(sql, KZ_EVENTS_FIXED + (int)i);
+}
+
 static int may_read(struct kz_sql *sql, const char *table, const char *column)
 {
     static const char *const inner[] = {"dbstat", "bytecode", "tables_used", "sqlite_stmt"};
 
+    if (strcasecmp(table, "events") == 0 && column)
+        note_column(sql, column);
     if (strcasecmp(table, "events") == 0)
         return sql->scope == KZ_SCOPE_EVENTS
                        ? SQLITE_OK

@@ -7,7 +7,9 @@
  *     and SQLite looks again;
  *  3. the plan depends on the query alone, never on the rows bound, so that the same query does the
  *     same additions in the same order;
- *  4. results point into the records, which outlive the statement's execution.
+ *  4. results point into the records, which outlive the statement's execution;
+ *  5. of the columns only those are read that were noted when the query was compiled: rows need not
+ *     have the others (kz_sql_reads()).
  */
 #include <math.h>
 #include <stdlib.h>
@@ -70,6 +72,43 @@ static int events_disconnect(sqlite3_vtab *vtab)
 {
     sqlite3_free(vtab);
     return SQLITE_OK;
+}
+
+/* ---- which columns are read
+ * ---------------------------------------------------------------------- */
+
+static bool is_noted(const struct kz_event_parts *parts, int column)
+{
+    switch (column) {
+    case KZ_EVENTS_EVENT_ID:
+        return parts->event_id;
+    case KZ_EVENTS_NAME:
+        return parts->name;
+    case KZ_EVENTS_PROPS:
+        return parts->props;
+    }
+    return column < KZ_EVENTS_FIXED || parts->columns >> (column - KZ_EVENTS_FIXED) & 1;
+}
+
+void kz_events_note(struct kz_sql *sql, int column)
+{
+    struct kz_event_parts *parts = &sql->reads;
+
+    parts->event_id |= column == KZ_EVENTS_EVENT_ID;
+    parts->name |= column == KZ_EVENTS_NAME;
+    parts->props |= column == KZ_EVENTS_PROPS;
+    if (column >= KZ_EVENTS_FIXED)
+        parts->columns |= UINT64_C(1) << (column - KZ_EVENTS_FIXED);
+}
+
+/* The last bit of colUsed stands for all columns from there on. */
+static void note_used(struct kz_sql *sql, sqlite3_uint64 used)
+{
+    int count = KZ_EVENTS_FIXED + (int)sql->project->events.column_count;
+
+    for (int i = 0; i < count; i++)
+        if (used >> KZ_MIN(i, 63) & 1)
+            kz_events_note(sql, i);
 }
 
 /* ---- planning
@@ -160,7 +199,7 @@ static int events_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info)
 {
     struct plan plan = {.rows = PLAN_ROWS};
 
-    (void)vtab;
+    note_used(((struct events_vtab *)vtab)->sql, info->colUsed);
     for (int i = 0; i < info->nConstraint; i++)
         plan_constraint(&plan, info, i);
     if (plan.one_row) {
@@ -444,6 +483,11 @@ static int events_column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int co
     struct kz_events_cursor *cursor = (struct kz_events_cursor *)base;
     struct kz_sql *sql = cursor->sql;
 
+    /* It may not be there (invariant 5), and must not pass for NULL. */
+    if (!is_noted(sql->may_read, column)) {
+        sqlite3_result_error(ctx, "an event's column was not seen when the query was compiled", -1);
+        return SQLITE_OK;
+    }
     return kz_events_result(
             ctx, sql->project, &cursor->row, column, sql->params->user_id, true, &sql->scratch);
 }

@@ -34,6 +34,34 @@ static inline void fixture_add(struct fixture *f, const struct kz_event *event)
     f->rows.count++;
 }
 
+/* The same history, as somebody keeps it who was told which parts are read (contract/history.h). */
+static inline void fixture_strip(
+        const struct fixture *f, const struct kz_event_parts *parts, struct fixture *ret)
+{
+    for (size_t i = 0; i < f->rows.count; i++) {
+        struct kz_value columns[KZ_COLUMNS_MAX];
+        struct kz_event event;
+        bool typed;
+
+        KZ_BUG_ON(kz_event_decode(f->records[i], &event, NULL) != KZ_OK);
+        typed = event.columns_id == parts->columns_id;
+        event.user_id = event.anonymous_id = KZ_STR_NULL;
+        if (!parts->event_id)
+            event.event_id = KZ_STR_NULL;
+        if (!parts->name)
+            event.name = KZ_STR_NULL;
+        if (!parts->props && (typed || !parts->columns))
+            event.props = KZ_STR_NULL;
+        for (unsigned k = 0; k < KZ_COLUMNS_MAX; k++)
+            columns[k] = typed && parts->columns >> k & 1 ? kz_event_column(f->records[i], k)
+                                                          : (struct kz_value){.type = KZ_TYPE_NULL};
+        event.columns = columns;
+        event.column_count = typed ? kz_event_body(f->records[i])->column_count : 0;
+        fixture_add(ret, &event);
+    }
+    ret->rows.truncated = f->rows.truncated;
+}
+
 static inline void fixture_done(struct fixture *f)
 {
     for (size_t i = 0; i < f->rows.count; i++)

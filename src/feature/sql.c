@@ -451,15 +451,22 @@ enum kz_code kz_sql_compile(struct kz_sql *sql, enum kz_sql_kind kind, const cha
     if (place.file)
         expr->place.file = kz_arena_cstr(&sql->arena, kz_str(place.file));
     kz_arena_reset(&sql->scratch);
+    sql->reads = (struct kz_event_parts){.columns_id = sql->project->events.columns_id};
     code = compile(expr, err);
     if (code != KZ_OK) {
         sqlite3_finalize(expr->stmt);
         return code;
     }
+    expr->reads = sql->reads;
     expr->next = sql->exprs;
     sql->exprs = expr;
     *ret_expr = expr;
     return KZ_OK;
+}
+
+void kz_sql_reads(const struct kz_sql_expr *expr, struct kz_event_parts *ret_parts)
+{
+    *ret_parts = expr->reads;
 }
 
 void kz_sql_event_names(
@@ -528,6 +535,7 @@ static void begin(struct kz_sql_expr *expr, enum kz_sql_kind kind,
     KZ_BUG_ON(expr->kind != kind);
     sql->rows = rows;
     sql->params = params;
+    sql->may_read = &expr->reads;
     sql->steps = 0;
     sql->steps_max = steps_max ? steps_max : KZ_SQL_STEPS_DEFAULT;
     kz_arena_reset(&sql->scratch);

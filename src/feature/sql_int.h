@@ -38,11 +38,13 @@ struct kz_sql {
     struct kz_sql_expr *exprs;
 
     enum kz_sql_scope scope;
-    char refused[256]; /* why the authorizer said no; empty: it did not */
+    char refused[256];           /* why the authorizer said no; empty: it did not */
+    struct kz_event_parts reads; /* what texts prepared since it was cleared read of events */
 
     /* of the evaluation under way */
     const struct kz_history_rows *rows;
     const struct kz_sql_params *params;
+    const struct kz_event_parts *may_read; /* the expression's `reads` */
     uint64_t steps, steps_max;
     struct kz_arena scratch; /* reset by each */
     struct kz_events_cursor *cursors[KZ_SQL_CURSORS_KEPT];
@@ -67,13 +69,16 @@ struct kz_sql_expr {
     const char *const *names;
     size_t name_count;
     struct kz_when *when; /* EVENT: our own evaluation, or NULL */
-    const char **models;  /* PREDICTION: those it mentions */
+    struct kz_event_parts reads;
+    const char **models; /* PREDICTION: those it mentions */
     size_t model_count;
 };
 
 /* feature/events.c: the virtual table over sql->rows. */
 enum kz_code kz_events_register(struct kz_sql *sql, struct kz_err *err);
 void kz_events_cursors_free(struct kz_sql *sql);
+/* Notes in `sql->reads` that a text reads a column of events. */
+void kz_events_note(struct kz_sql *sql, int column);
 
 /* feature/connection.c: a hardened in-memory connection. */
 enum kz_code kz_connection_open(sqlite3 **ret_db, struct kz_err *err);

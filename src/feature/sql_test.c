@@ -135,10 +135,28 @@ static const char *show(struct kz_value v, char out[256])
     return out;
 }
 
+/* A history that has only what kz_sql_reads() names gives the same. */
+static void check_parts(struct kz_sql_expr *expr, const struct fixture *f, const char *expected)
+{
+    static struct fixture stripped;
+    struct kz_event_parts parts;
+    struct kz_row row;
+    struct kz_err err;
+    char out[1200];
+
+    kz_sql_reads(expr, &parts);
+    fixture_strip(f, &parts, &stripped);
+    if (kz_sql_features(expr, &stripped.rows, &params, 0, &row, &err) != KZ_OK)
+        fail_msg("%s", err.message);
+    assert_string_equal(show(row.values[0], out), expected);
+    fixture_done(&stripped);
+}
+
 /* The first column of "SELECT <expression> AS v ...", or the error. */
 static const char *value_over(
         struct state *s, const struct fixture *f, const char *expression, char out[1200])
 {
+    const char *shown;
     struct kz_sql_expr *expr;
     struct kz_err err = {0};
     struct kz_row row;
@@ -153,7 +171,9 @@ static const char *value_over(
         return out;
     }
     assert_true(row.count >= 1);
-    return show(row.values[0], out);
+    shown = show(row.values[0], out);
+    check_parts(expr, f, shown);
+    return shown;
 }
 
 static const char *value(struct state *s, const char *expression, char out[1200])
@@ -681,6 +701,51 @@ static void test_event_names(void **state)
         check_names(s, cases[i][0], cases[i][1]);
 }
 
+/* What a query reads, as "event_id name props" and the numbers of typed columns. */
+static void check_reads(struct state *s, const char *text, const char *expected)
+{
+    struct kz_sql_expr *expr;
+    struct kz_event_parts parts;
+    struct kz_buf out = {0};
+    struct kz_err err;
+
+    if (kz_sql_compile(s->sql, KZ_SQL_FEATURES, text, place, &expr, &err) != KZ_OK)
+        fail_msg("%s: %s", text, err.message);
+    kz_sql_reads(expr, &parts);
+    assert_int_equal(parts.columns_id, 77);
+    kz_buf_printf(&out, "%s%s%s", parts.event_id ? "id " : "", parts.name ? "name " : "",
+            parts.props ? "props " : "");
+    for (int i = 0; i < 64; i++)
+        if (parts.columns >> i & 1)
+            kz_buf_printf(&out, "%d ", i);
+    kz_buf_char(&out, '\0');
+    if (strcmp(out.data, expected) != 0)
+        fail_msg("%s: reads \"%s\", not \"%s\"", text, out.data, expected);
+    kz_buf_done(&out);
+}
+
+static void test_what_a_query_reads_is_known(void **state)
+{
+    struct state *s = *state;
+
+    check_reads(s, "SELECT 1 AS v", "");
+    check_reads(s, "SELECT count(*) AS v FROM events", "");
+    check_reads(s, "SELECT max(ts) - min(seq) + max(received_at) AS v FROM events", "");
+    check_reads(s, "SELECT count(user_id) AS v FROM events WHERE client_ts > session", "");
+    check_reads(s, "SELECT sum(price) FILTER (WHERE name = 'view') AS v FROM events", "name 1 ");
+    check_reads(s, "SELECT (SELECT E.Qty FROM events AS E ORDER BY gift LIMIT 1) AS v", "2 3 ");
+    check_reads(s, "SELECT count(*) AS v FROM events WHERE event_id = @event_id", "id ");
+    check_reads(s, "SELECT max(props ->> '$.x') AS v FROM events", "props ");
+    check_reads(s, "WITH e AS (SELECT * FROM events) SELECT count(*) AS v FROM e",
+            "id name props 0 1 2 3 ");
+    check_reads(s, "SELECT count(*) AS v FROM events JOIN (SELECT 'a' AS item) USING (item)", "0 ");
+    check_reads(s, "SELECT count(*) AS v FROM events NATURAL JOIN (SELECT 'x' AS name)", "name ");
+    check_reads(s, "SELECT count(*) AS v FROM events a, events b WHERE a.name = b.item", "name 0 ");
+    check_reads(s,
+            "SELECT count(DISTINCT item) AS v FROM events GROUP BY qty HAVING max(price) > 1",
+            "0 1 2 ");
+}
+
 static void test_the_engine_has_a_name(void **state)
 {
     (void)state;
@@ -708,6 +773,7 @@ int main(void)
             T(test_unknown_columns_come_with_a_hint),
             T(test_predictions),
             T(test_event_names),
+            T(test_what_a_query_reads_is_known),
             T(test_the_engine_has_a_name),
     };
 
