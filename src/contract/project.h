@@ -190,6 +190,7 @@ struct kz_project {
         uint64_t segment_size_bytes;
         uint64_t checkpoint_bytes;    /* of log between two checkpoints, at least */
         uint64_t dedupe_memory_bytes; /* of the filter over keys of events */
+        uint64_t history_memory_bytes; /* of histories that models were asked about */
         uint64_t reserve_bytes;       /* disk kept for results, checkpoints and erasure */
         uint32_t pending_max;         /* requests pending before intake is refused */
         const char *python;           /* interpreter, or NULL: found */

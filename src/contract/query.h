@@ -109,6 +109,11 @@ struct kz_model_status {
     X(log_keys_bytes, true, "memory of the filter that duplicates are looked for in")              \
     X(log_keys_forgotten_total, false,                                                             \
             "parts of it given up at limits.dedupe_memory; such events cost a look a segment")     \
+    X(history_memory_bytes, true, "memory of histories kept for models that ask again")            \
+    X(history_memory_dropped_total, false,                                                         \
+            "users of whom nothing is kept any more, since limits.history_memory was reached")     \
+    X(history_events_unsealed_total, false, "events that histories read in sealed segments")       \
+    X(history_events_kept_total, false, "events that were kept in memory instead")                 \
     X(checkpoints_total, false, "checkpoints written")                                             \
     X(checkpoints_failed_total, false, "checkpoints that could not be written")                    \
     X(records_copied_total, false,                                                                 \

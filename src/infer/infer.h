@@ -37,6 +37,7 @@ struct kz_infer_options {
     uint32_t fence_after;   /* 0: 5 */
     uint64_t sql_steps_max; /* 0: default of contract/sql.h */
     uint32_t slow_events;   /* histories longer than this go to the slow lane; 0: 2,000 */
+    uint64_t history_bytes; /* kept of the histories that features are computed on; 0: nothing */
     bool start_replicas;    /* false: the first job starts them (min: 0 behaves so always) */
 };
 

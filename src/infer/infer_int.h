@@ -111,7 +111,8 @@ struct lane {
     struct kz_infer *infer;
     bool slow;
     struct kz_sql *sql;
-    struct kz_sql_expr **exprs; /* [model_count], NULL for raw history */
+    struct kz_sql_expr **exprs;     /* [model_count], NULL for raw history */
+    struct kz_history_cache *cache; /* of all models; NULL: none */
 };
 
 struct kz_infer {

@@ -7,6 +7,36 @@
 #include "codec/json_out.h"
 #include "sys/clock.h"
 
+/* What any of the models looks at; a raw history is all there is. */
+static struct kz_event_parts parts_read(const struct lane *lane)
+{
+    const struct kz_project *project = lane->infer->project;
+    struct kz_event_parts all = {.columns_id = project->events.columns_id};
+
+    for (size_t i = 0; i < project->model_count; i++) {
+        struct kz_event_parts parts = {
+                .event_id = true, .name = true, .props = true, .columns = UINT64_MAX};
+
+        if (lane->exprs[i])
+            kz_sql_reads(lane->exprs[i], &parts);
+        all.event_id |= parts.event_id;
+        all.name |= parts.name;
+        all.props |= parts.props;
+        all.columns |= parts.columns;
+    }
+    return all;
+}
+
+/* Long histories would push out all others, and few ask for them: the slow lane has no cache. */
+static void open_cache(struct lane *lane)
+{
+    struct kz_history_reader *reader = lane->infer->options.reader;
+    struct kz_event_parts parts = parts_read(lane);
+
+    if (!lane->slow && reader && reader->ops->cache_new)
+        lane->cache = reader->ops->cache_new(reader, &parts, lane->infer->options.history_bytes);
+}
+
 enum kz_code kz_lane_open(struct lane *lane, struct kz_infer *infer, bool slow, struct kz_err *err)
 {
     const struct kz_project *project = infer->project;
@@ -22,11 +52,18 @@ enum kz_code kz_lane_open(struct lane *lane, struct kz_infer *infer, bool slow, 
         KZ_TRY(kz_sql_compile(lane->sql, KZ_SQL_FEATURES, def->features_sql, def->features_place,
                 &lane->exprs[i], err));
     }
+    open_cache(lane);
     return KZ_OK;
 }
 
 void kz_lane_close(struct lane *lane)
 {
+    struct kz_history_reader *reader;
+
+    if (lane->cache) {
+        reader = lane->infer->options.reader;
+        reader->ops->cache_free(reader, lane->cache);
+    }
     if (lane->sql)
         kz_sql_close(lane->sql);
     free(lane->exprs);
@@ -165,6 +202,7 @@ static struct kz_history_query make_query(const struct lane *lane, const struct 
             .events_max = def->events_max,
             .since_ms = def->window_ms ? job->params.now_ms - def->window_ms : INT64_MIN,
             .include_actions = def->include_actions,
+            .cache = lane->cache,
     };
 }
 

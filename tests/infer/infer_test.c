@@ -486,6 +486,46 @@ static void test_a_long_history_goes_to_the_slow_lane(void **state)
     rig_close(&rig);
 }
 
+static void test_what_models_read_is_kept_for_the_fast_lane(void **state)
+{
+    (void)state;
+    rig_init(&rig);
+    rig.options.history_bytes = 1 << 20;
+    rig.options.slow_events = 10;
+    rig.project.events.columns_id = 7;
+    rig_model(&rig, MODEL(""), "count")->history.events_max = 0;
+    rig_ready(&rig);
+    assert_int_equal(rig.caches, 1);
+    assert_int_equal(rig.cache_bytes, 1 << 20);
+    assert_true(rig.cache_parts.name && !rig.cache_parts.props && !rig.cache_parts.event_id);
+    assert_int_equal(rig.cache_parts.columns, 5);
+    assert_int_equal(rig.cache_parts.columns_id, 7);
+    rig_ask(&rig, 1, "{}");
+    rig_wait(&rig, 1);
+    assert_int_equal(rig.scans_cached, 1);
+    for (int i = 0; i < 50; i++)
+        rig_event(&rig, 0, "{}");
+    rig_ask(&rig, 0, "{}"); /* the fast lane sees that it is long */
+    rig_wait(&rig, 2);
+    assert_int_equal(rig.scans_cached, 2);
+    assert_int_equal(rig.scans_plain, 1);
+    rig_close(&rig);
+    assert_int_equal(rig.caches, 0);
+}
+
+static void test_a_raw_history_is_kept_whole(void **state)
+{
+    (void)state;
+    rig_init(&rig);
+    rig.options.history_bytes = 1 << 20;
+    rig_model(&rig, MODEL(""), "count");
+    rig_model(&rig, MODEL(""), NULL);
+    rig_open(&rig);
+    assert_true(rig.cache_parts.name && rig.cache_parts.props && rig.cache_parts.event_id);
+    assert_true(rig.cache_parts.columns == UINT64_MAX);
+    rig_close(&rig);
+}
+
 static bool has_three(const struct kz_infer_status *status)
 {
     return status->replicas_ready == 3;
@@ -751,6 +791,8 @@ int main(void)
             cmocka_unit_test(test_a_column_that_turns_out_to_be_text),
             cmocka_unit_test(test_failing_features_are_dead_letters),
             cmocka_unit_test(test_a_long_history_goes_to_the_slow_lane),
+            cmocka_unit_test(test_what_models_read_is_kept_for_the_fast_lane),
+            cmocka_unit_test(test_a_raw_history_is_kept_whole),
             cmocka_unit_test(test_scales_up_by_forks_and_replaces_one),
             cmocka_unit_test(test_what_a_timer_brings_does_not_wait_for_the_next_tick),
             cmocka_unit_test(test_min_0_starts_with_the_first_job),

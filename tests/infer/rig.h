@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
@@ -36,6 +37,10 @@ struct rig {
     struct kz_infer_result *results[RIG_RESULTS_MAX]; /* by request - 1 */
     size_t done;
     char dir[64];
+    struct kz_event_parts cache_parts; /* asked for, with so many bytes */
+    uint64_t cache_bytes;
+    unsigned caches; /* there now */
+    atomic_uint scans_cached, scans_plain;
 };
 
 void rig_init(struct rig *rig);

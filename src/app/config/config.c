@@ -155,6 +155,7 @@ static void read_limits(
     project->limits.segment_size_bytes = kz_fields_bytes(&f, "segment_size", 256ull << 20);
     project->limits.checkpoint_bytes = kz_fields_bytes(&f, "checkpoint", 1ull << 30);
     project->limits.dedupe_memory_bytes = kz_fields_bytes(&f, "dedupe_memory", 256ull << 20);
+    project->limits.history_memory_bytes = kz_fields_bytes(&f, "history_memory", 64ull << 20);
     project->limits.reserve_bytes = kz_fields_bytes(&f, "reserve", 64ull << 20);
     project->limits.pending_max = (uint32_t)kz_fields_integer(&f, "pending", 1000000, 1, 100000000);
     project->limits.python = kz_fields_text(&f, "python", NULL);

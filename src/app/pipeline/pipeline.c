@@ -783,6 +783,7 @@ static enum kz_code open_asking(struct kz_pipeline *p, struct kz_err *err)
             .runtimes = p->options.runtimes,
             .wake = on_wake,
             .arg = p,
+            .history_bytes = p->project->limits.history_memory_bytes,
             .start_replicas = true,
     };
 

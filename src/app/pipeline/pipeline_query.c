@@ -311,6 +311,10 @@ static void counters(struct kz_query *query, struct kz_pipeline_counters *ret)
     ret->log_syncs_total = log.syncs;
     ret->log_keys_bytes = log.keys_bytes;
     ret->log_keys_forgotten_total = log.keys_forgotten_total;
+    ret->history_memory_bytes = log.cached_bytes;
+    ret->history_memory_dropped_total = log.cache_dropped_total;
+    ret->history_events_unsealed_total = log.events_unsealed_total;
+    ret->history_events_kept_total = log.events_cached_total;
     ret->log_segments = count;
     for (size_t i = 0; i < count; i++) {
         ret->log_segments_sealed += segments[i].sealed;
