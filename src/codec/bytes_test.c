@@ -133,7 +133,7 @@ static void gzip_is_bounded_and_strict(void **state)
 static void zstd_with_a_dictionary(void **state)
 {
     struct kz_buf samples = {0}, dictionary = {0}, frame = {0}, out = {0};
-    struct kz_zstd *plain = kz_zstd_new(KZ_STR_NULL, 3), *taught;
+    struct kz_zstd *plain = kz_zstd_new(KZ_STR_NULL, 3, 0), *taught;
     struct kz_zstd_dictionary *prepared;
     static size_t sizes[2000];
     struct kz_str text = KZ_STR("{\"user_id\":\"u77\",\"name\":\"view\",\"price\":1077}");
@@ -162,7 +162,7 @@ static void zstd_with_a_dictionary(void **state)
     assert_int_equal(kz_zstd_make_dictionary(kz_buf_view(&content), KZ_STR("x"), sizes, 0, 3, 4096,
                              &dictionary, &err),
             KZ_INVALID);
-    taught = kz_zstd_new(kz_buf_view(&dictionary), 3);
+    taught = kz_zstd_new(kz_buf_view(&dictionary), 3, 300);
     prepared = kz_zstd_dictionary_new(kz_buf_view(&dictionary));
     assert_non_null(taught);
     assert_non_null(prepared);

@@ -19,7 +19,18 @@ static void set(ZSTD_CCtx *compressor, ZSTD_cParameter what, int value)
     KZ_BUG_ON(ZSTD_isError(ZSTD_CCtx_setParameter(compressor, what, value)));
 }
 
-struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level)
+/* Room for two entries a byte: with half of that 1 % more bytes come out. */
+static int hash_log(size_t size_typical)
+{
+    enum { LEAST = 6, MOST = 20 }; /* zstd's, and what is no table for small things any more */
+    int log = LEAST;
+
+    while (log < MOST && (size_t)1 << (log - 1) < size_typical)
+        log++;
+    return log;
+}
+
+struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level, size_t size_typical)
 {
     struct kz_zstd *zstd = kz_malloc(sizeof(*zstd));
 
@@ -27,6 +38,8 @@ struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level)
     zstd->decompressor = ZSTD_createDCtx();
     KZ_BUG_ON(!zstd->compressor || !zstd->decompressor);
     set(zstd->compressor, ZSTD_c_compressionLevel, level);
+    if (size_typical)
+        set(zstd->compressor, ZSTD_c_hashLog, hash_log(size_typical));
     set(zstd->compressor, ZSTD_c_checksumFlag, 0);
     set(zstd->compressor, ZSTD_c_dictIDFlag, 0); /* whoever keeps the frames knows which */
     if (dictionary.size && (ZSTD_isError(ZSTD_CCtx_loadDictionary(

@@ -11,9 +11,11 @@
 
 struct kz_zstd;
 
-/* `dictionary` may be empty. `level` as zstd has it (negative: faster). NULL where the dictionary
+/* `dictionary` may be empty. `level` as zstd has it (negative: faster). `size_typical` is how much is
+ * compressed at a time, so that the compressor's table is no larger than pays: zstd takes 128 KiB
+ * for anything up to 16 KiB, and looks up all over it; 0: its own choice. NULL where the dictionary
  * is refused. No checksum and no content of the dictionary in the frames. */
-struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level);
+struct kz_zstd *kz_zstd_new(struct kz_str dictionary, int level, size_t size_typical);
 void kz_zstd_free(struct kz_zstd *zstd);
 KZ_DEFINE_FREEP(struct kz_zstd, kz_zstd_free)
 

@@ -338,7 +338,7 @@ static struct kz_sealed_scratch *take_scratch(const struct kz_sealed *sealed, ui
     if (scratch)
         return scratch;
     scratch = kz_calloc(1, sizeof(*scratch));
-    scratch->zstd = kz_zstd_new(KZ_STR_NULL, KZ_SEALED_LEVEL);
+    scratch->zstd = kz_zstd_new(KZ_STR_NULL, KZ_SEALED_LEVEL, 0);
     KZ_BUG_ON(!scratch->zstd);
     scratch->block = NO_BLOCK;
     return scratch;

@@ -391,7 +391,7 @@ static bool contains(const char *data, size_t size, const void *what, size_t wha
  * decompressed. */
 static void everything_in(const struct opened *opened, struct kz_buf *out)
 {
-    KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(dictionary_of(opened), 1);
+    KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(dictionary_of(opened), 1, 0);
     const struct kz_sealed_header *header = kz_sealed_get_header(opened->sealed);
     const struct kz_sealed_block *blocks =
             (const void *)(opened->bytes.data + header->index_offset);

@@ -29,9 +29,10 @@ enum {
     WRITE_BYTES = 1 << 20, /* gathered before a pwrite */
     FILTER_ALIGN = KZ_FILTER_BLOCK_BYTES,
     RADIX = 256,
-    SAMPLE_BYTES = 1 << 20,       /* that the dictionary is made of, */
-    SAMPLE_OWNER_BYTES = 4 << 10, /* no more of each owner, */
-    HELD_BYTES_MAX = 16 << 20,    /* among so many held back */
+    SAMPLE_BYTES = 1 << 20,        /* that the dictionary is made of, */
+    SAMPLE_OWNER_BYTES = 4 << 10,  /* no more of each owner, */
+    HELD_BYTES_MAX = 16 << 20,     /* among so many held back */
+    BLOCK_BYTES_TYPICAL = 2 << 10, /* 1 KiB, and on to the end of the user */
 };
 
 struct kz_sealed_writer {
@@ -151,7 +152,7 @@ static int level_of(const struct kz_sealed_writer *writer)
 static enum kz_code start_compressing(
         struct kz_sealed_writer *writer, struct kz_str dictionary, struct kz_err *err)
 {
-    writer->zstd = kz_zstd_new(dictionary, level_of(writer));
+    writer->zstd = kz_zstd_new(dictionary, level_of(writer), BLOCK_BYTES_TYPICAL);
     if (!writer->zstd)
         return kz_fail(err, KZ_NO_MEMORY, "could not start compressing \"%s\"", writer->temporary);
     return KZ_OK;

@@ -29,7 +29,7 @@ static void inflate(struct kz_str text)
 static void decompress(struct kz_str text, bool with_dictionary)
 {
     size_t cut = with_dictionary ? text.size / 2 : 0;
-    KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(kz_str_n(text.ptr, cut), 1);
+    KZ_AUTO(kz_zstd_freep) struct kz_zstd *zstd = kz_zstd_new(kz_str_n(text.ptr, cut), 1, cut);
     struct kz_buf out = {0};
 
     if (!zstd)
