@@ -142,21 +142,21 @@ void kz_keyfilter_begin(struct kz_keyfilter *filter, kz_lsn from, size_t count)
 }
 
 /* The line by the tag's upper bits, so that sorted tags go through memory once. */
-static size_t line_of(const struct kz_keyfilter_group *group, uint32_t tag)
+static size_t line_of(const struct kz_keyfilter_group *group, uint64_t tag)
 {
-    return (size_t)(((uint64_t)tag * group->line_count) >> 32);
+    return (size_t)(((tag >> 8) * group->line_count) >> 32);
 }
 
 /* BIT_BITS of it for each bit in the line. */
-static uint64_t bits_of(uint32_t tag)
+static uint64_t bits_of(uint64_t tag)
 {
     return kz_hash_mix(tag, 1);
 }
 
-static void add(struct kz_keyfilter_group *group, uint32_t tag)
+static void add(struct kz_keyfilter_group *group, uint64_t tag)
 {
     struct kz_keyfilter_line *line = &group->lines[line_of(group, tag)];
-    uint64_t bits = bits_of(tag);
+    uint64_t bits = bits_of(group->is_narrow ? tag & KZ_TAG_NARROW : tag);
 
     for (int i = 0; i < BITS; i++, bits >>= BIT_BITS)
         line->words[bits % LINE_BITS / 64] |= UINT64_C(1) << bits % 64;
@@ -169,26 +169,28 @@ static struct kz_keyfilter_group *last_group(struct kz_keyfilter *filter)
     return &filter->groups[filter->group_count - 1];
 }
 
-/* A stretch of lines after the other, so that it stays in the cache for all runs. */
-void kz_keyfilter_add_runs(
-        struct kz_keyfilter *filter, struct kz_keyfilter_run *runs, size_t run_count)
+/* A run of each after the other, so that its stretch of lines stays in the cache for all. */
+void kz_keyfilter_add_tags(
+        struct kz_keyfilter *filter, const struct kz_tags *segments, size_t segment_count)
 {
-    enum { STRETCH_BITS = 24 }; /* of 32 */
     struct kz_keyfilter_group *group = last_group(filter);
+    bool is_narrow = group->is_narrow;
 
-    for (uint64_t stretch = 0; stretch < UINT64_C(1) << (32 - STRETCH_BITS); stretch++) {
-        for (size_t i = 0; i < run_count; i++) {
-            struct kz_keyfilter_run *run = &runs[i];
+    for (size_t i = 0; i < segment_count; i++)
+        is_narrow |= segments[i].count && !segments[i].ends;
+    KZ_BUG_ON(is_narrow && !group->is_narrow && group->count);
+    group->is_narrow = is_narrow;
+    for (unsigned run = 0; run < KZ_TAGS_RUNS; run++) {
+        for (size_t i = 0; i < segment_count; i++) {
+            size_t at, end;
 
-            while (run->count && *run->tags >> STRETCH_BITS <= stretch) {
-                add(group, *run->tags++);
-                run->count--;
-            }
+            for (kz_tags_run(&segments[i], run, &at, &end); at < end; at++)
+                add(group, kz_tags_get(&segments[i], run, at));
         }
     }
 }
 
-void kz_keyfilter_add(struct kz_keyfilter *filter, uint32_t tag, kz_lsn lsn)
+void kz_keyfilter_add(struct kz_keyfilter *filter, uint64_t tag, kz_lsn lsn)
 {
     struct kz_keyfilter_group *group = last_group(filter);
 
@@ -212,13 +214,13 @@ kz_lsn kz_keyfilter_covered_from(const struct kz_keyfilter *filter)
     return filter->group_count ? filter->groups[0].from : UINT64_MAX;
 }
 
-void kz_keyfilter_prefetch(const struct kz_keyfilter *filter, uint32_t tag)
+void kz_keyfilter_prefetch(const struct kz_keyfilter *filter, uint64_t tag)
 {
     for (unsigned i = 0; i < filter->group_count; i++)
         __builtin_prefetch(&filter->groups[i].lines[line_of(&filter->groups[i], tag)]);
 }
 
-static bool has(const struct kz_keyfilter_group *group, uint32_t tag, uint64_t bits)
+static bool has(const struct kz_keyfilter_group *group, uint64_t tag, uint64_t bits)
 {
     const struct kz_keyfilter_line *line = &group->lines[line_of(group, tag)];
     uint64_t all = 1;
@@ -228,12 +230,15 @@ static bool has(const struct kz_keyfilter_group *group, uint32_t tag, uint64_t b
     return all;
 }
 
-uint64_t kz_keyfilter_find(const struct kz_keyfilter *filter, uint32_t tag)
+uint64_t kz_keyfilter_find(const struct kz_keyfilter *filter, uint64_t tag)
 {
-    uint64_t bits = bits_of(tag), found = 0;
+    uint64_t wide = bits_of(tag), narrow = bits_of(tag & KZ_TAG_NARROW), found = 0;
 
-    for (unsigned i = 0; i < filter->group_count; i++)
-        found |= (uint64_t)has(&filter->groups[i], tag, bits) << i;
+    for (unsigned i = 0; i < filter->group_count; i++) {
+        const struct kz_keyfilter_group *group = &filter->groups[i];
+
+        found |= (uint64_t)has(group, tag, group->is_narrow ? narrow : wide) << i;
+    }
     return found;
 }
 

@@ -10,6 +10,8 @@
  *
  * F1  Each key added at or after covered_from is never denied by the group that its address lies in.
  *     Keys that are gone since (erased, dropped, unstaged) may be in it still: a look-up too many.
+ *     Where a segment's tags are narrow, so are all of its group: a foreign key is not denied as often
+ *     as tags of 32 bits agree by chance, which is once in 250 times for 16 million.
  * F2  Groups are contiguous: where one ends the next begins. With the memory at its limit the oldest
  *     go, and covered_from moves on.
  *
@@ -37,6 +39,7 @@ struct kz_keyfilter_group {
     kz_lsn from;       /* of its first key, up to the next group's */
     size_t count, max; /* keys */
     size_t line_count;
+    bool is_narrow;                  /* only KZ_TAG_NARROW of each tag is in it */
     struct kz_keyfilter_line *lines; /* owned, a mapping of its own */
 };
 
@@ -59,17 +62,13 @@ void kz_keyfilter_init(struct kz_keyfilter *filter, uint64_t bytes_max);
 void kz_keyfilter_done(struct kz_keyfilter *filter);
 /* Begins a group at `from`, with room for about `count` keys. Before the first nothing is covered. */
 void kz_keyfilter_begin(struct kz_keyfilter *filter, kz_lsn from, size_t count);
-/* Adds all of several sorted runs of tags to the last group, which begins at or before them; the runs
- * are empty then. */
-struct kz_keyfilter_run {
-    const uint32_t *tags;
-    size_t count;
-};
-void kz_keyfilter_add_runs(
-        struct kz_keyfilter *filter, struct kz_keyfilter_run *runs, size_t run_count);
+/* Adds the tags of several segments to the last group, which begins at or before them. Narrow ones
+ * only while it is empty. */
+void kz_keyfilter_add_tags(
+        struct kz_keyfilter *filter, const struct kz_tags *segments, size_t segment_count);
 /* Adds one to the last group, or begins the next with it where that is full. Addresses do not
  * fall. */
-void kz_keyfilter_add(struct kz_keyfilter *filter, uint32_t tag, kz_lsn lsn);
+void kz_keyfilter_add(struct kz_keyfilter *filter, uint64_t tag, kz_lsn lsn);
 /* Makes the spare where it is wanted. Any thread, one at a time. */
 void kz_keyfilter_make_spare(struct kz_keyfilter *filter);
 /* Lets groups go that end at or before `below`. */
@@ -77,9 +76,9 @@ void kz_keyfilter_drop(struct kz_keyfilter *filter, kz_lsn below);
 
 /* Everything at or behind this is covered; UINT64_MAX: nothing is. */
 kz_lsn kz_keyfilter_covered_from(const struct kz_keyfilter *filter);
-void kz_keyfilter_prefetch(const struct kz_keyfilter *filter, uint32_t tag);
+void kz_keyfilter_prefetch(const struct kz_keyfilter *filter, uint64_t tag);
 /* Which groups do not deny the key: bit i for groups[i]. */
-uint64_t kz_keyfilter_find(const struct kz_keyfilter *filter, uint32_t tag);
+uint64_t kz_keyfilter_find(const struct kz_keyfilter *filter, uint64_t tag);
 /* Whether a key with such a find() may have an address in [from, until), which is covered. */
 bool kz_keyfilter_allows(
         const struct kz_keyfilter *filter, uint64_t found, kz_lsn from, kz_lsn until);

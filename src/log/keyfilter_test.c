@@ -9,7 +9,7 @@
 #include "log/keyfilter.h"
 #include "sys/random.h"
 
-static uint32_t tag_number(uint64_t i)
+static uint64_t tag_number(uint64_t i)
 {
     return kz_tag(i + 1);
 }
@@ -66,33 +66,86 @@ static void few_foreign_keys_are_not_denied(void **state)
     kz_keyfilter_done(&filter);
 }
 
-static void runs_of_tags_are_all_in(void **state)
+enum { COUNT = 100000, SEGMENTS = 5 };
+
+/* Of the third there is none; the fourth's are spread unevenly. */
+static void make_tags(
+        uint64_t sorted[SEGMENTS][COUNT], uint32_t *packed[SEGMENTS], struct kz_tags tags[SEGMENTS])
 {
-    enum { COUNT = 100000, RUNS = 5 };
-    static uint32_t tags[RUNS][COUNT];
-    struct kz_keyfilter_run runs[RUNS];
+    for (unsigned s = 0; s < SEGMENTS; s++) {
+        size_t count = s == 2 ? 0 : COUNT;
+
+        for (unsigned i = 0; i < COUNT; i++)
+            sorted[s][i] = tag_number(s * COUNT + i) >> (s == 3 ? 9 : 0);
+        sorted[s][0] = (UINT64_C(1) << KZ_TAG_BITS) - 1;
+        sorted[s][1] = 0;
+        kz_tags_sort(sorted[s], COUNT);
+        packed[s] = kz_malloc(kz_tags_size(count) + 1);
+        kz_tags_pack(sorted[s], count, packed[s]);
+        tags[s] = kz_tags_at(packed[s], count);
+    }
+}
+
+static void tags_of_segments_are_all_in(void **state)
+{
+    static uint64_t sorted[SEGMENTS][COUNT];
+    uint32_t *packed[SEGMENTS];
+    struct kz_tags tags[SEGMENTS];
+    struct kz_keyfilter filter;
+    unsigned wrong = 0;
+
+    (void)state;
+    make_tags(sorted, packed, tags);
+    kz_keyfilter_init(&filter, 256 << 20);
+    kz_keyfilter_begin(&filter, 0, SEGMENTS * COUNT);
+    kz_keyfilter_add_tags(&filter, tags, SEGMENTS);
+    assert_int_equal(filter.group_count, 1);
+    assert_int_equal(filter.groups[0].count, 400000);
+    for (unsigned s = 0; s < SEGMENTS; s++)
+        for (unsigned i = 0; i < COUNT && s != 2; i++)
+            assert_int_equal(kz_keyfilter_find(&filter, sorted[s][i]), 1);
+    /* One bit beside one that is in; not where the fourth's crowd. */
+    for (unsigned i = COUNT / 2; i < COUNT - 1; i++)
+        wrong += kz_keyfilter_find(&filter, sorted[0][i] ^ 1) != 0;
+    assert_in_range(wrong, 5, 100);
+    kz_keyfilter_done(&filter);
+    for (unsigned s = 0; s < SEGMENTS; s++)
+        free(packed[s]);
+}
+
+/* A group with a segment of the older format takes tags for the same that agree in 32 bits, and what
+ * is added later is found all the same. */
+static void narrow_tags_make_a_narrow_group(void **state)
+{
+    static uint64_t sorted[SEGMENTS][COUNT];
+    static uint32_t narrow[COUNT];
+    uint32_t *packed[SEGMENTS];
+    struct kz_tags tags[SEGMENTS];
     struct kz_keyfilter filter;
 
     (void)state;
-    for (unsigned r = 0; r < RUNS; r++) {
-        for (unsigned i = 0; i < COUNT; i++)
-            tags[r][i] = tag_number(r * COUNT + i) >> (r == 3 ? 9 : 0);
-        tags[r][0] = UINT32_MAX;
-        tags[r][1] = 0;
-        kz_tags_sort(tags[r], COUNT);
-        runs[r] = (struct kz_keyfilter_run){tags[r], r == 2 ? 0 : COUNT};
-    }
+    make_tags(sorted, packed, tags);
+    kz_tags_pack_narrow(sorted[4], COUNT, narrow);
+    tags[4] = (struct kz_tags){.low = narrow, .count = COUNT};
     kz_keyfilter_init(&filter, 256 << 20);
-    kz_keyfilter_begin(&filter, 0, RUNS * COUNT);
-    kz_keyfilter_add_runs(&filter, runs, RUNS);
-    assert_int_equal(filter.group_count, 1);
-    assert_int_equal(filter.groups[0].count, 400000);
-    for (unsigned r = 0; r < RUNS; r++) {
-        assert_int_equal(runs[r].count, 0);
-        for (unsigned i = 0; i < COUNT && r != 2; i++)
-            assert_int_equal(kz_keyfilter_find(&filter, tags[r][i]), 1);
-    }
+    kz_keyfilter_begin(&filter, 8, SEGMENTS * COUNT);
+    kz_keyfilter_add_tags(&filter, tags, SEGMENTS);
+    kz_keyfilter_add(&filter, tag_number(12345678), 16);
+    assert_true(filter.groups[0].is_narrow);
+    kz_keyfilter_begin(&filter, 24, 1000);
+    kz_keyfilter_add(&filter, tag_number(12345679), 32);
+    assert_int_equal(filter.group_count, 2);
+    for (unsigned s = 0; s < SEGMENTS; s++)
+        for (unsigned i = 0; i < COUNT && s != 2; i++) {
+            assert_int_equal(kz_keyfilter_find(&filter, sorted[s][i]) & 1, 1);
+            assert_int_equal(kz_keyfilter_find(&filter, sorted[s][i] ^ 0xff) & 1, 1);
+        }
+    assert_int_equal(kz_keyfilter_find(&filter, tag_number(12345678)), 1);
+    assert_int_equal(kz_keyfilter_find(&filter, tag_number(12345679)), 2);
+    assert_int_equal(kz_keyfilter_find(&filter, tag_number(12345679) ^ 1), 0);
     kz_keyfilter_done(&filter);
+    for (unsigned s = 0; s < SEGMENTS; s++)
+        free(packed[s]);
 }
 
 /* An address is looked for in the groups that reach into its segment, and in no others. */
@@ -177,7 +230,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(what_was_added_is_never_denied),
             cmocka_unit_test(few_foreign_keys_are_not_denied),
-            cmocka_unit_test(runs_of_tags_are_all_in),
+            cmocka_unit_test(tags_of_segments_are_all_in),
+            cmocka_unit_test(narrow_tags_make_a_narrow_group),
             cmocka_unit_test(only_the_group_of_an_address_speaks_for_it),
             cmocka_unit_test(at_its_limit_the_oldest_go),
             cmocka_unit_test(the_next_group_is_made_ahead),

@@ -526,9 +526,12 @@ enum kz_code kz_log_replace_segment(struct kz_log *log, uint32_t number, struct 
     KZ_AUTO(kz_segment_unrefp) struct kz_segment *seg = NULL;
     KZ_AUTO(kz_freep) char *raw = kz_segment_path(log->dir, number, false);
     struct kz_segment *old = kz_log_view_segment(view, number);
+    struct kz_tags tags;
 
     KZ_BUG_ON(!old || !kz_log_is_complete(log, number));
     KZ_TRY(kz_segment_open_sealed(log->fs, log->dir, number, log->pool, &seg, err));
+    /* Its keys are verified, and their pages mapped, here and not by the writer at its first look. */
+    (void)kz_sealed_tags(seg->sealed, &tags);
     change_view(log, 0, NULL, seg);
     if (old->is_sealed)
         atomic_fetch_add_explicit(&log->rewrites, 1, memory_order_release);

@@ -36,7 +36,7 @@ struct recovery {
     char **temporary; /* leftovers of unfinished writers */
     size_t temporary_count;
     struct kz_segment **segments; /* opened, one for each of found; raw ones without a header too */
-    struct kz_buf tags;           /* of the raw segment being walked */
+    struct kz_buf tags;           /* uint64_t each, of the raw segment being walked */
     size_t raw_at;                /* index of the first raw one; count where there is none */
     bool has_id;
     /* The end so far. */
@@ -200,7 +200,7 @@ static bool take_frame(
             return false;
         if (record->key && keys) {
             kz_keytab_put(&seg->keys, record->key, offset + at);
-            kz_buf_u32(&r->tags, kz_tag(record->key));
+            kz_buf_u64(&r->tags, kz_tag(record->key));
         }
         kz_segment_count(seg, record);
         at += (uint32_t)KZ_ALIGN8(record->size);
@@ -212,12 +212,16 @@ static bool take_frame(
 /* Sorted they go in much faster. */
 static void cover_walked(struct recovery *r)
 {
-    struct kz_keyfilter_run run = {(void *)r->tags.data, r->tags.size / sizeof(uint32_t)};
+    uint64_t *sorted = (void *)r->tags.data;
+    size_t count = r->tags.size / sizeof(*sorted);
+    KZ_AUTO(kz_freep) uint32_t *packed = kz_malloc(kz_tags_size(count) + 1);
+    struct kz_tags tags = kz_tags_at(packed, count);
 
-    if (!run.count)
+    if (!count)
         return;
-    kz_tags_sort((void *)r->tags.data, run.count);
-    kz_keyfilter_add_runs(&r->log->keys, &run, 1);
+    kz_tags_sort(sorted, count);
+    kz_tags_pack(sorted, count, packed);
+    kz_keyfilter_add_tags(&r->log->keys, &tags, 1);
     kz_buf_clear(&r->tags);
 }
 
@@ -526,12 +530,12 @@ static enum kz_code check_mark(const struct recovery *r, struct kz_err *err)
 }
 
 /* Where the filter over all keys begins: behind the last sealed segment that cannot say which it has. */
-static size_t first_with_tags(const struct recovery *r, struct kz_keyfilter_run *runs)
+static size_t first_with_tags(const struct recovery *r, struct kz_tags *tags)
 {
     size_t first = 0;
 
     for (size_t i = 0; i < r->raw_at; i++)
-        if (!kz_sealed_tags(r->segments[i]->sealed, &runs[i].tags, &runs[i].count))
+        if (!kz_sealed_tags(r->segments[i]->sealed, &tags[i]))
             first = i + 1;
     return first;
 }
@@ -541,9 +545,9 @@ static size_t first_with_tags(const struct recovery *r, struct kz_keyfilter_run 
 static void cover_keys(struct recovery *r)
 {
     struct kz_keyfilter *keys = &r->log->keys;
-    KZ_AUTO(kz_freep) struct kz_keyfilter_run *runs = kz_calloc(r->raw_at + 1, sizeof(*runs));
+    KZ_AUTO(kz_freep) struct kz_tags *tags = kz_calloc(r->raw_at + 1, sizeof(*tags));
     uint32_t number = r->count ? r->segments[r->count - 1]->number + 1 : 1;
-    size_t room = 0, at = first_with_tags(r, runs);
+    size_t room = 0, at = first_with_tags(r, tags);
 
     for (size_t i = r->raw_at; i < r->count; i++)
         room += r->segments[i]->file_size / KEY_RECORD_BYTES;
@@ -552,13 +556,16 @@ static void cover_keys(struct recovery *r)
     do {
         size_t count = 0, end = at;
 
-        while (end < r->raw_at && (end == at || count + runs[end].count <= KZ_KEYFILTER_KEYS_MAX))
-            count += runs[end++].count;
+        while (end < r->raw_at && (end == at || count + tags[end].count <= KZ_KEYFILTER_KEYS_MAX))
+            count += tags[end++].count;
         kz_keyfilter_begin(keys, KZ_LSN(number, 0), end < r->raw_at ? count : count * 5 / 4 + room);
-        kz_keyfilter_add_runs(keys, runs + at, end - at);
+        kz_keyfilter_add_tags(keys, tags + at, end - at);
         number += (uint32_t)(end - at);
         at = end;
     } while (at < r->raw_at);
+    /* What comes is not to be as narrow as what older segments have. */
+    if (keys->groups[keys->group_count - 1].is_narrow)
+        kz_keyfilter_begin(keys, KZ_LSN(number, 0), room);
 }
 
 static enum kz_code recover_once(

@@ -17,7 +17,6 @@
 #include "codec/zstd.h"
 #include "log/dictionary.h"
 #include "log/filter.h"
-#include "log/tags.h"
 
 enum {
     SEALED_MAGIC = 0x7a736c64, /* in memory */
@@ -117,8 +116,10 @@ static uint64_t aligned(uint64_t offset)
 
 static uint64_t keys_size(const struct kz_sealed_header *header)
 {
-    return header->version == 1 ? kz_filter_size(header->key_count)
-                                : aligned(header->key_count * sizeof(uint32_t));
+    if (header->version == 1)
+        return kz_filter_size(header->key_count);
+    return aligned(header->version == 2 ? header->key_count * sizeof(uint32_t)
+                                        : kz_tags_size(header->key_count));
 }
 
 /* The sections follow one another and fill the file; only alignment is between them. */
@@ -599,46 +600,54 @@ enum kz_code kz_sealed_prev(struct kz_sealed_cursor *cursor, kz_lsn *ret_lsn,
     return KZ_OK;
 }
 
-/* Verifies a filter before its first answer; two threads may do so at once. */
-static enum kz_code check_filter(const struct kz_sealed *sealed, atomic_int *state, uint64_t offset,
-        uint64_t size, uint32_t crc, struct kz_err *err)
+/* Of version 1 there are none. */
+static struct kz_tags tags_of(const struct kz_sealed *sealed)
 {
-    if (atomic_load_explicit(state, memory_order_acquire) == FILTER_GOOD)
-        return KZ_OK;
-    if (kz_crc32c(0, sealed->data + offset, size) != crc)
-        return fail_corrupt(sealed, err, "a filter fails its checksum");
-    atomic_store_explicit(state, FILTER_GOOD, memory_order_release);
-    return KZ_OK;
+    const struct kz_sealed_header *header = sealed->header;
+    const uint32_t *stored = (const void *)(sealed->data + header->keys_offset);
+
+    if (header->version == 2)
+        return (struct kz_tags){.low = stored, .count = header->key_count};
+    return header->version == 1 ? (struct kz_tags){0} : kz_tags_at(stored, header->key_count);
 }
 
+/* Keys and owners are verified before their first answer; two threads may do so at once. */
 static enum kz_code check_keys(const struct kz_sealed *sealed, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
+    struct kz_tags tags = tags_of(sealed);
 
-    return check_filter(sealed, &sealed->filters->keys, header->keys_offset, header->keys_size,
-            header->keys_crc, err);
+    if (atomic_load_explicit(&sealed->filters->keys, memory_order_acquire) == FILTER_GOOD)
+        return KZ_OK;
+    if (kz_crc32c(0, sealed->data + header->keys_offset, header->keys_size) != header->keys_crc)
+        return fail_corrupt(sealed, err, "a filter fails its checksum");
+    if (!kz_tags_are_sound(&tags))
+        return fail_corrupt(sealed, err, "its keys make no sense");
+    atomic_store_explicit(&sealed->filters->keys, FILTER_GOOD, memory_order_release);
+    return KZ_OK;
 }
 
 static enum kz_code check_owners(const struct kz_sealed *sealed, struct kz_err *err)
 {
     const struct kz_sealed_header *header = sealed->header;
 
-    return check_filter(sealed, &sealed->filters->owners, header->owners_offset,
-            header->owners_size, header->owners_crc, err);
-}
-
-static const uint32_t *tags_of(const struct kz_sealed *sealed)
-{
-    return (const void *)(sealed->data + sealed->header->keys_offset);
+    if (atomic_load_explicit(&sealed->filters->owners, memory_order_acquire) == FILTER_GOOD)
+        return KZ_OK;
+    if (kz_crc32c(0, sealed->data + header->owners_offset, header->owners_size) !=
+            header->owners_crc)
+        return fail_corrupt(sealed, err, "a filter fails its checksum");
+    atomic_store_explicit(&sealed->filters->owners, FILTER_GOOD, memory_order_release);
+    return KZ_OK;
 }
 
 static bool may_have_key(const struct kz_sealed *sealed, uint64_t key)
 {
     const struct kz_sealed_header *header = sealed->header;
+    struct kz_tags tags = tags_of(sealed);
 
     return header->version == 1
                    ? kz_filter_has(sealed->data + header->keys_offset, header->keys_size, key)
-                   : kz_tags_have(tags_of(sealed), header->key_count, kz_tag(key));
+                   : kz_tags_have(&tags, kz_tag(key));
 }
 
 static bool filter_has_owner(const struct kz_sealed *sealed, uint64_t owner)
@@ -736,24 +745,26 @@ enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t 
     return KZ_OK;
 }
 
-bool kz_sealed_tags(const struct kz_sealed *sealed, const uint32_t **ret_tags, size_t *ret_count)
+bool kz_sealed_tags(const struct kz_sealed *sealed, struct kz_tags *ret_tags)
 {
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
     if (sealed->header->version == 1 || check_keys(sealed, NULL) != KZ_OK)
         return false;
     *ret_tags = tags_of(sealed);
-    *ret_count = sealed->header->key_count;
     return true;
 }
 
 void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key)
 {
     const struct kz_sealed_header *header = sealed->header;
+    struct kz_tags tags = tags_of(sealed);
 
+    if (atomic_load_explicit(&sealed->filters->keys, memory_order_acquire) != FILTER_GOOD)
+        return; /* where to look is not known yet */
     if (header->version == 1)
         kz_filter_prefetch(sealed->data + header->keys_offset, header->keys_size, key);
-    else if (header->key_count)
-        __builtin_prefetch(&tags_of(sealed)[((uint64_t)kz_tag(key) * header->key_count) >> 32]);
+    else
+        kz_tags_prefetch(&tags, kz_tag(key));
 }
 
 enum kz_code kz_sealed_find_key(const struct kz_sealed *sealed, uint64_t key, uint64_t owner,
@@ -866,7 +877,7 @@ struct check {
     struct kz_err first; /* problem */
     uint64_t problem_count, denied_count;
     uint64_t event_count, key_count, owner_count, owner_last;
-    struct kz_buf tags; /* uint32_t each, of the records' keys */
+    struct kz_buf tags; /* uint64_t each, of the records' keys */
 };
 
 static void note(struct check *check, const struct kz_err *problem)
@@ -886,7 +897,7 @@ static void check_record(struct check *check, const struct kz_record *record)
     if (record->key && header->version == 1 && !may_have_key(check->sealed, record->key))
         check->denied_count++;
     if (record->key && header->version != 1)
-        kz_buf_u32(&check->tags, kz_tag(record->key));
+        kz_buf_u64(&check->tags, kz_tag(record->key));
     if (!check->owner_count || record->owner != check->owner_last) {
         check->owner_last = record->owner;
         check->owner_count++;
@@ -915,15 +926,21 @@ static void check_blocks(struct check *check, struct kz_sealed_scratch *scratch)
 /* The tags are those of the records, no more and no fewer. */
 static bool tags_are_right(struct check *check)
 {
-    const struct kz_sealed *sealed = check->sealed;
-    uint32_t *tags = (void *)check->tags.data;
-    size_t size = sealed->header->key_count * sizeof(*tags);
+    const struct kz_sealed_header *header = check->sealed->header;
+    uint64_t *tags = (void *)check->tags.data;
+    size_t count = check->tags.size / sizeof(*tags);
+    KZ_AUTO(kz_freep) char *expected = kz_calloc(1, header->keys_size + 1);
 
-    if (sealed->header->version == 1)
+    if (header->version == 1)
         return true;
-    kz_tags_sort(tags, check->tags.size / sizeof(*tags));
-    return check->tags.size == size && (!size || memcmp(tags, tags_of(sealed), size) == 0) &&
-           is_zero((const char *)tags_of(sealed) + size, sealed->header->keys_size - size);
+    if (count != header->key_count)
+        return false;
+    kz_tags_sort(tags, count);
+    if (header->version == 2)
+        kz_tags_pack_narrow(tags, count, (void *)expected);
+    else
+        kz_tags_pack(tags, count, (void *)expected);
+    return memcmp(check->sealed->data + header->keys_offset, expected, header->keys_size) == 0;
 }
 
 enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,

@@ -20,6 +20,7 @@
 #pragma once
 
 #include "contract/record.h"
+#include "log/tags.h"
 #include "sys/file.h"
 
 struct kz_sealed;
@@ -28,7 +29,7 @@ struct kz_sealed_scratch;
 struct kz_sealed_writer;
 
 enum {
-    KZ_SEALED_VERSION = 2,                /* 1 is read, too */
+    KZ_SEALED_VERSION = 3,                /* 1 and 2 are read, too */
     KZ_SEALED_BLOCK_FULL_BYTES = 1 << 10, /* decompressed: the next owner begins another block */
     KZ_SEALED_BLOCK_BYTES = 8 << 10,      /* the most; a larger record has its own block */
     KZ_SEALED_BLOCK_BYTES_V1 = 32 << 10,
@@ -122,7 +123,7 @@ struct kz_sealed_params {
     size_t erased_count;
     uint64_t left_out_count; /* by an earlier sealing: what the old header says */
     int level;               /* 0: KZ_SEALED_LEVEL */
-    uint32_t version;        /* 0: KZ_SEALED_VERSION; 1 as it used to be written, for tests */
+    uint32_t version;        /* 0: KZ_SEALED_VERSION; others as they used to be, for tests */
 };
 
 /* Creates the temporary file. */
@@ -197,9 +198,9 @@ KZ_MUST_USE enum kz_code kz_sealed_has_owner(
  * it turns out to be somebody's the whole segment is searched. KZ_NOT_FOUND: not in here. */
 KZ_MUST_USE enum kz_code kz_sealed_get(const struct kz_sealed *sealed, kz_lsn lsn, uint64_t owner,
         struct kz_buf *out, struct kz_err *err);
-/* The tags (log/tags.h) of its keys, sorted; borrowed. False: it is of version 1 and has none, or
- * they are damaged, which kz_sealed_find_key() will say. */
-bool kz_sealed_tags(const struct kz_sealed *sealed, const uint32_t **ret_tags, size_t *ret_count);
+/* The tags of its keys, borrowed; narrow where it is of version 2. False: it is of version 1 and has
+ * none, or they are damaged, which kz_sealed_find_key() will say. */
+bool kz_sealed_tags(const struct kz_sealed *sealed, struct kz_tags *ret_tags);
 /* Begins to fetch what kz_sealed_find_key() will look at first. */
 void kz_sealed_prefetch_key(const struct kz_sealed *sealed, uint64_t key);
 /* The keys' tags first, then the records: is there one with `key` (not 0) and `owner` that `match`es (NULL:

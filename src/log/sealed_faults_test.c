@@ -117,12 +117,12 @@ static void a_newer_format_and_another_number_are_told_apart_from_damage(void **
             err.message, "sealed segment \"d/00000008.kzs\" is damaged: it is of another number");
     opened_done(&other);
     header = (void *)opened.bytes.data;
-    header->version = 3;
+    header->version = 4;
     header->crc = kz_crc32c(0, header, offsetof(struct kz_sealed_header, crc));
     assert_int_equal(open_bytes(opened.bytes.data, opened.bytes.size, "00000007.kzs", &other, &err),
             KZ_UNSUPPORTED);
     assert_string_equal(
-            err.message, "sealed segment \"00000007.kzs\" has format 3, this build reads up to 2");
+            err.message, "sealed segment \"00000007.kzs\" has format 4, this build reads up to 3");
     opened_done(&other);
     opened_done(&opened);
     sample_done(&sample);

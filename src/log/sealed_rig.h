@@ -268,7 +268,7 @@ static inline void seal_and_open_version(
 
 static inline void seal_and_open(const struct sample *sample, struct opened *ret_opened)
 {
-    seal_and_open_version(sample, 2, ret_opened);
+    seal_and_open_version(sample, 0, ret_opened);
 }
 
 /* Empty where the segment has none. */

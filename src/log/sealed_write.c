@@ -23,7 +23,6 @@
 #include "codec/zstd.h"
 #include "log/dictionary.h"
 #include "log/filter.h"
-#include "log/tags.h"
 
 enum {
     WRITE_BYTES = 1 << 20, /* gathered before a pwrite */
@@ -50,7 +49,7 @@ struct kz_sealed_writer {
     struct kz_buf out;          /* not written yet */
     uint64_t written_bytes;     /* of the file; `out` goes there */
     struct kz_buf index;        /* struct kz_sealed_block each */
-    struct kz_buf keys, owners; /* uint64_t each; keys of version 2 as tags */
+    struct kz_buf keys, owners; /* uint64_t each; keys as tags, but in version 1 */
     uint64_t owner_last;
     kz_lsn lsn_last;
     size_t erased_at; /* erased owners before it are below owner_last */
@@ -381,7 +380,7 @@ enum kz_code kz_sealed_writer_add(struct kz_sealed_writer *writer, kz_lsn lsn,
     if (record->key && writer->header.version == 1)
         kz_buf_u64(&writer->keys, record->key);
     else if (record->key)
-        kz_buf_u32(&writer->keys, kz_tag(record->key));
+        kz_buf_u64(&writer->keys, kz_tag(record->key));
     if (!same_owner)
         kz_buf_u64(&writer->owners, record->owner);
     writer->header.record_count++;
@@ -419,13 +418,20 @@ static void put_filter(struct kz_sealed_writer *writer, const struct kz_buf *val
 static void put_tags(struct kz_sealed_writer *writer)
 {
     struct kz_sealed_header *header = &writer->header;
-    uint32_t *tags = (void *)writer->keys.data;
+    uint64_t *tags = (void *)writer->keys.data;
+    size_t count = writer->keys.size / sizeof(*tags);
+    size_t size = header->version == 2 ? count * sizeof(uint32_t) : kz_tags_size(count);
+    KZ_AUTO(kz_freep) uint32_t *packed = kz_malloc(size + 1);
 
-    header->key_count = writer->keys.size / sizeof(*tags);
-    kz_tags_sort(tags, header->key_count);
+    kz_tags_sort(tags, count);
+    if (header->version == 2)
+        kz_tags_pack_narrow(tags, count, packed);
+    else
+        kz_tags_pack(tags, count, packed);
+    header->key_count = count;
     align_out(writer);
     header->keys_offset = file_end(writer);
-    kz_buf_str(&writer->out, kz_buf_view(&writer->keys));
+    kz_buf_put(&writer->out, packed, size);
     align_out(writer);
     header->keys_size = file_end(writer) - header->keys_offset;
     header->keys_crc = kz_crc32c(

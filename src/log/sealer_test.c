@@ -675,8 +675,8 @@ static enum kz_code add_to_writer(void *arg, kz_lsn lsn, const struct kz_record 
     return kz_sealed_writer_add(arg, lsn, record, NULL);
 }
 
-/* A sealed segment as it was before version 2. */
-static void write_as_version_1(struct kz_fs *fs, const char *path)
+/* A sealed segment as earlier versions wrote it. */
+static void write_as_version(uint32_t version, struct kz_fs *fs, const char *path)
 {
     struct kz_sealed_pool *pool = kz_sealed_pool_new(1);
     const struct kz_sealed_header *header;
@@ -696,7 +696,7 @@ static void write_as_version_1(struct kz_fs *fs, const char *path)
             .at_last_ms = header->at_last_ms,
             .end = header->end,
             .last_crc = header->last_crc,
-            .version = 1};
+            .version = version};
     memcpy(params.log_id, header->log_id, sizeof(params.log_id));
     must(kz_sealed_writer_new(&params, &writer, &err), &err);
     must(kz_sealed_scan_sorted(sealed, add_to_writer, writer, &err), &err);
@@ -748,8 +748,8 @@ static void check_keys(struct kz_log *log, const struct memory *memory)
     }
 }
 
-/* Raw and sealed, written in this run or an earlier one, of the older format (which has no tags to
- * make a filter of), and with no memory for a filter that reaches back to the beginning. */
+/* Raw and sealed, written in this run or an earlier one, of older formats (with narrow tags, or none
+ * to make a filter of), and with no memory for a filter that reaches back to the beginning. */
 static void a_key_is_found_wherever_it_lies(void **state)
 {
     KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(5);
@@ -792,14 +792,19 @@ static void a_key_is_found_wherever_it_lies(void **state)
     check_keys(log, &memory);
     kz_log_closep(&log);
 
-    write_as_version_1(fs, "./log/00000002.kzs");
-    log = open_log(fs);
-    check_keys(log, &memory);
-    kz_log_closep(&log);
-    write_as_version_1(fs, "./log/00000003.kzs");
-    log = open_log(fs);
-    check_keys(log, &memory);
-    kz_log_closep(&log);
+    for (uint32_t version = 2; version-- > 0;) {
+        static const char *const paths[] = {"./log/00000002.kzs", "./log/00000003.kzs"};
+
+        for (int i = 0; i < 2; i++) {
+            write_as_version(version + 1, fs, paths[i]);
+            log = open_log(fs);
+            write_more(log, &prng, 50);
+            forget(&memory);
+            memorise(log, &memory);
+            check_keys(log, &memory);
+            kz_log_closep(&log);
+        }
+    }
     assert_sound(fs);
     forget(&memory);
 }

@@ -1,4 +1,5 @@
-/* How fast the log is, where asked for: KZ_BENCH=directory, on a real disk. */
+/* How fast the log is, where asked for: KZ_BENCH=directory, on a real disk. With KZ_BENCH_KEYS=millions
+ * only how long looking for a new key takes among so many that are stored and sealed (50: 3 GB). */
 #include "log/log_rig.h"
 
 static int by_value(const void *a, const void *b)
@@ -140,9 +141,95 @@ static void bench_reads(struct fixture *f)
     kz_buf_done(&body);
 }
 
+/* What the look at one new key comes to: groups of the filter that do not deny it, segments asked
+ * then, those whose tags have it, each of which reads a block. */
+static void count_looks(const struct kz_log *log, struct kz_prng *prng)
+{
+    enum { N = 1000000 };
+    uint64_t groups = 0, segments = 0, blocks = 0;
+
+    for (int i = 0; i < N; i++) {
+        uint64_t key = kz_prng_u64(prng), found = kz_keyfilter_find(&log->keys, kz_tag(key));
+
+        groups += (unsigned)__builtin_popcountll(found);
+        for (size_t k = 0; found && k < log->view->count; k++) {
+            const struct kz_segment *seg = log->view->segments[k];
+            struct kz_tags tags;
+
+            if (!seg->is_sealed || !kz_keyfilter_allows(&log->keys, found, KZ_LSN(seg->number, 0),
+                                           KZ_LSN(seg->number + 1, 0)))
+                continue;
+            segments++;
+            blocks += kz_sealed_tags(seg->sealed, &tags) && kz_tags_have(&tags, kz_tag(key));
+        }
+    }
+    print_message("of %d new keys: %llu not denied by one of %u groups, %llu looks into segments, "
+                  "%llu blocks\n",
+            N, (unsigned long long)groups, log->keys.group_count, (unsigned long long)segments,
+            (unsigned long long)blocks);
+}
+
+/* As intake does: fetched six ahead, then looked for. */
+static void bench_new_keys(struct fixture *f, struct kz_prng *prng)
+{
+    enum { N = 3000000, AHEAD = 6, USERS = 1000000 };
+    static uint64_t keys[AHEAD];
+    struct kz_err err = {0};
+    int64_t began = kz_mono_ns();
+    bool found;
+
+    for (int i = 0; i < N; i++) {
+        uint64_t key = keys[i % AHEAD], owner = 1 + kz_prng_below(prng, USERS);
+
+        if (i >= AHEAD)
+            must(kz_log_find_key(
+                         f->log, key, kz_hash_mix(owner, 0), INT64_MIN, NULL, NULL, &found, &err),
+                    &err);
+        keys[i % AHEAD] = kz_prng_u64(prng);
+        kz_log_prefetch_key(f->log, keys[i % AHEAD]);
+    }
+    print_message("a new key among %llu in %zu segments: %lld ns\n",
+            (unsigned long long)kz_log_seq_last(f->log), f->log->view->count,
+            (long long)(kz_mono_ns() - began) / N);
+}
+
+static void bench_keys(struct fixture *f, const char *dir, uint64_t count)
+{
+    enum { USERS = 1000000 };
+    struct kz_buf body = {0};
+    struct kz_err err = {0};
+    struct kz_log_entry entry = {.type = KZ_RECORD_EVENT, .at_ms = 1};
+    struct kz_prng prng;
+
+    must(kz_log_open(
+                 &(struct kz_log_options){.fs = f->fs, .dir = dir}, &f->log, &f->recovery, &err),
+            &err);
+    kz_prng_init(&prng, (uint64_t)kz_mono_ns());
+    event_body(&body, 1, 1, 100);
+    entry.body = kz_buf_view(&body);
+    for (uint64_t seq = kz_log_seq_last(f->log); seq < count;) {
+        struct kz_log_seal seal = {.below = kz_log_durable(f->log), .segments_max = 4};
+        kz_lsn lsn;
+
+        for (int i = 0; i < 1000; i++) {
+            entry.owner = kz_hash_mix(1 + kz_prng_below(&prng, USERS), 0);
+            entry.key = kz_prng_u64(&prng);
+            must(kz_log_append(f->log, &entry, &lsn, &seq, &err), &err);
+        }
+        must(kz_log_commit(f->log, &err), &err);
+        if (seq % 1000000 == 0)
+            must(kz_log_seal(f->log, &seal, &err), &err);
+    }
+    must(kz_log_wait(f->log, &err), &err);
+    count_looks(f->log, &prng);
+    bench_new_keys(f, &prng);
+    close_log(f);
+    kz_buf_done(&body);
+}
+
 static void test_speed(void **state)
 {
-    const char *base = getenv("KZ_BENCH");
+    const char *base = getenv("KZ_BENCH"), *keys = getenv("KZ_BENCH_KEYS");
     struct fixture f = {.fs = kz_fs_posix(), .threaded = true};
     struct kz_log_stats stats;
     struct kz_err err = {0};
@@ -152,6 +239,10 @@ static void test_speed(void **state)
     (void)state;
     if (!base)
         skip();
+    if (keys) {
+        bench_keys(&f, base, strtoull(keys, NULL, 10) * 1000000);
+        return;
+    }
     snprintf(dir, sizeof(dir), "%s/kz-log-XXXXXX", base);
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof(path), "%s/log", dir);
