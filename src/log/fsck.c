@@ -2,6 +2,9 @@
  *
  * Bytes behind the end that no intact frame claims to have been durable are what a crash leaves;
  * they are no problem (recover.c, R1). So a bad place waits for such a claim before it is reported.
+ *
+ * One damage is one problem: what it takes with it is remembered (lost), and a record that names
+ * something in there as its predecessor, a segment that follows one which is missing, are no others.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +15,10 @@
 struct head { /* newest record of an owner on a chain */
     uint64_t owner;
     kz_lsn lsns[KZ_CHAIN_COUNT];
+};
+
+struct range {
+    kz_lsn from, until;
 };
 
 struct fsck {
@@ -31,9 +38,12 @@ struct fsck {
     uint32_t last_crc;
     uint32_t end; /* in the segment before */
     bool has_chain;
-    const char *path; /* of the file at hand */
-    kz_lsn bad;       /* where the chain broke; 0: it holds */
+    const char *path;                /* of the file at hand */
+    kz_lsn bad;                      /* where the chain broke; 0: it holds */
+    bool bad_is_told, bad_has_bytes; /* behind it in its segment */
     char bad_path[512];
+    struct range *lost; /* addresses whose records cannot be read */
+    size_t lost_count;
     struct head *heads; /* open addressing */
     size_t head_mask, head_count;
 };
@@ -57,6 +67,31 @@ static void problem_line(void *arg, const char *line)
     struct fsck *f = arg;
 
     problem(f, "%s", line);
+}
+
+/* ---- what is lost -----------------------------------------------------------------------------
+ */
+
+static void lose(struct fsck *f, kz_lsn from, kz_lsn until)
+{
+    f->lost = kz_realloc(f->lost, (f->lost_count + 1) * sizeof(*f->lost));
+    f->lost[f->lost_count++] = (struct range){from, until};
+}
+
+/* A whole segment: nothing of it is known, nor what should follow. */
+static void lose_segment(struct fsck *f, uint32_t number)
+{
+    lose(f, KZ_LSN(number, 0), KZ_LSN((uint64_t)number + 1, 0));
+    f->seq_next = 0;
+    f->has_chain = false;
+}
+
+static bool is_lost(const struct fsck *f, kz_lsn lsn)
+{
+    for (size_t i = 0; i < f->lost_count; i++)
+        if (lsn >= f->lost[i].from && lsn < f->lost[i].until)
+            return true;
+    return false;
 }
 
 /* ---- heads ------------------------------------------------------------------------------------
@@ -115,7 +150,7 @@ static void check_prev(struct fsck *f, kz_lsn lsn, const struct kz_record *recor
     head->lsns[chain] = lsn;
     if (record->prev == expected || KZ_LSN_SEGMENT(record->prev) < f->numbers[0])
         return;
-    if (!expected && f->left_out)
+    if ((!expected && f->left_out) || is_lost(f, record->prev))
         return;
     problem(f, "%s: record seq %llu names %08x:%08x as its predecessor, but it is %08x:%08x",
             f->path, (unsigned long long)record->seq, KZ_LSN_SEGMENT(record->prev),
@@ -128,10 +163,12 @@ static enum kz_code check_record(void *arg, kz_lsn lsn, const struct kz_record *
     struct kz_err err;
 
     f->record_count++;
-    if (kz_record_check(record, &err) != KZ_OK)
+    if (kz_record_check(record, &err) != KZ_OK) {
         problem(f, "%s: %s", f->path, err.message);
-    else
+        lose(f, lsn, lsn + 1);
+    } else {
         check_prev(f, lsn, record);
+    }
     return KZ_OK;
 }
 
@@ -157,6 +194,8 @@ static void check_frame(struct fsck *f, const struct kz_segment *seg, uint32_t a
         if (end - offset < sizeof(*record) || record->size < sizeof(*record) ||
                 record->size > end - offset) {
             problem(f, "%s: the record at byte %u does not fit its frame", f->path, offset);
+            lose(f, KZ_LSN(seg->number, offset), KZ_LSN(seg->number, end));
+            seq = frame->first_seq + frame->record_count;
             break;
         }
         if (record->seq != seq)
@@ -176,19 +215,30 @@ static void check_frame(struct fsck *f, const struct kz_segment *seg, uint32_t a
 static void break_chain(struct fsck *f, kz_lsn bad)
 {
     f->bad = bad;
+    f->bad_is_told = f->bad_has_bytes = false;
     snprintf(f->bad_path, sizeof(f->bad_path), "%s", f->path);
 }
 
-/* Behind a bad place: an intact frame that says that place was durable makes it a problem, and the
- * chain goes on from there. */
-static bool is_claim(struct fsck *f, kz_lsn durable)
+/* Behind a bad place: an intact frame at `at` that says that place was durable makes it a problem, and
+ * the chain goes on from there. */
+static bool is_claim(struct fsck *f, kz_lsn at, kz_lsn durable)
 {
     if (durable <= f->bad)
         return false;
-    problem(f, "%s: damaged at byte %u; what follows says that it was durable", f->bad_path,
-            KZ_LSN_OFFSET(f->bad));
+    if (!f->bad_is_told)
+        problem(f, "%s: damaged at byte %u; what follows says that it was durable", f->bad_path,
+                KZ_LSN_OFFSET(f->bad));
+    lose(f, f->bad, at);
     f->bad = 0;
+    f->seq_next = 0;
     return true;
+}
+
+/* Where the segment behind the end at hand cannot say whether it is one: nothing was written there. */
+static void forget_end(struct fsck *f)
+{
+    if (!f->bad_has_bytes)
+        f->bad = 0;
 }
 
 static void walk_frames(struct fsck *f, const struct kz_segment *seg)
@@ -201,11 +251,12 @@ static void walk_frames(struct fsck *f, const struct kz_segment *seg)
         if (!is_intact(f, seg, at)) {
             if (!f->bad)
                 break_chain(f, KZ_LSN(seg->number, at));
+            f->bad_has_bytes |= kz_load_u64(seg->map + at) != 0;
             at += 8;
             continue;
         }
         if (f->bad) {
-            if (!is_claim(f, frame->durable)) {
+            if (!is_claim(f, KZ_LSN(seg->number, at), frame->durable)) {
                 at += 8;
                 continue;
             }
@@ -231,7 +282,7 @@ static void check_header(struct fsck *f, const struct kz_segment *seg)
             KZ_LSN_SEGMENT(f->bad) + 1 == seg->number && header->prev_crc == f->last_crc)
         f->bad = 0; /* the segment before ended there */
     else if (f->bad)
-        (void)is_claim(f, header->durable);
+        (void)is_claim(f, KZ_LSN(seg->number, 0), header->durable);
     else if (f->has_chain && (header->prev_crc != f->last_crc || header->prev_end != f->end))
         problem(f, "%s: it does not follow the segment before it", f->path);
     if (f->bad)
@@ -261,17 +312,24 @@ static void check_raw(struct fsck *f, uint32_t number, bool is_last)
     if (kz_segment_open_raw(f->fs, f->dir, number, false, &seg, &err) != KZ_OK ||
             kz_segment_read_header(seg, &valid, &err) != KZ_OK) {
         problem(f, "%s", err.message);
+        lose_segment(f, number);
         return;
     }
     if (valid) {
         check_header(f, seg);
         f->end = KZ_SEGMENT_HEADER_SIZE;
-    } else if (!f->bad) {
+    } else {
+        forget_end(f);
+    }
+    if (!valid && !f->bad) {
         /* The last may be one that was being made ready. Without a segment before it nothing says
          * whose frames these are, so that none would be found intact. */
-        if (!is_last || (!f->has_id && has_frames(seg)))
+        bool is_told = !is_last || (!f->has_id && has_frames(seg));
+
+        if (is_told)
             problem(f, "%s: its header cannot be read", f->path);
         break_chain(f, KZ_LSN(number, 0));
+        f->bad_is_told = is_told;
     }
     walk_frames(f, seg);
     f->has_chain = true;
@@ -288,7 +346,7 @@ static void check_sealed(struct fsck *f, uint32_t number)
 
     if (kz_segment_open_sealed(f->fs, f->dir, number, f->pool, &seg, &err) != KZ_OK) {
         problem(f, "%s", err.message);
-        f->seq_next = 0;
+        lose_segment(f, number);
         return;
     }
     header = kz_sealed_get_header(seg->sealed);
@@ -301,9 +359,12 @@ static void check_sealed(struct fsck *f, uint32_t number)
                 (unsigned long long)header->seq_first, (unsigned long long)f->seq_next);
     f->left_out |= header->left_out_count > 0;
     /* Its problems are reported there, and records of a damaged block cannot be read. */
-    if (kz_sealed_fsck(seg->sealed, problem_line, f, &err) == KZ_OK &&
-            kz_sealed_scan(seg->sealed, 0, UINT64_MAX, check_record, f, &err) != KZ_OK)
+    if (kz_sealed_fsck(seg->sealed, problem_line, f, &err) != KZ_OK) {
+        lose_segment(f, number);
+    } else if (kz_sealed_scan(seg->sealed, 0, UINT64_MAX, check_record, f, &err) != KZ_OK) {
         problem(f, "%s", err.message);
+        lose_segment(f, number);
+    }
     f->seq_next = header->seq_last + 1;
 }
 
@@ -329,13 +390,25 @@ static void on_name(void *arg, const char *name)
     f->sealed[f->count++] = sealed;
 }
 
+static void check_missing(struct fsck *f, uint32_t first, uint32_t last)
+{
+    if (first == last)
+        problem(f, "%s: segment %08x is missing", f->dir, first);
+    else
+        problem(f, "%s: segments %08x to %08x are missing", f->dir, first, last);
+    lose(f, KZ_LSN(first, 0), KZ_LSN((uint64_t)last + 1, 0));
+    f->seq_next = 0;
+    f->has_chain = false;
+    forget_end(f);
+}
+
 static void check_all(struct fsck *f)
 {
     for (size_t i = 0; i < f->count; i++) {
         KZ_AUTO(kz_freep) char *path = kz_segment_path(f->dir, f->numbers[i], f->sealed[i]);
 
         if (i && f->numbers[i] != f->numbers[i - 1] + 1)
-            problem(f, "%s: segment %08x is missing", f->dir, f->numbers[i - 1] + 1);
+            check_missing(f, f->numbers[i - 1] + 1, f->numbers[i] - 1);
         f->path = path;
         if (f->sealed[i])
             check_sealed(f, f->numbers[i]);
@@ -364,6 +437,7 @@ enum kz_code kz_log_fsck(struct kz_fs *fs, const char *dir,
     if (rc == KZ_OK || rc == KZ_CORRUPT)
         *ret_records = f.record_count;
     free(f.heads);
+    free(f.lost);
     free(f.numbers);
     free(f.sealed);
     return rc;

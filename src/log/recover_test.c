@@ -295,6 +295,95 @@ static void test_fsck_sees_that_the_only_header_is_damaged(void **state)
     kz_fs_sim_free(f.fs);
 }
 
+struct told {
+    char lines[8][300];
+    size_t count;
+};
+
+static void tell(void *arg, const char *line)
+{
+    struct told *told = arg;
+
+    if (told->count < KZ_ARRAY_COUNT(told->lines))
+        snprintf(told->lines[told->count], sizeof(told->lines[0]), "%s", line);
+    told->count++;
+}
+
+static void one_problem(struct fixture *f, const char *text)
+{
+    struct told told = {0};
+    struct kz_err err = {0};
+    uint64_t records;
+
+    if (kz_log_fsck(f->fs, "log", tell, &told, &records, &err) != KZ_CORRUPT)
+        fail_msg("nobody says \"%s\"", text);
+    for (size_t i = 1; i < KZ_MIN(told.count, KZ_ARRAY_COUNT(told.lines)); i++)
+        print_message("and: %s\n", told.lines[i]);
+    assert_non_null(strstr(told.lines[0], text));
+    assert_int_equal(told.count, 1);
+}
+
+static void test_fsck_told_the_consequences_of_a_damage_as_problems(void **state)
+{
+    struct fixture f = {.fs = new_sim(15)};
+    struct kz_log_seal seal = {.segments_max = 1};
+    KZ_AUTO(kz_freep) char *second = NULL;
+    struct kz_err err = {0};
+    size_t size;
+
+    (void)state;
+    open_log(&f);
+    for (uint64_t i = 0; i < 800; i++)
+        put(&f, 1 + i % OWNERS, 200);
+    seal.below = KZ_LSN(2, 0);
+    must(kz_log_seal(f.log, &seal, &err), &err);
+    assert_true(KZ_LSN_SEGMENT(kz_log_end(f.log)) >= 4);
+    close_log(&f);
+    second = load(f.fs, "log/00000002.kzl", &size);
+
+    /* Twenty frames of all users: their next records name those that are lost. */
+    store(f.fs, "log/00000002.kzl", "\0\0\0\0\0\0\0\0", 8, 20000);
+    one_problem(&f, "00000002.kzl: damaged at byte ");
+    for (uint64_t at = 20000; at < 28000; at += 8)
+        store(f.fs, "log/00000002.kzl", "damaged!", 8, at);
+    one_problem(&f, "00000002.kzl: damaged at byte ");
+    store(f.fs, "log/00000002.kzl", second, size, 0);
+    /* Up to its end, so that the next segment follows nothing. */
+    for (uint64_t at = 30000; at < size; at += 8)
+        store(f.fs, "log/00000002.kzl", "damaged!", 8, at);
+    one_problem(&f, "00000002.kzl: damaged at byte ");
+    store(f.fs, "log/00000002.kzl", second, size, 0);
+    /* A header. */
+    store(f.fs, "log/00000002.kzl", "\1\2\3\4", 4, 0);
+    one_problem(&f, "00000002.kzl: its header cannot be read");
+    store(f.fs, "log/00000002.kzl", second, size, 0);
+    store(f.fs, "log/00000003.kzl", "\1\2\3\4", 4, 0);
+    one_problem(&f, "00000003.kzl: its header cannot be read");
+    must(f.fs->ops->unlink(f.fs, "log/00000003.kzl", &err), &err);
+    one_problem(&f, "segment 00000003 is missing");
+    must(f.fs->ops->unlink(f.fs, "log/00000002.kzl", &err), &err);
+    one_problem(&f, "segments 00000002 to 00000003 are missing");
+    kz_fs_sim_free(f.fs);
+}
+
+static void test_fsck_tells_of_one_damaged_block_of_a_sealed_segment(void **state)
+{
+    struct fixture f = {.fs = new_sim(16)};
+    struct kz_log_seal seal = {.segments_max = 1};
+    struct kz_err err = {0};
+
+    (void)state;
+    open_log(&f);
+    for (uint64_t i = 0; i < 800; i++)
+        put(&f, 1 + i % OWNERS, 200);
+    seal.below = KZ_LSN(2, 0);
+    must(kz_log_seal(f.log, &seal, &err), &err);
+    close_log(&f);
+    store(f.fs, "log/00000001.kzs", "damaged!", 8, 3000);
+    one_problem(&f, "00000001.kzs");
+    kz_fs_sim_free(f.fs);
+}
+
 static void test_locked_and_newer_logs_are_refused(void **state)
 {
     struct fixture f = {.fs = new_sim(10)};
@@ -332,6 +421,8 @@ int main(void)
             cmocka_unit_test(test_log_with_another_past_was_believed_beside_a_checkpoint),
             cmocka_unit_test(test_mark_in_a_sealed_segment_holds_at_its_end_only),
             cmocka_unit_test(test_fsck_sees_that_the_only_header_is_damaged),
+            cmocka_unit_test(test_fsck_told_the_consequences_of_a_damage_as_problems),
+            cmocka_unit_test(test_fsck_tells_of_one_damaged_block_of_a_sealed_segment),
             cmocka_unit_test(test_locked_and_newer_logs_are_refused),
     };
 
