@@ -11,7 +11,14 @@
 #include "base/hash.h"
 #include "sys/clock.h"
 
-enum { SETTLE_STEP_MS = 1000, REFUSAL_OVER_MS = 1000 };
+enum {
+    SETTLE_STEP_MS = 1000,
+    REFUSAL_OVER_MS = 1000,
+    /* A start that reads more than a checkpoint leaves to be read says how far it is. */
+    REPLAY_LOOK_EVERY = 65536,
+    REPLAY_SAY_FIRST_MS = 2000,
+    REPLAY_SAY_EVERY_MS = 5000
+};
 
 /* ---- clock, histograms ---------------------------------------------------------------------------- */
 
@@ -653,11 +660,23 @@ static enum kz_code lock_data(struct kz_pipeline *p, struct kz_err *err)
     return KZ_OK;
 }
 
+/* Records behind the checkpoint, on their way into the views. */
+struct replay {
+    struct kz_pipeline *p;
+    uint64_t count, seq_last;
+    int64_t say_ms; /* when the next word is due */
+};
+
 static enum kz_code apply_one(void *arg, kz_lsn lsn, const struct kz_record *record)
 {
-    struct kz_pipeline *p = arg;
+    struct replay *replay = arg;
 
-    return kz_views_apply(p->views, lsn, record, &p->failure);
+    if (++replay->count % REPLAY_LOOK_EVERY == 0 && kz_mono_ms() >= replay->say_ms) {
+        kz_diag_info("reading the log", "seq=%llu of=%llu", (unsigned long long)record->seq,
+                (unsigned long long)replay->seq_last);
+        replay->say_ms = kz_mono_ms() + REPLAY_SAY_EVERY_MS;
+    }
+    return kz_views_apply(replay->p->views, lsn, record, &replay->p->failure);
 }
 
 /* Our clock's time of the newest record; 0 for none. */
@@ -711,6 +730,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
             .arg = p,
     };
     int64_t start_ms = kz_mono_ms();
+    struct replay replay = {.p = p, .say_ms = start_ms + REPLAY_SAY_FIRST_MS};
     enum kz_code rc = kz_checkpoint_load(p->options.fs, p->views_dir, p->project->name,
             p->project->limits.dead_letters_max, &p->views, &info, err);
 
@@ -730,7 +750,9 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
     kz_log_journal_init(&p->log_journal, p->log);
     p->journal = &p->log_journal.journal;
     p->reader = kz_log_reader(p->log);
-    rc = p->reader->ops->scan_all(p->reader, info.mark.position, recovery.end, apply_one, p, err);
+    replay.seq_last = recovery.seq_last;
+    rc = p->reader->ops->scan_all(
+            p->reader, info.mark.position, recovery.end, apply_one, &replay, err);
     if (rc != KZ_OK)
         return kz_wrap(err, "reading the log after the checkpoint");
     p->seq = recovery.seq_last;
