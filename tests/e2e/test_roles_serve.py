@@ -89,6 +89,34 @@ def test_what_an_event_did_not_ask_is_told_at_once_with_the_reason(start):
     assert told("login", "login", "login", models="counter", first=30) == ({"counter": "not_triggered"}, [])
 
 
+CHAIN = """
+project: testshop
+triggers:
+  viewing: {when: name = 'view'}
+models:
+  counter: {trigger: viewing, path: models/counter, features: features/counter.sql, valid_for: 1h}
+  next: {trigger: {after: counter, when: counter.score > 1.5}, path: models/counter, features: features/counter.sql, valid_for: 1h}
+  third: {trigger: {after: next}, path: models/counter, features: features/counter.sql, valid_for: 1h}
+"""
+
+
+def test_who_waited_for_a_model_after_another_that_was_not_asked_waited_in_vain(start):
+    server = start(args=ROLES, yaml=CHAIN, sql="SELECT count(*) AS views FROM events\n")
+
+    def told(*events, models="counter,next,third"):  # in vain, they end as "timeout"
+        answer = server.send(*events, query=f"?wait={models}&timeout_ms=10000")
+        return ({pending["model"]: pending["reason"] for pending in answer["pending"]},
+                sorted(prediction["model"] for prediction in answer["predictions"]))
+
+    nothing = {"next": "not_triggered", "third": "not_triggered"}
+    assert told(view(1)) == (nothing, ["counter"])  # its score is 1: nobody is asked after it
+    assert told(view(2)) == ({}, ["counter", "next", "third"])
+    assert told(view(1, user="u2"), models="third") == ({"third": "not_triggered"}, [])
+    assert told({"user_id": "u3", "name": "login"}) == (nothing | {"counter": "not_triggered"}, [])
+    # Of two users one is far enough: the other's word is not the last.
+    assert told(view(1, user="u4"), view(3), models="next,third") == ({}, ["next", "third"])
+
+
 def test_who_waits_for_an_event_that_is_refused_is_told_of_the_others(start):
     server = start(args=ROLES)
     answer = server.send({"user_id": "u1"}, {"user_id": "u1", "name": "login"}, query="?wait=counter&timeout_ms=10000")

@@ -206,3 +206,14 @@ void kz_action_event_put(const struct kz_project *project, const struct kz_recor
     kz_buf_done(&props);
     free(item);
 }
+
+bool kz_asked_has(struct kz_str asked, const char *model)
+{
+    size_t size = strlen(model);
+
+    for (size_t i = 0; i + size + 2 <= asked.size; i++)
+        if (asked.ptr[i] == ',' && memcmp(asked.ptr + i + 1, model, size) == 0 &&
+                asked.ptr[i + 1 + size] == ',')
+            return true;
+    return false;
+}

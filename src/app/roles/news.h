@@ -3,7 +3,8 @@
  *
  * NEWS, to every `serve` (and whoever waits for predictions): a RESULT or DECISION record, binary.
  * Attribute kind=prediction | end | action | webhook: so the shared subscription "deliver" has only
- * what is to be posted. From process, where a client of collect waits for predictions (?wait=):
+ * what is to be posted. A RESULT of a model that others come after has attribute asked: those that are
+ * asked now, each between commas (",churn,buy,"; "," for none). From process, where a client of collect waits for predictions (?wait=):
  * kind=unasked, attribute awaited as it came with the event, and of each model that the event did not
  * ask, why: {"counter":"not_triggered","churn":"debounced"}.
  *
@@ -21,6 +22,7 @@
 
 #define KZ_ATTRIBUTE_KIND "kind"                       /* of NEWS */
 #define KZ_ATTRIBUTE_AWAITED "awaited"                 /* of NEWS: kind=unasked */
+#define KZ_ATTRIBUTE_ASKED "asked"                     /* of NEWS: a RESULT */
 #define KZ_ATTRIBUTE_ACTION "action"                   /* of ACTIONS */
 #define KZ_ATTRIBUTE_IDEMPOTENCY_KEY "idempotency-key" /* of ACTIONS */
 #define KZ_ATTRIBUTE_PROJECT "project"                 /* of ACTIONS */
@@ -42,6 +44,9 @@ bool kz_unasked_put(
  * models that are not known here are passed over. */
 KZ_MUST_USE enum kz_code kz_unasked_read(struct kz_str text, const struct kz_project *project,
         const char **ret_reasons, struct kz_err *err);
+
+/* Attribute asked: `model` is among those that a RESULT names as asked. */
+bool kz_asked_has(struct kz_str asked, const char *model);
 
 /* What is delivered: the body of a webhook, the data of an ACTIONS message. `record` is a DECISION. */
 void kz_delivery_json(const struct kz_record *record, struct kz_buf *out);

@@ -2,10 +2,14 @@
  * what actions did, and requests of models that come after.
  */
 
+#include <stdio.h>
+
 #include "app/roles/news.h"
 #include "app/roles/role_infer_int.h"
 #include "base/diag.h"
 #include "sys/clock.h"
+
+enum { ASKED_MAX_BYTES = 1000 }; /* Pub/Sub: 1,024 of an attribute's value */
 
 static void published(void *arg, enum kz_code code, const struct kz_err *err)
 {
@@ -46,16 +50,54 @@ static void put_on_bus(struct task *task, enum kz_topic topic, uint64_t lane, st
         atomic_store(&task->publish_failed, true);
 }
 
+static bool is_before_others(const struct kz_project *project, unsigned model)
+{
+    for (size_t i = 0; i < project->model_count; i++)
+        if (project->models[i].after &&
+                strcmp(project->models[i].after, project->models[model].name) == 0)
+            return true;
+    return false;
+}
+
+/* The models that come after the task's and are asked now. Where there are more of them than an
+ * attribute holds, nothing is said, and whoever waits waits. */
+static struct kz_str asked_by(const struct task *task, char *text, size_t text_size)
+{
+    size_t used = (size_t)snprintf(text, text_size, ",");
+
+    for (size_t at = 0; at < task->published.size;) {
+        const struct kz_record *record = (const void *)(task->published.data + at);
+        const struct kz_request_body *body = (const void *)(record + 1);
+
+        at += KZ_ALIGN8((size_t)record->size);
+        if (record->type != KZ_RECORD_REQUEST)
+            continue;
+        used += (size_t)snprintf(text + used, text_size - used, KZ_STR_FMT ",",
+                KZ_STR_ARG(kz_span_str(kz_record_body(record), body->model)));
+        if (used >= text_size)
+            return KZ_STR_NULL;
+    }
+    return kz_str_n(text, used);
+}
+
 static void send_news(struct worker *w, struct task *task, const struct kz_record *record)
 {
     const char *kind = kz_news_kind_of(record);
-    struct kz_attribute attribute = {KZ_STR(KZ_ATTRIBUTE_KIND), kind ? kz_str(kind) : KZ_STR_NULL};
+    struct kz_attribute attributes[2] = {
+            {KZ_STR(KZ_ATTRIBUTE_KIND), kind ? kz_str(kind) : KZ_STR_NULL}};
+    char asked[ASKED_MAX_BYTES];
+    size_t count = 1;
 
     if (!kind)
         return;
+    if (record->type == KZ_RECORD_RESULT && is_before_others(w->role->env->project, task->model)) {
+        attributes[1].name = KZ_STR(KZ_ATTRIBUTE_ASKED);
+        attributes[1].value = asked_by(task, asked, sizeof(asked));
+        count += attributes[1].value.size > 0;
+    }
     kz_buf_clear(&w->message);
     kz_news_encode(record, &w->message);
-    put_on_bus(task, KZ_TOPIC_NEWS, record->owner, kz_buf_view(&w->message), &attribute, 1);
+    put_on_bus(task, KZ_TOPIC_NEWS, record->owner, kz_buf_view(&w->message), attributes, count);
 }
 
 static void send_delivery(struct worker *w, struct task *task, const struct kz_record *record)

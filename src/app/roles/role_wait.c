@@ -24,6 +24,7 @@ enum {
 
 struct piece {            /* of news that somebody waits for */
     struct kz_buf record; /* RESULT */
+    struct kz_buf asked;  /* its attribute; empty: it does not say */
     struct kz_buf unasked;
     uint64_t number; /* of what was not asked: whose event, and which */
     size_t item;
@@ -35,6 +36,7 @@ enum { AWAITED_BYTES = 16 + 1 + 20 + 1 + 20 + 1 };
 struct awaited {               /* an item */
     char words[AWAITED_BYTES]; /* <this process>-<waiter's number>-<item>; empty: rejected */
     bool heard;                /* what it has not asked */
+    bool *after_heard;         /* [model_count] that a model after another is not asked; or NULL */
 };
 
 struct unasked { /* a model, by items of a submission */
@@ -48,7 +50,8 @@ struct waiter {
     bool landed;
     bool *ended;             /* [model_count] */
     struct unasked *unasked; /* [model_count] */
-    struct awaited *items;   /* [item_count] */
+    struct awaited *items;   /* one for each of the submission */
+    size_t item_slots;       /* of the array */
     size_t item_count;       /* that are not rejected */
     struct kz_buf *results;
     struct waiter *next;
@@ -81,6 +84,7 @@ static uint32_t *watched_of(struct kz_waits *waits, struct kz_str event_id)
 static void piece_free(struct piece *piece)
 {
     kz_buf_done(&piece->record);
+    kz_buf_done(&piece->asked);
     kz_buf_done(&piece->unasked);
     free(piece);
 }
@@ -116,6 +120,8 @@ static bool take_result(
             record->type != KZ_RECORD_RESULT)
         return false;
     body = (const void *)(record + 1);
+    kz_buf_str(&piece->asked, kz_attribute_get(delivery->attributes, delivery->attribute_count,
+                                      KZ_ATTRIBUTE_ASKED));
     pthread_mutex_lock(&waits->lock);
     wanted = *watched_of(waits, kz_span_str(kz_record_body(record), body->event_id)) > 0;
     pthread_mutex_unlock(&waits->lock);
@@ -219,6 +225,8 @@ static void waiter_free(struct kz_waits *waits, struct waiter *waiter)
 {
     for (size_t m = 0; m < waits->env->project->model_count; m++)
         kz_buf_done(&waiter->results[m]);
+    for (size_t i = 0; i < waiter->item_slots; i++) /* the submission has gone */
+        free(waiter->items[i].after_heard);
     free(waiter->items);
     free(waiter->unasked);
     free(waiter->results);
@@ -262,37 +270,18 @@ static bool has_all(const struct kz_waits *waits, const struct waiter *waiter)
     return waiter->landed;
 }
 
-static bool is_about(const struct kz_submission *s, struct kz_str event_id, struct kz_str user_id)
+/* The item that a result is about; item_count: none. */
+static size_t item_about(
+        const struct kz_submission *s, struct kz_str event_id, struct kz_str user_id)
 {
     for (size_t i = 0; i < s->item_count; i++) {
         const struct kz_event *event = &s->items[i]->event;
 
         if (s->items[i]->state != KZ_INTAKE_REJECTED && kz_str_eq(event->event_id, event_id) &&
                 (kz_str_eq(event->user_id, user_id) || kz_str_eq(event->anonymous_id, user_id)))
-            return true;
+            return i;
     }
-    return false;
-}
-
-static void tell(struct kz_waits *waits, struct waiter *waiter, const struct kz_record *record)
-{
-    struct kz_str bytes = kz_record_body(record);
-    const struct kz_result_body *body = (const void *)bytes.ptr;
-    const struct kz_project *project = waits->env->project;
-    const struct kz_model_def *def = kz_project_model(project, kz_span_str(bytes, body->model));
-    unsigned model = def ? (unsigned)(def - project->models) : 0;
-
-    if (!def || !waiter->submission->wait_models[model] || waiter->ended[model] ||
-            !is_about(waiter->submission, kz_span_str(bytes, body->event_id),
-                    kz_span_str(bytes, body->user_id)))
-        return;
-    waiter->ended[model] = true;
-    if (body->end == KZ_END_DONE)
-        kz_buf_put(&waiter->results[model], record, record->size);
-    else
-        add_pending(waiter->submission, model,
-                body->end == KZ_END_DEAD ? "dead_letter"
-                                         : kz_request_end_name((enum kz_request_end)body->end));
+    return s->item_count;
 }
 
 static void end_unasked(struct waiter *waiter, unsigned model, const char *reason)
@@ -308,6 +297,55 @@ static void end_unasked(struct waiter *waiter, unsigned model, const char *reaso
         return;
     waiter->ended[model] = true;
     add_pending(waiter->submission, model, unasked->reason);
+}
+
+/* `model` has a result for an item, or will have none: models after it that it does not ask will not be
+ * asked of that item by anybody, nor will those after them. `asked` empty: it is not known. */
+static void tell_after(struct kz_waits *waits, struct waiter *waiter, size_t item, unsigned model,
+        bool done, struct kz_str asked)
+{
+    const struct kz_project *project = waits->env->project;
+    struct awaited *awaited = &waiter->items[item];
+
+    for (unsigned m = 0; m < project->model_count && (!done || asked.size); m++) {
+        const struct kz_model_def *def = &project->models[m];
+
+        if (!def->after || strcmp(def->after, project->models[model].name) != 0 ||
+                (done && kz_asked_has(asked, def->name)))
+            continue;
+        if (!awaited->after_heard)
+            awaited->after_heard = kz_calloc(project->model_count, sizeof(bool));
+        if (awaited->after_heard[m])
+            continue; /* the same news come again */
+        awaited->after_heard[m] = true;
+        end_unasked(waiter, m, "not_triggered");
+        tell_after(waits, waiter, item, m, false, asked);
+    }
+}
+
+static void tell(struct kz_waits *waits, struct waiter *waiter, const struct piece *piece)
+{
+    const struct kz_record *record = (const void *)piece->record.data;
+    struct kz_str bytes = kz_record_body(record);
+    const struct kz_result_body *body = (const void *)bytes.ptr;
+    const struct kz_project *project = waits->env->project;
+    const struct kz_model_def *def = kz_project_model(project, kz_span_str(bytes, body->model));
+    unsigned model = def ? (unsigned)(def - project->models) : 0;
+    size_t item = item_about(waiter->submission, kz_span_str(bytes, body->event_id),
+            kz_span_str(bytes, body->user_id));
+
+    if (!def || item == waiter->submission->item_count)
+        return;
+    tell_after(waits, waiter, item, model, body->end == KZ_END_DONE, kz_buf_view(&piece->asked));
+    if (!waiter->submission->wait_models[model] || waiter->ended[model])
+        return;
+    waiter->ended[model] = true;
+    if (body->end == KZ_END_DONE)
+        kz_buf_put(&waiter->results[model], record, record->size);
+    else
+        add_pending(waiter->submission, model,
+                body->end == KZ_END_DEAD ? "dead_letter"
+                                         : kz_request_end_name((enum kz_request_end)body->end));
 }
 
 static void tell_unasked(struct kz_waits *waits, const struct piece *piece)
@@ -352,6 +390,7 @@ static void mark_items(const struct kz_waits *waits, struct waiter *waiter)
     struct kz_submission *s = waiter->submission;
 
     waiter->items = kz_calloc(s->item_count + 1, sizeof(*waiter->items));
+    waiter->item_slots = s->item_count;
     for (size_t i = 0; i < s->item_count; i++) {
         struct awaited *item = &waiter->items[i];
 
@@ -428,7 +467,7 @@ void kz_waits_turn(struct kz_waits *waits)
             tell_unasked(waits, heard);
         else
             for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
-                tell(waits, waiter, (const void *)heard->record.data);
+                tell(waits, waiter, heard);
         piece_free(heard);
         heard = next;
     }
