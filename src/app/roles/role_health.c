@@ -4,7 +4,8 @@
  * something is waited for (rpc/silence.h); one that has said so for too long (unwell.h) makes the process
  * unready. One slow call is no sign: whoever is unwell is asked by a prober, whose call is answered
  * meanwhile, and then nothing is said any more. Predictions need no prober, since an operator's words are
- * read each second.
+ * read each second; nor does whoever pulls or looks for timers. A collect that nobody calls asks its bus
+ * now and then, or it would be ready for callers whose events it cannot keep.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ enum {
     LOOK_EVERY_MS = 250,
     PROBE_STORE_MS = 500,
     PROBE_BUS_MS = 2000, /* a call for each topic and subscription, of a small quota */
+    IDLE_ASK_MS = 30000,
 };
 
 struct prober {
@@ -26,6 +28,9 @@ struct prober {
     bool (*is_unwell)(struct kz_role_env *env);
     void (*ask)(struct kz_role_env *env);
     int64_t every_ms;
+    bool (*is_idle)(struct prober *prober); /* NULL: it never is */
+    uint64_t seen;                          /* calls that told how it is */
+    int64_t seen_ms;
 };
 
 struct kz_role_health {
@@ -46,6 +51,24 @@ static bool bus_is_unwell(struct kz_role_env *env)
 
     env->bus->ops->stats(env->bus, &stats);
     return stats.problem[0];
+}
+
+/* Nothing was asked of it for a while. */
+static bool bus_is_idle(struct prober *prober)
+{
+    struct kz_bus *bus = prober->health->env->bus;
+    struct kz_bus_stats stats;
+    int64_t now_ms = kz_mono_ms();
+
+    bus->ops->stats(bus, &stats);
+    if (stats.published + stats.received != prober->seen || stats.publishing || !prober->seen_ms) {
+        prober->seen = stats.published + stats.received;
+        prober->seen_ms = now_ms;
+    }
+    if (now_ms - prober->seen_ms < IDLE_ASK_MS)
+        return false;
+    prober->seen_ms = now_ms;
+    return true;
 }
 
 static void ask_bus(struct kz_role_env *env)
@@ -96,7 +119,7 @@ static void run_prober(void *arg)
 
     while (rest(prober->health, ms)) {
         ms = LOOK_EVERY_MS;
-        if (!prober->is_unwell(env))
+        if (!prober->is_unwell(env) && !(prober->is_idle && prober->is_idle(prober)))
             continue;
         prober->ask(env);
         ms = prober->every_ms;
@@ -114,8 +137,11 @@ enum kz_code kz_role_health_open(
     health->env = env;
     pthread_mutex_init(&health->lock, NULL);
     pthread_cond_init(&health->wake, NULL);
-    health->probers[0] = (struct prober){
-            .health = health, .is_unwell = bus_is_unwell, .ask = ask_bus, .every_ms = PROBE_BUS_MS};
+    health->probers[0] = (struct prober){.health = health,
+            .is_unwell = bus_is_unwell,
+            .ask = ask_bus,
+            .every_ms = PROBE_BUS_MS,
+            .is_idle = env->kinds == 1u << KZ_ROLE_COLLECT ? bus_is_idle : NULL};
     health->probers[1] = (struct prober){.health = health,
             .is_unwell = store_is_unwell,
             .ask = ask_store,

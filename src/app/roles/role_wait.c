@@ -120,8 +120,8 @@ static bool take_result(
             record->type != KZ_RECORD_RESULT)
         return false;
     body = (const void *)(record + 1);
-    kz_buf_str(&piece->asked, kz_attribute_get(delivery->attributes, delivery->attribute_count,
-                                      KZ_ATTRIBUTE_ASKED));
+    kz_buf_str(&piece->asked,
+            kz_attribute_get(delivery->attributes, delivery->attribute_count, KZ_ATTRIBUTE_ASKED));
     pthread_mutex_lock(&waits->lock);
     wanted = *watched_of(waits, kz_span_str(kz_record_body(record), body->event_id)) > 0;
     pthread_mutex_unlock(&waits->lock);
