@@ -161,4 +161,5 @@ _Static_assert(sizeof(struct kz_user) == 80, "in checkpoints");
 enum kz_user_flags {
     KZ_USER_LINKED = 1, /* an id that was linked: its events go to another user */
     KZ_USER_ERASED = 2,
+    KZ_USER_TARGETS = 4, /* has slots of KZ_SLOT_TARGET: nobody else's are to be looked through */
 };

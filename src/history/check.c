@@ -69,6 +69,8 @@ static enum kz_code check_slots(const struct kz_views *views, uint32_t user, uin
     }
     if (source_count > KZ_SOURCES_MAX - 1)
         BAD("user %u has %u linked chains", user, source_count);
+    if ((target_count > 0) != ((kz_views_at(views, user)->flags & KZ_USER_TARGETS) != 0))
+        BAD("user %u has %u former targets, and says otherwise", user, target_count);
     if (target_count > KZ_TARGETS_MAX + 1)
         BAD("user %u has %u former targets", user, target_count);
     counts->targets += target_count;

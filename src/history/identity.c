@@ -193,15 +193,19 @@ uint32_t kz_views_target(const struct kz_views *views, uint32_t user)
     return kz_views_link_of(views, user)->to;
 }
 
+struct kz_views_place kz_views_place_of_target(
+        const struct kz_views *views, struct kz_views_place own)
+{
+    if (own.index) {
+        own.index = kz_views_target(views, own.index);
+        own.owner = kz_views_at(views, own.index)->owner;
+    }
+    return own;
+}
+
 struct kz_views_place kz_views_resolve(const struct kz_views *views, struct kz_user_key as_sent)
 {
-    struct kz_views_place place = kz_views_lookup(views, as_sent);
-
-    if (place.index) {
-        place.index = kz_views_target(views, place.index);
-        place.owner = kz_views_at(views, place.index)->owner;
-    }
-    return place;
+    return kz_views_place_of_target(views, kz_views_lookup(views, as_sent));
 }
 
 uint32_t kz_views_merged_into(const struct kz_views *views, uint32_t user)

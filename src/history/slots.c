@@ -157,6 +157,8 @@ struct kz_slot *kz_views_slot_add(
         slot->ring.capacity = KZ_TIMES_FEW;
     link_in(views, user, at);
     count_kind(views, kind, 1);
+    if (kind == KZ_SLOT_TARGET)
+        kz_views_at(views, user)->flags |= KZ_USER_TARGETS;
     return slot;
 }
 
@@ -172,6 +174,7 @@ void kz_views_slot_remove(struct kz_views *views, uint32_t user, struct kz_slot 
 {
     uint32_t *link = link_to(views, user, slot);
     uint32_t at = *link;
+    bool was_target = slot->kind == KZ_SLOT_TARGET;
 
     if (slot->kind == KZ_SLOT_TIMES)
         kz_views_times_free(views, slot);
@@ -179,6 +182,8 @@ void kz_views_slot_remove(struct kz_views *views, uint32_t user, struct kz_slot 
     count_kind(views, slot->kind, -1);
     *slot = (struct kz_slot){.next = views->slot_free};
     views->slot_free = at;
+    if (was_target && !kz_views_slot_find(views, user, KZ_SLOT_TARGET, 0))
+        kz_views_at(views, user)->flags &= (uint8_t)~KZ_USER_TARGETS;
 }
 
 void kz_views_slots_free(struct kz_views *views, uint32_t user)

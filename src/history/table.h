@@ -30,7 +30,7 @@ struct kz_table {
     uint32_t count;
 };
 
-enum { KZ_TABLE_REMOVED = -1 };
+enum { KZ_TABLE_REMOVED = -1, KZ_TABLE_GUESSES = 8 };
 
 static inline uint32_t kz_table_tag(uint64_t hash)
 {
@@ -75,17 +75,22 @@ static inline void kz_table_prefetch(const struct kz_table *table, uint64_t hash
         __builtin_prefetch(&table->now.entries[kz_table_tag(hash) & (table->now.capacity - 1)]);
 }
 
-/* The value that is probably meant, for prefetching what it stands for; 0 where none is at hand. */
+/* The value that is probably meant, for prefetching what it stands for; 0 where none is at hand. It may
+ * lie behind others, but most lie in the first line of the cache. */
 static inline uint32_t kz_table_guess(const struct kz_table *table, uint64_t hash)
 {
     const struct kz_table_side *side = &table->now;
-    uint32_t tag = kz_table_tag(hash);
-    const struct kz_table_entry *entry;
+    uint32_t tag = kz_table_tag(hash), mask = side->capacity - 1;
 
-    if (!side->capacity)
-        return 0;
-    entry = &side->entries[tag & (side->capacity - 1)];
-    return entry->tag == tag && entry->value != (uint32_t)KZ_TABLE_REMOVED ? entry->value : 0;
+    for (uint32_t i = 0; side->capacity && i < KZ_TABLE_GUESSES; i++) {
+        const struct kz_table_entry *entry = &side->entries[(tag + i) & mask];
+
+        if (!entry->value)
+            break;
+        if (entry->tag == tag && entry->value != (uint32_t)KZ_TABLE_REMOVED)
+            return entry->value;
+    }
+    return 0;
 }
 
 void kz_table_done(struct kz_table *table);

@@ -108,6 +108,18 @@ void kz_views_prefetch_user(const struct kz_views *views, uint64_t owner)
     __builtin_prefetch(at + sizeof(struct kz_user) - 1);
 }
 
+void kz_views_prefetch_key(const struct kz_views *views, uint64_t owner)
+{
+    uint32_t user = kz_table_guess(&views->by_owner, owner);
+    const struct kz_user *u = user ? kz_views_at(views, user) : NULL;
+
+    if (!u || u->owner != owner)
+        return;
+    __builtin_prefetch(kz_views_run_at(views, u->key_offset));
+    if (u->slots)
+        __builtin_prefetch(kz_views_slot_at(views, u->slots));
+}
+
 struct kz_user_key kz_views_key(const struct kz_views *views, uint32_t user)
 {
     const struct kz_user *u = kz_views_user(views, user);

@@ -60,13 +60,17 @@ struct kz_views_place {
     uint64_t owner;
 };
 struct kz_views_place kz_views_lookup(const struct kz_views *views, struct kz_user_key key);
-/* Begins to fetch what a look-up of `owner` will look at first, and, called a little later, second.
- */
+/* Begins to fetch what a look-up of `owner` will look at first, and, each called a little later,
+ * second and third. */
 void kz_views_prefetch(const struct kz_views *views, uint64_t owner);
 void kz_views_prefetch_user(const struct kz_views *views, uint64_t owner);
+void kz_views_prefetch_key(const struct kz_views *views, uint64_t owner);
 /* The user that events sent under this key belong to now: the key's own, or that of the user it is
  * linked to. The same meaning of `index` and `owner`. */
 struct kz_views_place kz_views_resolve(const struct kz_views *views, struct kz_user_key as_sent);
+/* The same of what kz_views_lookup() has given. */
+struct kz_views_place kz_views_place_of_target(
+        const struct kz_views *views, struct kz_views_place own);
 
 /* Exactly this key, links not followed; 0 where unknown. */
 uint32_t kz_views_find(const struct kz_views *views, struct kz_user_key key);

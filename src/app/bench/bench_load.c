@@ -107,7 +107,7 @@ struct spot { /* where an event's changing digits are */
 
 struct conn {
     int fd;
-    bool connected, writing, open_epollout;
+    bool is_idle, open_epollout;
     struct kz_buf out;
     struct spot *spots;
     size_t sent;
@@ -297,21 +297,23 @@ static void watch_out(struct generator *g, struct conn *conn, bool out)
 static void make_idle(struct generator *g, struct conn *conn)
 {
     g->done++;
+    conn->is_idle = true;
     g->idle[g->idle_count++] = (unsigned)(conn - g->conns);
 }
 
-/* The connection is lost: the request counts as broken and another connection takes its place. */
+/* The connection is lost: another takes its place, and the request that was under way counts as
+ * broken. Without one the server has closed it for its long rest. */
 static void lost(struct generator *g, struct conn *conn)
 {
-    g->outcome->broken++;
+    g->outcome->broken += !conn->is_idle;
     close(conn->fd);
     conn->open_epollout = false;
-    conn->writing = false;
     if (!connect_one(g, conn)) {
         fprintf(stderr, "kizashi bench: the server is gone: %s\n", strerror(errno));
         _exit(1);
     }
-    make_idle(g, conn);
+    if (!conn->is_idle)
+        make_idle(g, conn);
 }
 
 static void write_some(struct generator *g, struct conn *conn)
@@ -331,14 +333,13 @@ static void write_some(struct generator *g, struct conn *conn)
         conn->sent += (size_t)n;
     }
     watch_out(g, conn, false);
-    conn->writing = false;
 }
 
 static void transmit(struct generator *g, struct conn *conn)
 {
     conn->sent = conn->in_size = conn->body_at = conn->answer_size = 0;
     conn->again_ns = 0;
-    conn->writing = true;
+    conn->is_idle = false;
     write_some(g, conn);
 }
 
@@ -423,7 +424,7 @@ static void readable(struct generator *g, struct conn *conn)
 
     if (n < 0 && errno == EAGAIN)
         return;
-    if (n <= 0) {
+    if (n <= 0 || conn->is_idle) {
         lost(g, conn);
         return;
     }
@@ -560,6 +561,7 @@ static int generate(const struct kz_bench_load *load, struct kz_bench_outcome *o
                     strerror(errno));
             return 1;
         }
+        conn->is_idle = true;
         g.idle[g.idle_count++] = i;
     }
     g.start_ns = kz_mono_ns();

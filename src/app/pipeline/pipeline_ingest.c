@@ -20,8 +20,8 @@ static void reject(struct kz_intake_item *item, const char *code, struct kz_str 
  * events lie with whoever it pointed to when they came: the user it points to now, itself, or one
  * of those it was linked to in between, whom the views remember (KZ_SLOT_TARGET). */
 static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
-        struct kz_views_place place, const struct kz_event *event, uint64_t dedupe_key,
-        bool *ret_seen, struct kz_err *err)
+        struct kz_views_place own, struct kz_views_place place, const struct kz_event *event,
+        uint64_t dedupe_key, bool *ret_seen, struct kz_err *err)
 {
     struct kz_journal_id id = {dedupe_key, key, event->event_id};
     struct kz_journal *journal = p->journal;
@@ -29,10 +29,9 @@ static enum kz_code seen_before(struct kz_pipeline *p, struct kz_user_key key,
     int64_t since_ms = event->flags & (KZ_EVENT_IMPORTED | KZ_EVENT_TIMED)
                                ? INT64_MIN
                                : p->now_ms - p->project->events.dedupe_ms;
-    struct kz_views_place own = kz_views_lookup(p->views, key);
     const struct kz_slot *slot = NULL;
 
-    if (own.index)
+    if (own.index && kz_views_user(p->views, own.index)->flags & KZ_USER_TARGETS)
         slot = kz_views_slot(p->views, own.index, KZ_SLOT_TARGET, 0);
     KZ_TRY(journal->ops->find(journal, &id, place.owner, since_ms, ret_seen, err));
     if (!*ret_seen && own.owner != place.owner)
@@ -311,7 +310,8 @@ enum kz_code kz_pl_event(
 {
     struct kz_event *event = &item->event;
     struct kz_user_key key = kz_event_key(event);
-    struct kz_views_place place = kz_views_resolve(p->views, key);
+    struct kz_views_place own = kz_views_lookup(p->views, key);
+    struct kz_views_place place = kz_views_place_of_target(p->views, own);
     struct kz_log_entry entry = {.type = KZ_RECORD_EVENT, .at_ms = p->now_ms};
     kz_lsn lsn;
     uint64_t seq;
@@ -326,7 +326,7 @@ enum kz_code kz_pl_event(
         bool seen;
 
         entry.key = kz_dedupe_key(key, event->event_id);
-        KZ_TRY(seen_before(p, key, place, event, entry.key, &seen, err));
+        KZ_TRY(seen_before(p, key, own, place, event, entry.key, &seen, err));
         if (seen) {
             item->state = KZ_INTAKE_DUPLICATE;
             p->counters.events_duplicate_total++;
@@ -418,7 +418,7 @@ static void fetch_tables(struct kz_pipeline *p, const struct kz_event *event)
 
 static void fetch_ahead(struct kz_pipeline *p, const struct kz_submission *s, size_t at)
 {
-    enum { TABLES_AHEAD = 6, USERS_AHEAD = 3 };
+    enum { TABLES_AHEAD = 8, USERS_AHEAD = 5, KEYS_AHEAD = 2 };
 
     for (size_t i = 0; at == 0 && i < KZ_MIN(s->item_count, (size_t)TABLES_AHEAD); i++)
         fetch_tables(p, &s->items[i]->event);
@@ -427,6 +427,9 @@ static void fetch_ahead(struct kz_pipeline *p, const struct kz_submission *s, si
     if (at + USERS_AHEAD < s->item_count)
         kz_views_prefetch_user(
                 p->views, kz_owner_hash(kz_event_key(&s->items[at + USERS_AHEAD]->event), 0));
+    if (at + KEYS_AHEAD < s->item_count)
+        kz_views_prefetch_key(
+                p->views, kz_owner_hash(kz_event_key(&s->items[at + KEYS_AHEAD]->event), 0));
 }
 
 void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
