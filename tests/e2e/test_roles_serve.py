@@ -117,6 +117,44 @@ def test_who_waited_for_a_model_after_another_that_was_not_asked_waited_in_vain(
     assert told(view(1, user="u4"), view(3), models="next,third") == ({}, ["next", "third"])
 
 
+TWICE = """
+project: testshop
+triggers:
+  now: {when: "name IN ('view', 'both')"}
+  later: {when: "name IN ('cart', 'both')", delay: 300ms}
+models:
+  counter: {trigger: [now, later], path: models/counter, features: features/counter.sql, valid_for: 1h}
+  next: {trigger: {after: counter, when: counter.score > 1.5}, path: models/counter, features: features/counter.sql, valid_for: 1h,
+         config: {sleep: 3}, timeout: 20s}
+"""
+FALLS = """
+import time
+
+import kizashi
+
+
+class Falls(kizashi.Model):
+    \"\"\"The first batch gets 2, the others 1.\"\"\"
+    def load(self, ctx):
+        self.sleep_s = ctx.config.get("sleep", 0)
+        self.score = 2.0
+
+    def predict(self, batch):
+        time.sleep(self.sleep_s)
+        score, self.score = self.score, 1.0
+        return [score for _ in batch.features]
+"""
+
+
+@pytest.mark.parametrize("names", [("both",), ("view", "cart")])
+def test_a_model_asked_now_and_once_more_by_a_timer_counted_twice_for_who_waits_for_the_next(start, names):
+    server = start(args=ROLES, yaml=TWICE, sql="SELECT count(*) AS views FROM events\n", model=FALLS)
+    events = [{"event_id": name, "user_id": name, "name": name} for name in names]
+    answer = server.send(*events, query="?wait=next&timeout_ms=10000")
+    # The second answer of "counter" asks nobody, and comes while "next" is at work for the first.
+    assert not answer["pending"] and [row["user_id"] for row in answer["predictions"]] == [names[0]], answer
+
+
 def test_who_waits_for_an_event_that_is_refused_is_told_of_the_others(start):
     server = start(args=ROLES)
     answer = server.send({"user_id": "u1"}, {"user_id": "u1", "name": "login"}, query="?wait=counter&timeout_ms=10000")

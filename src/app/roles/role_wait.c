@@ -36,7 +36,7 @@ enum { AWAITED_BYTES = 16 + 1 + 20 + 1 + 20 + 1 };
 struct awaited {               /* an item */
     char words[AWAITED_BYTES]; /* <this process>-<waiter's number>-<item>; empty: rejected */
     bool heard;                /* what it has not asked */
-    bool *after_heard;         /* [model_count] that a model after another is not asked; or NULL */
+    bool *told;                /* [model_count] whether it asks a model: the first word counts */
 };
 
 struct unasked { /* a model, by items of a submission */
@@ -226,7 +226,7 @@ static void waiter_free(struct kz_waits *waits, struct waiter *waiter)
     for (size_t m = 0; m < waits->env->project->model_count; m++)
         kz_buf_done(&waiter->results[m]);
     for (size_t i = 0; i < waiter->item_slots; i++) /* the submission has gone */
-        free(waiter->items[i].after_heard);
+        free(waiter->items[i].told);
     free(waiter->items);
     free(waiter->unasked);
     free(waiter->results);
@@ -299,25 +299,33 @@ static void end_unasked(struct waiter *waiter, unsigned model, const char *reaso
     add_pending(waiter->submission, model, unasked->reason);
 }
 
+/* True for the first word about a model that an item asks or not. Others come where the same news come
+ * again, or where an item asks the model before it now and once more by a timer. */
+static bool is_first_word(const struct kz_waits *waits, struct awaited *item, unsigned model)
+{
+    bool first;
+
+    if (!item->told)
+        item->told = kz_calloc(waits->env->project->model_count, sizeof(bool));
+    first = !item->told[model];
+    item->told[model] = true;
+    return first;
+}
+
 /* `model` has a result for an item, or will have none: models after it that it does not ask will not be
  * asked of that item by anybody, nor will those after them. `asked` empty: it is not known. */
 static void tell_after(struct kz_waits *waits, struct waiter *waiter, size_t item, unsigned model,
         bool done, struct kz_str asked)
 {
     const struct kz_project *project = waits->env->project;
-    struct awaited *awaited = &waiter->items[item];
 
     for (unsigned m = 0; m < project->model_count && (!done || asked.size); m++) {
         const struct kz_model_def *def = &project->models[m];
 
         if (!def->after || strcmp(def->after, project->models[model].name) != 0 ||
+                !is_first_word(waits, &waiter->items[item], m) ||
                 (done && kz_asked_has(asked, def->name)))
             continue;
-        if (!awaited->after_heard)
-            awaited->after_heard = kz_calloc(project->model_count, sizeof(bool));
-        if (awaited->after_heard[m])
-            continue; /* the same news come again */
-        awaited->after_heard[m] = true;
         end_unasked(waiter, m, "not_triggered");
         tell_after(waits, waiter, item, m, false, asked);
     }
@@ -365,7 +373,7 @@ static void tell_unasked(struct kz_waits *waits, const struct piece *piece)
         return;
     }
     for (unsigned m = 0; m < waits->env->project->model_count; m++)
-        if (waits->reasons[m])
+        if (waits->reasons[m] && is_first_word(waits, &waiter->items[piece->item], m))
             end_unasked(waiter, m, waits->reasons[m]);
 }
 
