@@ -34,6 +34,7 @@ struct value {
     char bytes[VALUE_MAX_BYTES];
     size_t size;
     bool is_number; /* one conversion of a number and nothing else */
+    bool is_lost; /* a conversion that is not known: where the next argument lies is not, either */
 };
 
 static void add(struct value *value, const char *text, size_t size)
@@ -101,8 +102,9 @@ static void convert(struct value *value, const struct conversion *c, va_list *ar
         add(value, string,
                 c->precision < 0 ? strlen(string) : strnlen(string, (size_t)c->precision));
         return;
-    default: /* nothing behind it can be told any more, and the test of all lines sees it */
+    default:
         size = snprintf(text, sizeof(text), "?");
+        value->is_lost = true;
     }
     add(value, text, (size_t)KZ_MIN(size, (int)sizeof(text) - 1));
 }
@@ -114,9 +116,9 @@ static const char *take_value(const char *at, struct value *value, va_list *args
     struct conversion c;
 
     value->size = 0;
-    value->is_number = false;
+    value->is_number = value->is_lost = false;
     at += quoted;
-    while (*at && *at != (quoted ? '"' : ' ')) {
+    while (*at && !value->is_lost && *at != (quoted ? '"' : ' ')) {
         if (*at != '%' || at[1] == '%') {
             add(value, at, 1);
             at += *at == '%' ? 2 : 1;
@@ -228,10 +230,10 @@ static bool put_field(struct line *line, bool json, bool first, const char *key,
 
 static void put_fields(struct line *line, bool json, const char *fields, va_list *args)
 {
-    struct value value;
+    struct value value = {.size = 0};
     bool first = true;
 
-    for (const char *at = fields; *at;) {
+    for (const char *at = fields; *at && !value.is_lost;) {
         const char *key = at;
         size_t size;
 

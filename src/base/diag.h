@@ -27,8 +27,9 @@ enum { KZ_DIAG_LINE_MAX_BYTES = 4096 };
 void kz_diag_set(enum kz_diag_level level, bool json);
 /* `fields` is printf for `key=value` pairs, as logfmt has them; a value with blanks in the format
  * stands in quotes there. What the arguments bring is quoted and escaped here, whatever it is.
- * Conversions: %d %i %u %x with hh h l ll z j, %f, %s with a precision. A line that would be too
- * long has its longest values cut, and stays one that can be read. */
+ * Conversions: %d %i %u %x with hh h l ll z j, %f, %s with a precision; behind another the line ends.
+ * Values are cut at 1,200 bytes, and what does not fit into the line any more is left out: it stays
+ * one that can be read. */
 void kz_diag_line(enum kz_diag_level level, const char *what, const char *fields, ...)
         KZ_PRINTF(3, 4);
 /* The same into `out`, with its line feed; the size. For tests. */

@@ -71,6 +71,15 @@ static void every_conversion_takes_its_own_argument(void **state)
             "\"g\":0.12,\"h\":\"ff\",\"i\":\"100%\",\"j\":\"50%\",\"k\":\"end\",\"l\":12}}\n");
 }
 
+static void behind_an_unknown_conversion_arguments_were_read_at_the_wrong_place(void **state)
+{
+    (void)state;
+    assert_string_equal(strstr(say(false, "x", "a=%d b=\"%5d of %s\" c=%s", 1, 2, "y", "z"), "a="),
+            "a=1 b=?\n");
+    assert_string_equal(
+            strstr(say(true, "x", "a=%p b=%s", (void *)line, "y"), "{\"a"), "{\"a\":\"?\"}}\n");
+}
+
 static void a_line_that_is_too_long_can_still_be_read(void **state)
 {
     char text[6000];
@@ -98,6 +107,7 @@ int main(void)
             cmocka_unit_test(a_quote_within_a_value_ended_it),
             cmocka_unit_test(a_value_begins_no_other_field),
             cmocka_unit_test(every_conversion_takes_its_own_argument),
+            cmocka_unit_test(behind_an_unknown_conversion_arguments_were_read_at_the_wrong_place),
             cmocka_unit_test(a_line_that_is_too_long_can_still_be_read),
     };
 
