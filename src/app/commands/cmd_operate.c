@@ -332,35 +332,42 @@ static void draw_models(struct screen *screen, struct kz_json_value status)
     kz_buf_done(&reason);
 }
 
-/* What one of the roles' backends has done a second, since the picture before where there is one and
- * the server was not started again, else nothing. */
+/* What the roles' backends have done since the picture before, where there is one and the server was not
+ * started again, else nothing. */
 struct since {
     double at_s, uptime_s; /* of the picture before; 0: there is none */
     double now_s;
-    double before[16], now[16];
+    double before[24], now[24];
     size_t count;
 };
+
+/* Of a total; negative: it is not known. */
+static double grown(struct since *since, struct kz_json_value of, const char *name)
+{
+    double now = kz_online_number(of, name), before = since->before[since->count];
+
+    since->now[since->count++] = now;
+    return since->at_s ? now - before : -1;
+}
 
 static const char *rate(
         struct since *since, struct kz_json_value of, const char *name, char out[24])
 {
-    double now = kz_online_number(of, name), before = since->before[since->count];
-    double seconds = since->now_s - since->at_s;
+    double more = grown(since, of, name), seconds = since->now_s - since->at_s;
 
-    since->now[since->count++] = now;
-    if (!since->at_s || seconds <= 0 || now < before)
+    if (more < 0 || seconds <= 0)
         snprintf(out, 24, "-");
     else
-        short_count((now - before) / seconds, out);
+        short_count(more / seconds, out);
     return out;
 }
 
-static const char *mean_ms(
-        struct kz_json_value of, const char *seconds, const char *count, char out[24])
+static const char *mean_ms(struct since *since, struct kz_json_value of, const char *seconds,
+        const char *count, char out[24])
 {
-    double n = kz_online_number(of, count);
+    double s = grown(since, of, seconds), n = grown(since, of, count);
 
-    return short_ms(n > 0 ? kz_online_number(of, seconds) * 1e3 / n : 0, out);
+    return short_ms(n > 0 ? s * 1e3 / n : 0, out);
 }
 
 /* Of roles: what they have in hand, and what carries it. There is no log. */
@@ -393,15 +400,15 @@ static void draw_backends(struct screen *screen, struct since *since, struct kz_
     if (store.kind == KZ_JSON_OBJECT)
         line(screen, "store        %s: commits %s/s mean %s  conflicts %s/s   reads %s/s mean %s",
                 kz_online_text(store, "name", &name), rate(since, store, "commits_total", a),
-                mean_ms(store, "commit_seconds_total", "commits_total", b),
+                mean_ms(since, store, "commit_seconds_total", "commits_total", b),
                 rate(since, store, "conflicts_total", c), rate(since, store, "reads_total", d),
-                mean_ms(store, "read_seconds_total", "reads_total", e));
+                mean_ms(since, store, "read_seconds_total", "reads_total", e));
     if (rows.kind == KZ_JSON_OBJECT)
         line(screen, "predictions  %s: writes %s/s mean %s  conflicts %s/s   reads %s/s mean %s",
                 kz_online_text(rows, "name", &name), rate(since, rows, "writes_total", a),
-                mean_ms(rows, "write_seconds_total", "writes_total", b),
+                mean_ms(since, rows, "write_seconds_total", "writes_total", b),
                 rate(since, rows, "conflicts_total", c), rate(since, rows, "reads_total", d),
-                mean_ms(rows, "read_seconds_total", "reads_total", e));
+                mean_ms(since, rows, "read_seconds_total", "reads_total", e));
     line(screen, "streams      %s   memory %s", short_count(kz_online_number(status, "streams"), a),
             short_bytes(kz_online_number(status, "rss_bytes"), f));
     memcpy(since->before, since->now, sizeof(since->before));
@@ -571,8 +578,9 @@ const struct kz_command kz_command_top = {
         .name = "top",
         .arguments = "",
         .summary = "Shows live what flows through a running Kizashi.",
-        .details = "Rates and latencies are over the last ten seconds. q or Ctrl-C leaves. Where\n"
-                   "there is no terminal it prints once.",
+        .details =
+                "Rates and latencies are over the last ten seconds; of the backends of roles, since\n"
+                "the picture before. q or Ctrl-C leaves. Where there is no terminal it prints once.",
         .example = "kizashi top",
         .options = {KZ_ONLINE_OPTIONS, {"every", "DURATION", "1s", "time between two pictures"},
                 {"once", NULL, NULL, "prints once, on a terminal, too"},
