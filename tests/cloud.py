@@ -378,9 +378,11 @@ class Deployment:
                     assert answer.json()["accepted"] == len(lines), answer.body
                     return
                 assert answer.status in (429, 500, 503), (answer.status, answer.body)
+                why = (answer.status, answer.body)
             except (OSError, AssertionError) as error:
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"collect takes nothing: {error!r}; {self.logs()}") from error
+                why = error
+            if time.monotonic() > deadline:
+                raise AssertionError(f"collect takes nothing: {why!r}; {self.logs()}")
             time.sleep(0.2)
 
     def watermark(self, ms):

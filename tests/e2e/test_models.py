@@ -1,6 +1,7 @@
 """Models: predictions, read-your-own-event, and every way a model can go wrong."""
 
 import threading
+import time
 
 import harness
 
@@ -167,13 +168,22 @@ class Hanger(kizashi.Model):
 """
 
 
-def test_stopping_answers_whoever_waits_for_a_model_that_hangs(start):
+def stop_while_it_hangs(start):
+    """Gives how many seconds it took."""
     server = start(model=HANGER, yaml=harness.YAML.replace("timeout: 20s", "timeout: 1000s"))
     told = []
     waiting = threading.Thread(target=lambda: told.append(
         server.send(view(1), query="?wait=counter&timeout_ms=10000")))
     waiting.start()
     server.wait(lambda: harness.dump(server.data, "--type", "request"), 10, "the request")
+    began = time.monotonic()
     assert server.stop() == 0
+    took_s = time.monotonic() - began
     waiting.join(harness.PATIENCE_S * harness.SLOW)
     assert told[0]["accepted"] == 1 and told[0]["pending"][0]["reason"] in ("stopping", "timeout")
+    return took_s
+
+
+def test_stopping_answers_whoever_waits_for_a_model_that_hangs(start):
+    """In the ten seconds that are promised; a busy machine may need more than one try."""
+    assert any(stop_while_it_hangs(start) < 10 for _ in range(3))
