@@ -297,6 +297,8 @@ static void users_memory(struct bench *b)
     if (!wanted(b, "memory"))
         return;
     nap(2);
+    kz_bench_settle(
+            &b->server, SETTLE_MS); /* a checkpoint has the users once more while it is made */
     kz_bench_usage(b->server.pid, &used);
     SAY(what, "memory, %u users", b->users.user_count);
     SAY(target, "%.0f MB", target_mb);
