@@ -70,13 +70,16 @@ _Static_assert(sizeof(struct attributes) == 48, "SCHED_ATTR_SIZE_VER0");
 void kz_thread_prompt(void)
 {
     enum { SLICE_NS = 200000, RESET_ON_FORK = 1 };
+    long policy = syscall(SYS_sched_getscheduler, 0);
     struct attributes attributes = {.size = sizeof(attributes),
             .policy = SCHED_OTHER,
             .flags = RESET_ON_FORK,
             .nice = getpriority(PRIO_PROCESS, (id_t)gettid()),
             .slice_ns = SLICE_NS};
 
-    (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
+    /* An operator who chose another one (chrt, CPUSchedulingPolicy=) knows better. */
+    if (policy == SCHED_OTHER)
+        (void)syscall(SYS_sched_setattr, 0, &attributes, 0U);
 }
 
 static _Thread_local bool is_background;

@@ -21,8 +21,9 @@ KZ_MUST_USE enum kz_code kz_thread_start(struct kz_thread *thread, const char *n
 /* Waits for `run` to return; nothing where the thread was never started or is already joined. */
 void kz_thread_join(struct kz_thread *thread);
 /* Asks for short turns on the core, for a thread that somebody waits for: when it wakes, it goes before
- * those with long ones, and is given no more than they in sum. (EEVDF's slices, sched(7), Linux 6.12 and
- * later; nothing happens elsewhere.) Threads and processes that it starts have the usual ones. */
+ * those with long ones, and is given no more than they in sum. (EEVDF's slices, sched(7), Linux 6.12
+ * and later; nothing happens elsewhere, nor where the thread has another policy than SCHED_OTHER.)
+ * Threads and processes that it starts have the usual ones. */
 void kz_thread_prompt(void);
 /* Takes the calling thread back behind the others, for work that can wait. */
 void kz_thread_background(void);

@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -63,6 +64,27 @@ static void short_turns_are_the_threads_own(void **state)
     assert_int_equal(seen[1].slice_ns, 200000);
 }
 
+static void choose_and_ask(void *arg)
+{
+    static const struct sched_param none;
+    long *policy = arg;
+
+    assert_int_equal(syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &none), 0);
+    kz_thread_prompt();
+    *policy = syscall(SYS_sched_getscheduler, 0);
+}
+
+static void short_turns_took_the_policy_that_an_operator_chose(void **state)
+{
+    struct kz_thread thread = {0};
+    long policy = -1;
+
+    (void)state;
+    assert_int_equal(kz_thread_start(&thread, "batch", choose_and_ask, &policy, NULL), KZ_OK);
+    kz_thread_join(&thread);
+    assert_int_equal(policy, SCHED_BATCH);
+}
+
 static void go_back(void *arg)
 {
     struct seen *seen = arg;
@@ -89,6 +111,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(short_turns_are_the_threads_own),
+            cmocka_unit_test(short_turns_took_the_policy_that_an_operator_chose),
             cmocka_unit_test(a_background_thread_is_behind_the_others),
     };
 

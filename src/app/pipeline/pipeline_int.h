@@ -7,7 +7,6 @@
 
 #include "act/webhook.h"
 #include "app/pipeline/journal.h"
-#include "app/pipeline/receiver.h"
 #include "app/pipeline/pipeline.h"
 #include "app/pipeline/receiver.h"
 #include "history/checkpoint.h"
