@@ -504,6 +504,38 @@ static enum kz_code load_file(struct kz_fs *fs, const char *path, const char *pr
     return KZ_OK;
 }
 
+/* 0 where the file's header is no good. */
+static kz_lsn position_of(struct kz_fs *fs, const char *path, const char *project)
+{
+    KZ_AUTO(kz_file_closep) struct kz_file *file = NULL;
+    struct kz_err err;
+    struct reader r = {.err = &err};
+    struct header header = {0};
+
+    if (fs->ops->open(fs, path, KZ_OPEN_READ, &file, &err) != KZ_OK)
+        return 0;
+    r.file = file;
+    if (file->ops->size(file, &r.size, &err) != KZ_OK || get_header(&r, project, &header) != KZ_OK)
+        return 0;
+    return header.position;
+}
+
+static kz_lsn position_before(struct kz_fs *fs, const char *dir, const char *project,
+        const struct names *names, size_t index, kz_lsn position)
+{
+    char path[PATH_SIZE_MAX];
+
+    for (size_t i = index; i > 0; i--) {
+        kz_lsn before = path_of(path, dir, names->names[i - 1], NULL) == KZ_OK
+                                ? position_of(fs, path, project)
+                                : 0;
+
+        if (before)
+            return before;
+    }
+    return position;
+}
+
 enum kz_code kz_checkpoint_load(struct kz_fs *fs, const char *dir, const char *project,
         uint32_t dead_letters_max, struct kz_views **ret_views, struct kz_checkpoint_info *ret_info,
         struct kz_err *err)
@@ -525,6 +557,8 @@ enum kz_code kz_checkpoint_load(struct kz_fs *fs, const char *dir, const char *p
                 info.fell_back = true;
                 (void)snprintf(info.warning, sizeof(info.warning), "%.399s", first.message);
             }
+            info.position_before = position_before(
+                    fs, dir, project, &names, i - 1, info.mark.position);
             *ret_info = info;
             return KZ_OK;
         }

@@ -21,6 +21,9 @@ struct kz_checkpoint_info {
     struct kz_log_mark mark; /* the first record that has to be replayed is at or after it */
     uint64_t seq;            /* last record that is in */
     uint64_t size_bytes;
+    /* load: where the one before it begins, which a start falls back to should this one be no good
+     * then; its own position where there is none. The log is needed as it is from here on. */
+    kz_lsn position_before;
     bool fell_back; /* load: the newest one was no good; `warning` says why */
     char warning[400];
 };

@@ -199,13 +199,22 @@ static void the_older_one_is_taken_where_the_newer_is_damaged(void **state)
     struct kz_err err = {0};
     char path[80];
     uint64_t older;
+    kz_lsn position;
 
     (void)state;
     fill(&log, 50);
     older = log.seq;
     assert_int_equal(save(fs, &log), KZ_OK);
+    must(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), &err);
+    position = info.mark.position;
+    assert_true(info.position_before == position); /* there is no other to fall back to */
+    kz_views_free(views);
     more(&log);
     assert_int_equal(save(fs, &log), KZ_OK);
+    must(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), &err);
+    assert_true(info.mark.position > position);
+    assert_true(info.position_before == position); /* so the log is to stay as it is from there */
+    kz_views_free(views);
     (void)snprintf(path, sizeof(path), "/%s", list(fs).names[1]);
     flip(fs, path, 3000);
     must(kz_checkpoint_load(fs, "/", "shop", 8, &views, &info, &err), &err);

@@ -4,9 +4,8 @@
  *     run       a ring of 8, 16 ... 256, 320 times in the store of runs
  *
  * Times come nearly in order, so one more is a write at the ring's end, and those since some moment
- * are a search in one place. (Slots of five in a list took a miss of the cache each: a quarter of the
- * pipeline's thread after 50M events.) What the ring looks like is no part of the state: equal times
- * are equal states, and as bytes (CARRY, a user's row) they are slots of five, newest first.
+ * are a search in one place. What the ring looks like is no part of the state: equal
+ * times are equal states, and as bytes (CARRY, a user's row) they are slots of five, newest first.
  */
 #include "history/views_int.h"
 

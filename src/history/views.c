@@ -197,7 +197,10 @@ uint32_t kz_views_run_take(struct kz_views *views, uint32_t units)
     uint32_t skipped = 0;
 
     if (run) {
-        views->run_free[units] = kz_load_u32(kz_views_run_at(views, run));
+        uint32_t next = kz_load_u32(kz_views_run_at(views, run));
+
+        /* A list that was loaded may lead anywhere. */
+        views->run_free[units] = kz_views_run_exists(views, next, units) ? next : 0;
         memset(kz_views_run_at(views, run), 0, KZ_RUN_UNIT);
         return run;
     }

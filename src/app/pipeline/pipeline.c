@@ -757,6 +757,7 @@ static enum kz_code recover(struct kz_pipeline *p, struct kz_err *err)
         return kz_wrap(err, "reading the log after the checkpoint");
     p->seq = recovery.seq_last;
     p->upkeep.checkpoint_at = info.mark.position;
+    p->upkeep.checkpoint_before = info.position_before;
     p->now_ms = KZ_MAX(kz_views_clock_ms(p->views), newest_ms(p->log));
     p->virtual_ms = p->now_ms;
     kz_diag_info("log opened",

@@ -91,7 +91,6 @@ enum kz_code kz_pl_upkeep_open(struct kz_pipeline *p, struct kz_err *err)
 
     pthread_mutex_init(&u->lock, NULL);
     pthread_cond_init(&u->wake, NULL);
-    u->checkpoint_before = u->checkpoint_at;
     if (pthread_create(&u->thread, NULL, upkeep_main, p) != 0)
         return kz_fail(err, KZ_NO_MEMORY, "could not start the upkeep thread");
     u->started = true;
