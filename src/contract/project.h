@@ -188,12 +188,12 @@ struct kz_project {
     size_t action_count;
     struct { /* limits and paths of the process; each a row of docs/configuration.md */
         uint64_t segment_size_bytes;
-        uint64_t checkpoint_bytes;    /* of log between two checkpoints, at least */
-        uint64_t dedupe_memory_bytes; /* of the filter over keys of events */
+        uint64_t checkpoint_bytes;     /* of log between two checkpoints, at least */
+        uint64_t dedupe_memory_bytes;  /* of the filter over keys of events */
         uint64_t history_memory_bytes; /* of histories that models were asked about */
-        uint64_t reserve_bytes;       /* disk kept for results, checkpoints and erasure */
-        uint32_t pending_max;         /* requests pending before intake is refused */
-        const char *python;           /* interpreter, or NULL: found */
+        uint64_t reserve_bytes;        /* disk kept for results, checkpoints and erasure */
+        uint32_t pending_max;          /* requests pending before intake is refused */
+        const char *python;            /* interpreter, or NULL: found */
         uint32_t dead_letters_max;
     } limits;
     struct kz_backends_def backends;
