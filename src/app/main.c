@@ -9,7 +9,7 @@
 int main(int argc, char **argv)
 {
     /* glibc raises the size from which memory is mapped with each such piece that is freed, and then
-     * keeps what a checkpoint's views took, of 65 MB for a million users. Set, it stays. */
+     * keeps what a checkpoint's views took (54 MB with a million users). Set, it stays. */
     mallopt(M_MMAP_THRESHOLD, 256 << 10);
     mallopt(M_TRIM_THRESHOLD, 32 << 20);
     signal(SIGPIPE, SIG_IGN);

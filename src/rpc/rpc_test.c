@@ -418,8 +418,9 @@ static void test_closing_a_channel_ends_its_calls(void **state)
     const struct kz_rpc_target target = {.emulator = f->peer.address};
     const int64_t before_ms = kz_mono_ms();
     struct kz_rpc_channel *channel = NULL;
+    /* It is tried again after up to a quarter more than it says: before the deadline. */
     Kizashi__Rpc__Any held = any("", ""), refused = any("8+300000", "closing");
-    struct waiting w = WAITING; /* up to a quarter more than it is told, and within the deadline */
+    struct waiting w = WAITING;
 
     assert_int_equal(kz_rpc_connect(f->rpc, &target, &channel, NULL), KZ_OK);
     kz_rpc_start(channel, &hold, &held.base, ANY, on_answer, &w);
