@@ -383,12 +383,40 @@ static void nobody_erased_is_kept(void **state)
     close_world(&w);
 }
 
+/* What lies behind a full run is read each time; the run is not packed and put again for that. */
+static void a_full_run_is_put_once(void **state)
+{
+    enum { EVENTS = 6000, SEGMENTS_MAX = 64 };
+    static struct world w;
+    const struct kz_kept *kept;
+    uint64_t read;
+
+    (void)state;
+    open_world(&w, 4);
+    for (unsigned i = 0; i < EVENTS; i++)
+        append_event(&w, 1);
+    kz_log_roll(w.f.log);
+    put_sealed(&w, 2, 1);
+    for (unsigned i = 0; i < SEGMENTS_MAX; i++)
+        seal(&w, 0);
+    assert_int_equal(unsealed(&w, 1, 0, EVENTS), EVENTS);
+    kept = kz_cache_find(w.large, 1);
+    assert_non_null(kept);
+    read = unsealed(&w, 1, 0, EVENTS);
+    assert_in_range(read, 100, EVENTS - 100); /* it holds a part of them */
+    assert_ptr_equal(kz_cache_find(w.large, 1), kept);
+    assert_int_equal(unsealed(&w, 1, 0, EVENTS), read);
+    assert_ptr_equal(kz_cache_find(w.large, 1), kept);
+    close_world(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(what_was_read_is_not_read_again),
             cmocka_unit_test(a_run_does_not_grow_beyond_what_is_asked),
             cmocka_unit_test(nobody_erased_is_kept),
+            cmocka_unit_test(a_full_run_is_put_once),
             cmocka_unit_test(a_cache_changes_nothing),
     };
 

@@ -34,8 +34,10 @@ struct walk {
     struct kz_kept *kept;              /* of this owner, until `build` has taken it over; or NULL */
     struct kz_kept_cursor kept_cursor; /* WALK_KEPT */
     struct kz_kept_build build;        /* from the newest event in sealed segments on */
-    uint32_t fresh, fresh_min;         /* events out of blocks; how many are worth it */
-    uint32_t cached;                   /* and out of what is kept */
+    uint32_t fresh, fresh_min;         /* of them in `build` out of blocks; how many are worth it */
+    /* For the statistics. */
+    uint32_t unsealed; /* events out of blocks */
+    uint32_t cached;   /* and out of what is kept */
 };
 
 struct kz_scan {
@@ -105,7 +107,7 @@ static void scan_give_back(struct kz_scan *scan)
     for (size_t i = 0; i < scan->walk_count; i++) {
         if (scan->walks[i].place == WALK_SEALED)
             kz_sealed_cursor_done(&scan->walks[i].cursor);
-        count(&log->events_unsealed, scan->walks[i].fresh);
+        count(&log->events_unsealed, scan->walks[i].unsealed);
         count(&log->events_cached, scan->walks[i].cached);
     }
     scan->view = NULL;
@@ -167,6 +169,15 @@ static enum kz_code fail_chain(struct kz_err *err, kz_lsn lsn, const char *what)
     return kz_hint(err, "run kizashi fsck");
 }
 
+/* A run that is full takes no more, and is not put again for what it did not take. */
+static void add_fresh(struct kz_scan *scan, struct walk *walk)
+{
+    uint32_t before = walk->build.count;
+
+    kz_kept_add(&walk->build, kz_cache_parts(scan->cache), walk->at, walk->record);
+    walk->fresh += walk->build.count - before;
+}
+
 /* The next older record of the sealed segment the walk is in, or none. */
 static enum kz_code step_sealed(struct kz_scan *scan, struct walk *walk, enum kz_chain chain,
         bool *ret_found, struct kz_err *err)
@@ -182,9 +193,9 @@ static enum kz_code step_sealed(struct kz_scan *scan, struct walk *walk, enum kz
         }
         KZ_TRY(rc);
         if (kz_record_chain(walk->record->type) == chain) {
-            walk->fresh++;
+            walk->unsealed++;
             if (scan->cache)
-                kz_kept_add(&walk->build, kz_cache_parts(scan->cache), walk->at, walk->record);
+                add_fresh(scan, walk);
             *ret_found = true;
             return KZ_OK;
         }
@@ -389,7 +400,7 @@ static enum kz_code start_walks(
 
         walk->owner = query->sources[i].owner;
         walk->place = WALK_RAW;
-        walk->fresh = walk->cached = 0;
+        walk->fresh = walk->unsealed = walk->cached = 0;
         walk->kept = NULL;
         if (scan->cache) {
             walk->kept = kz_cache_find(scan->cache, walk->owner);

@@ -370,15 +370,54 @@ static const char *mean_ms(struct since *since, struct kz_json_value of, const c
     return short_ms(n > 0 ? s * 1e3 / n : 0, out);
 }
 
+/* Totals are told apart by the order in which they are asked for: one statement each. */
+static void draw_bus(struct screen *screen, struct since *since, struct kz_json_value bus)
+{
+    char a[24], b[24], c[24], d[24], e[24];
+    struct kz_buf name = {0};
+    const char *in, *out, *again;
+
+    if (bus.kind != KZ_JSON_OBJECT)
+        return;
+    in = rate(since, bus, "received_total", a);
+    out = rate(since, bus, "published_total", b);
+    again = rate(since, bus, "redelivered_total", c);
+    line(screen,
+            "bus          %s: in %s/s  out %s/s  redelivered %s/s   publishing %s  held %s  "
+            "oldest %.1f s",
+            kz_online_text(bus, "name", &name), in, out, again,
+            short_count(kz_online_number(bus, "publishing"), d),
+            short_count(kz_online_number(bus, "held"), e), kz_online_number(bus, "oldest_seconds"));
+    kz_buf_done(&name);
+}
+
+/* A backend of rows; `total` and `seconds` are of its `writes`. */
+static void draw_rows(struct screen *screen, struct since *since, const char *label,
+        struct kz_json_value of, const char *writes, const char *total, const char *seconds)
+{
+    char a[24], b[24], c[24], d[24], e[24];
+    struct kz_buf name = {0};
+    const char *written, *write_ms, *conflicts, *read, *read_ms;
+
+    if (of.kind != KZ_JSON_OBJECT)
+        return;
+    written = rate(since, of, total, a);
+    write_ms = mean_ms(since, of, seconds, total, b);
+    conflicts = rate(since, of, "conflicts_total", c);
+    read = rate(since, of, "reads_total", d);
+    read_ms = mean_ms(since, of, "read_seconds_total", "reads_total", e);
+    line(screen, "%-12s %s: %s %s/s mean %s  conflicts %s/s   reads %s/s mean %s", label,
+            kz_online_text(of, "name", &name), writes, written, write_ms, conflicts, read, read_ms);
+    kz_buf_done(&name);
+}
+
 /* Of roles: what they have in hand, and what carries it. There is no log. */
 static void draw_backends(struct screen *screen, struct since *since, struct kz_json_value status)
 {
     struct kz_json_value backends = kz_json_get(status, "backends"), item;
-    struct kz_json_value bus = kz_json_get(backends, "bus"), store = kz_json_get(backends, "store"),
-                         rows = kz_json_get(backends, "predictions");
     struct kz_json_walk walk = kz_json_walk(kz_json_get(status, "roles"));
     struct kz_buf name = {0};
-    char a[24], b[24], c[24], d[24], e[24], f[24];
+    char a[24], b[24];
 
     since->now_s = (double)kz_mono_ms() * 1e-3;
     since->count = 0;
@@ -388,29 +427,13 @@ static void draw_backends(struct screen *screen, struct since *since, struct kz_
         line(screen, "%-12s backlog %s   lag %.1f s", kz_online_text(item, "name", &name),
                 short_count(kz_online_number(item, "backlog"), a),
                 kz_online_number(item, "lag_seconds"));
-    if (bus.kind == KZ_JSON_OBJECT)
-        line(screen,
-                "bus          %s: in %s/s  out %s/s  redelivered %s/s   publishing %s  held %s  "
-                "oldest %.1f s",
-                kz_online_text(bus, "name", &name), rate(since, bus, "received_total", a),
-                rate(since, bus, "published_total", b), rate(since, bus, "redelivered_total", c),
-                short_count(kz_online_number(bus, "publishing"), d),
-                short_count(kz_online_number(bus, "held"), e),
-                kz_online_number(bus, "oldest_seconds"));
-    if (store.kind == KZ_JSON_OBJECT)
-        line(screen, "store        %s: commits %s/s mean %s  conflicts %s/s   reads %s/s mean %s",
-                kz_online_text(store, "name", &name), rate(since, store, "commits_total", a),
-                mean_ms(since, store, "commit_seconds_total", "commits_total", b),
-                rate(since, store, "conflicts_total", c), rate(since, store, "reads_total", d),
-                mean_ms(since, store, "read_seconds_total", "reads_total", e));
-    if (rows.kind == KZ_JSON_OBJECT)
-        line(screen, "predictions  %s: writes %s/s mean %s  conflicts %s/s   reads %s/s mean %s",
-                kz_online_text(rows, "name", &name), rate(since, rows, "writes_total", a),
-                mean_ms(since, rows, "write_seconds_total", "writes_total", b),
-                rate(since, rows, "conflicts_total", c), rate(since, rows, "reads_total", d),
-                mean_ms(since, rows, "read_seconds_total", "reads_total", e));
+    draw_bus(screen, since, kz_json_get(backends, "bus"));
+    draw_rows(screen, since, "store", kz_json_get(backends, "store"), "commits", "commits_total",
+            "commit_seconds_total");
+    draw_rows(screen, since, "predictions", kz_json_get(backends, "predictions"), "writes",
+            "writes_total", "write_seconds_total");
     line(screen, "streams      %s   memory %s", short_count(kz_online_number(status, "streams"), a),
-            short_bytes(kz_online_number(status, "rss_bytes"), f));
+            short_bytes(kz_online_number(status, "rss_bytes"), b));
     memcpy(since->before, since->now, sizeof(since->before));
     since->at_s = since->now_s;
     since->uptime_s = kz_online_number(status, "uptime_seconds");
