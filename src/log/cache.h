@@ -7,7 +7,8 @@
  *
  * C1  A run is only what was read out of sealed segments, so it never changes, but by erasure: a
  *     segment that is rewritten without somebody is counted (kz_log.rewrites), and then nothing that
- *     is kept is believed any more. The count is taken before the view that a scan reads through.
+ *     is kept is believed any more. The count is taken before the view that a scan reads through;
+ *     what is kept lies in memory until that next scan.
  * C2  Retention: the reader leaves out what lies before its view's first segment.
  *
  * Threads  one; the statistics of the log that it adds to, any.
