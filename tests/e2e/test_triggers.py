@@ -57,6 +57,25 @@ def test_waiting_within_a_window_says_that_it_is_debounced(start):
     assert len(both["predictions"]) == 1 and not both["pending"]
 
 
+def test_what_became_of_a_request_counts_more_than_a_rule_that_asks_later_or_not(start):
+    rules = """triggers:
+  thrice:
+    count: {of: name = 'view', within: 10m, reaches: 3}
+  viewing:
+    when: name = 'view'
+  leaving:
+    when: name = 'view'
+    delay: 5m
+"""
+    model = MODEL.replace("trigger: viewing", "trigger: [thrice, viewing, leaving]")
+    server = start(yaml=HEAD + rules + model, model=harness.MODEL.replace("views = ", "assert 'bad' not in batch.user_ids; views = "))
+    told = server.send(view(1, "bad"), query="?wait=counter&timeout_ms=5000")
+    assert told["pending"] == [{"model": "counter", "reason": "dead_letter"}] and not told["predictions"]
+    harness.run("models", "pause", "counter", "--url", f"http://127.0.0.1:{server.port}", check=0)
+    told = server.send(view(1), query="?wait=counter&timeout_ms=200")
+    assert told["pending"] == [{"model": "counter", "reason": "timeout"}] and not told["predictions"]
+
+
 def test_delay_asks_later_unless_something_else_came(start):
     delay_ms = 1000
     server = start(yaml=yaml(["when: name = 'cart'", f"delay: {delay_ms}ms", "unless: name = 'purchase'"]))

@@ -72,11 +72,27 @@ void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule)
 {
     const char *reason = rule->def->debounce_ms ? "debounced"
                          : rule->def->delay_ms  ? "delayed"
-                                                : "not_triggered"; /* count: not reached */
+                                                : NULL; /* count: not reached; settle_pending() */
 
-    for (size_t i = 0; i < rule->model_count; i++)
+    for (size_t i = 0; reason && i < rule->model_count; i++)
         if (p->current->wait_models[rule->models[i]])
             add_pending(p->current, rule->models[i], reason);
+}
+
+/* What became of a request that was waited for counts more than why another rule asks later. */
+static void end_without_result(struct kz_submission *s, unsigned model, const char *reason)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < s->pending_count; i++) {
+        const char *word = s->pending[i].reason;
+        bool later = strcmp(word, "debounced") == 0 || strcmp(word, "delayed") == 0;
+
+        if (s->pending[i].model != model || !later)
+            s->pending[kept++] = s->pending[i];
+    }
+    s->pending_count = kept;
+    add_pending(s, model, reason);
 }
 
 static bool has_result(const struct kz_submission *s, unsigned model)
@@ -180,7 +196,7 @@ static void give_up_waiting(struct kz_pipeline *p, struct kz_submission *s, cons
     for (size_t b = 0; b < WAITER_BUCKETS; b++)
         for (struct waiter *w = p->waiters[b]; w; w = w->next)
             if (w->submission == s)
-                add_pending(s, w->model, reason);
+                end_without_result(s, w->model, reason);
     kz_pl_forget_waiters(p, s);
     kz_pl_finish_waiting(p, s);
 }
@@ -923,7 +939,7 @@ void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due)
             s->result_models[s->result_count] = w->model;
             s->results[s->result_count++] = due->news.record;
         } else {
-            add_pending(s, w->model, end_reason((enum kz_request_end)body->end));
+            end_without_result(s, w->model, end_reason((enum kz_request_end)body->end));
         }
         s->wait_open--;
         free(w);
