@@ -37,25 +37,39 @@ static bool count_reached(const struct kz_trigger_def *def, const struct kz_trig
     return true;
 }
 
+/* Another match begins the time anew; one that came late, with an older ts, does not shorten it. */
+static void put_off(const struct kz_trigger_def *def, int64_t due_before_ms, int64_t ts_ms,
+        kz_lsn event, struct kz_trigger_step *step)
+{
+    int64_t due_ms = ts_ms + def->delay_ms;
+
+    if (due_ms < due_before_ms)
+        return;
+    emit(step, KZ_TRIGGER_DELAY, due_ms, ts_ms, event);
+    if (!due_before_ms)
+        step->timer_ms = due_ms;
+}
+
 void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
         size_t hits, const struct kz_match *match, int64_t ts_ms, kz_lsn event,
         struct kz_trigger_step *ret_step)
 {
     static const struct kz_trigger_state nothing;
     struct kz_trigger_step *step = ret_step;
+    bool cancelled;
 
     *step = (struct kz_trigger_step){0};
     if (!state)
         state = &nothing;
-    if (match->unless && kz_trigger_due(state))
+    cancelled = match->unless && kz_trigger_due(state);
+    if (cancelled)
         emit(step, KZ_TRIGGER_CANCEL, 0, ts_ms, event);
     if (!match->when)
         return;
     if (def->count.of && !count_reached(def, state, hits, ts_ms, event, step))
         return;
     if (def->delay_ms) {
-        emit(step, KZ_TRIGGER_DELAY, ts_ms + def->delay_ms, ts_ms, event);
-        step->timer_ms = ts_ms + def->delay_ms;
+        put_off(def, cancelled ? 0 : state->delay_due_ms, ts_ms, event, step);
     } else if (!def->debounce_ms) {
         ask(step, event, ts_ms, ts_ms);
     } else if (ts_ms < state->window_due_ms) {

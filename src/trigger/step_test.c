@@ -129,6 +129,37 @@ static void delay_restarts_with_each_match_and_unless_ends_it(void **state)
                                    "delay 160000/100000; cancel 0/110000");
 }
 
+static void a_match_that_comes_late_does_not_shorten_a_delay(void **state)
+{
+    struct run run = {.def = {.delay_ms = 60000}};
+
+    (void)state;
+    event(&run, 100000, true, false);
+    event(&run, 45000, true, false); /* would have asked 5 s after the match at 100 s */
+    timer(&run, 105000);
+    timer(&run, 160000);
+    assert_string_equal(run.trace, "delay 160000/100000; fire 160000/100000; ask 160000/100000");
+}
+
+static void a_delay_begun_again_needs_no_second_timer(void **state)
+{
+    const struct kz_trigger_def def = {.delay_ms = 60000, .unless = "x"};
+    const struct kz_trigger_state armed = {.delay_due_ms = 61000, .pending = 1};
+    const struct kz_match match = {.when = true}, both = {.when = true, .unless = true};
+    struct kz_trigger_step step;
+
+    (void)state;
+    kz_trigger_on_event(&def, NULL, 0, &match, 1000, 1, &step);
+    assert_int_equal(step.timer_ms, 61000);
+    kz_trigger_on_event(&def, &armed, 0, &match, 2000, 2, &step);
+    assert_int_equal(step.ops[0].due_ms, 62000);
+    assert_int_equal(step.timer_ms, 0);
+    kz_trigger_on_event(&def, &armed, 0, &both, 500, 3, &step); /* cancelled, then anew */
+    assert_int_equal(step.op_count, 2);
+    assert_int_equal(step.ops[1].due_ms, 60500);
+    assert_int_equal(step.timer_ms, 60500);
+}
+
 static void count_asks_when_reached_and_again_only_when_rearmed(void **state)
 {
     struct run run = {.def = {.count = {"x", 300, 3, 500}}};
@@ -150,6 +181,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(debounce_asks_at_once_and_once_more_at_the_end),
             cmocka_unit_test(delay_restarts_with_each_match_and_unless_ends_it),
+            cmocka_unit_test(a_match_that_comes_late_does_not_shorten_a_delay),
+            cmocka_unit_test(a_delay_begun_again_needs_no_second_timer),
             cmocka_unit_test(count_asks_when_reached_and_again_only_when_rearmed),
     };
 

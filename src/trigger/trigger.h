@@ -70,7 +70,7 @@ struct kz_trigger_step {
     kz_lsn ask_event;   /* the trigger event */
     int64_t ask_ts_ms;  /* its ts */
     int64_t ask_now_ms; /* @now before it is held to the user's latest ts */
-    int64_t timer_ms;   /* a timer to set, 0 none */
+    int64_t timer_ms;   /* a timer to set, 0 none: the one that is set tells kz_trigger_due() */
 };
 
 /* `state` NULL: nothing kept yet. `hits` is how many earlier hits of a count rule lie in its window,
@@ -78,7 +78,8 @@ struct kz_trigger_step {
 void kz_trigger_on_event(const struct kz_trigger_def *def, const struct kz_trigger_state *state,
         size_t hits, const struct kz_match *match, int64_t ts_ms, kz_lsn event,
         struct kz_trigger_step *ret_step);
-/* Gives op_count 0 where the timer was overtaken: cancelled, restarted, fired. */
+/* Gives op_count 0 where the timer was overtaken: cancelled, restarted, fired. What was restarted is
+ * due at kz_trigger_due(), and the caller's to wait for: on_event sets no timer for it. */
 void kz_trigger_on_timer(
         const struct kz_trigger_state *state, int64_t due_ms, struct kz_trigger_step *ret_step);
 /* The timer that `state` stands for, 0 for none; to set timers again after a restart. */

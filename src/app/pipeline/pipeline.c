@@ -126,8 +126,12 @@ enum kz_code kz_pl_dead_letter(struct kz_pipeline *p, enum kz_stage stage, uint6
         struct kz_str payload, struct kz_err *err)
 {
     struct kz_deadletter_body fixed = {.stage = (uint8_t)stage, .ref = ref};
-    struct kz_log_entry entry = {
-            .type = KZ_RECORD_DEADLETTER, .owner = owner, .at_ms = p->now_ms, .reserved = ref != 0};
+    /* One of a client's making waits for room as events do; all others are the end of something that
+     * was accepted. */
+    struct kz_log_entry entry = {.type = KZ_RECORD_DEADLETTER,
+            .owner = owner,
+            .at_ms = p->now_ms,
+            .reserved = stage != KZ_STAGE_SHAPE};
     struct kz_buf body = {0};
     struct kz_body_writer w = kz_body_begin(&body, &fixed, sizeof(fixed));
     enum kz_code rc;

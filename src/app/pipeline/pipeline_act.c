@@ -246,7 +246,7 @@ static enum kz_code put_action_event(struct kz_pipeline *p, const struct action 
     item->event.flags = KZ_EVENT_ACTION;
     item->event.columns_id = p->project->events.columns_id;
     rc = kz_pl_event(p, item, true, err);
-    p->counters.events_accepted_total--; /* ours, not a client's */
+    p->counters.events_accepted_total -= item->seq != 0; /* ours, not a client's */
     kz_buf_done(&props);
     kz_buf_done(&id);
     kz_buf_done(&name);

@@ -7,6 +7,8 @@
 #include "codec/uuid.h"
 #include "sys/clock.h"
 
+enum { NO_ROOM_RETRY_MS = 1000 };
+
 static void reject(struct kz_intake_item *item, const char *code, struct kz_str message)
 {
     item->state = KZ_INTAKE_REJECTED;
@@ -193,7 +195,8 @@ static enum kz_code try_rules(struct kz_pipeline *p, const struct kz_event *even
     return KZ_OK;
 }
 
-/* A due timer: the rule's step, and the question if it still stands. */
+/* A due timer: the rule's step, and the question if it still stands. What has been put off since the
+ * timer was set is waited for again, so that a time that is begun anew with each event is one timer. */
 void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
 {
     const struct kz_rule *rule = kz_triggers_by_name(p->triggers, timer->name);
@@ -205,15 +208,22 @@ void kz_pl_fire(struct kz_pipeline *p, const struct timer *timer)
     struct kz_buf found = {0};
     struct kz_err err;
     uint64_t owner;
+    int64_t due_ms;
 
     if (!rule || !slot || p->failed)
         return;
-    kz_trigger_on_timer(&slot->trigger, timer->at_ms, &step);
-    if (!step.op_count)
+    due_ms = kz_trigger_due(&slot->trigger);
+    if (due_ms > timer->at_ms)
+        kz_pl_set_timer(p, TIMER_TRIGGER, due_ms, timer->owner, timer->name);
+    if (!due_ms || due_ms > timer->at_ms)
         return;
+    kz_trigger_on_timer(&slot->trigger, due_ms, &step);
     owner = kz_views_user(p->views, user)->owner;
-    if (kz_pl_group(p, 0, &err) != KZ_OK || put_ops(p, rule, owner, user, &step, &err) != KZ_OK)
+    if (kz_pl_group(p, 0, &err) != KZ_OK || put_ops(p, rule, owner, user, &step, &err) != KZ_OK) {
+        /* The log has stopped, or has no room even for this: then it is tried again. */
+        kz_pl_set_timer(p, TIMER_TRIGGER, p->now_ms + NO_ROOM_RETRY_MS, timer->owner, timer->name);
         return;
+    }
     p->counters.timers_fired_total++;
     const struct kz_record *staged = p->journal->ops->staged(p->journal, step.ask_event);
     if (staged) {
@@ -312,7 +322,10 @@ enum kz_code kz_pl_event(
     struct kz_user_key key = kz_event_key(event);
     struct kz_views_place own = kz_views_lookup(p->views, key);
     struct kz_views_place place = kz_views_place_of_target(p->views, own);
-    struct kz_log_entry entry = {.type = KZ_RECORD_EVENT, .at_ms = p->now_ms};
+    /* What an action did goes with its decision, which the disk has room for when intake has none. */
+    struct kz_log_entry entry = {.type = KZ_RECORD_EVENT,
+            .at_ms = p->now_ms,
+            .reserved = (event->flags & KZ_EVENT_ACTION) != 0};
     kz_lsn lsn;
     uint64_t seq;
 
@@ -465,7 +478,7 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     p->current = NULL;
     if (p->failed) {
         kz_pl_forget_waiters(p, submission);
-        submission->done(submission, KZ_IO, &p->failure);
+        kz_pl_submission_done(submission, KZ_IO, &p->failure);
         return;
     }
     kz_pl_due(p, DUE_SUBMISSION)->submission = submission;
