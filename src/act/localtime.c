@@ -40,7 +40,10 @@ enum kz_code kz_local_check(const char *tz, struct kz_err *err)
 
     if (kz_zones_get(zones_of_thread(), kz_str(tz), &zone, &inner) == KZ_OK)
         return KZ_OK;
-    return kz_fail(err, KZ_CONFIG, "\"%s\" is not a time zone: %s", tz, inner.message);
+    (void)kz_fail(err, KZ_CONFIG, "%s", inner.message);
+    if (*inner.hint)
+        (void)kz_hint(err, "%s", inner.hint);
+    return KZ_CONFIG;
 }
 
 static int64_t floor_div(int64_t a, int64_t b)

@@ -107,6 +107,7 @@ struct kz_cap_def {
     bool per_user;    /* else in total */
     int64_t every_ms; /* sliding; 0: by calendar day in tz */
     const char *tz;   /* IANA name, "UTC" by default */
+    struct kz_place tz_place;
 };
 
 struct kz_action_def {
@@ -119,6 +120,7 @@ struct kz_action_def {
         uint8_t weekdays;             /* bit 0 Monday ... bit 6 Sunday */
         int start_minute, end_minute; /* of the local day; end exclusive, may be before start */
         const char *tz;
+        struct kz_place tz_place;
     } schedule;
     double holdout; /* 0..1 */
     struct kz_cap_def *caps;

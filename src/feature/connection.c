@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <strings.h>
 
+#include "feature/hints.h"
 #include "feature/lex.h"
 #include "feature/sql_int.h"
 
@@ -168,7 +169,7 @@ enum kz_code kz_prepare(struct kz_sql *sql, enum kz_sql_scope scope, const char 
     if (sqlite3_prepare_v3(sql->db, sql_text, -1, SQLITE_PREPARE_PERSISTENT, &stmt, &tail) !=
             SQLITE_OK) {
         sql->scope = KZ_SCOPE_SETUP;
-        return kz_sqlite_fail(sql->db, place, text, prefix, sql->refused, err);
+        return kz_sqlite_fail(sql, place, text, prefix, sql->refused, err);
     }
     sql->scope = KZ_SCOPE_SETUP;
     if (!stmt)
@@ -193,13 +194,37 @@ enum kz_code kz_prepare(struct kz_sql *sql, enum kz_sql_scope scope, const char 
     return KZ_OK;
 }
 
-enum kz_code kz_sqlite_fail(sqlite3 *db, struct kz_place place, struct kz_str text, size_t prefix,
-        const char *refused, struct kz_err *err)
+/* Where the table stands that a message says is not there, which SQLite does not tell; 0: not found. */
+static size_t find_table(const char *message, struct kz_str text)
 {
-    int offset = sqlite3_error_offset(db);
-    const char *message = refused && *refused ? refused : sqlite3_errmsg(db);
-    size_t at = offset < 0 || (size_t)offset < prefix ? 0 : (size_t)offset - prefix;
+    static const char before[] = "no such table: ";
+    struct kz_lex_tokens tokens;
+    struct kz_arena arena;
+    size_t at = 0;
+
+    if (strncmp(message, before, sizeof(before) - 1) != 0)
+        return 0;
+    kz_arena_init(&arena, 0);
+    tokens = kz_lex(text, &arena);
+    for (size_t i = tokens.count; i-- > 0;)
+        if (kz_lex_ident(&tokens.at[i], message + sizeof(before) - 1))
+            at = tokens.at[i].offset;
+    kz_arena_done(&arena);
+    return at;
+}
+
+enum kz_code kz_sqlite_fail(struct kz_sql *sql, struct kz_place place, struct kz_str text,
+        size_t prefix, const char *refused, struct kz_err *err)
+{
+    int offset = sqlite3_error_offset(sql->db);
+    const char *message = refused && *refused ? refused : sqlite3_errmsg(sql->db);
+    size_t at = offset < 0 || (size_t)offset < prefix ? find_table(message, text)
+                                                      : (size_t)offset - prefix;
+    enum kz_code code;
 
     /* SQLite places an unexpected end, or our own closing parenthesis, behind the text. */
-    return kz_lex_fail(err, place, text, KZ_MIN(at, text.size), "%s", message);
+    at = KZ_MIN(at, text.size);
+    code = kz_lex_fail(err, place, text, at, "%s", message);
+    kz_hint_dialect(sql->project, sql->tables, message, text, at, err);
+    return code;
 }

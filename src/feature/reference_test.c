@@ -177,7 +177,7 @@ static void test_bad_sql_tables(void **state)
             {"SELECT 1 AS a FROM averages", NULL,
                     "k.yaml:3:7: table averages needs itself, directly or through other tables"},
             {"SELECT 1 AS a,\n x FROM json_each('[]')", NULL, "k.yaml:4:2: no such column: x"},
-            {"SELECT 1 AS a FROM nowhere", NULL, "k.yaml:3:7: no such table: nowhere"},
+            {"SELECT 1 AS a FROM nowhere", NULL, "k.yaml:3:26: no such table: nowhere"},
             {"SELECT random() AS a", NULL,
                     "k.yaml:3:14: random() is random; the same history must give the same result"},
             {"SELECT count(*) AS a FROM events", NULL,

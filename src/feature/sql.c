@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "codec/duration.h"
+#include "feature/hints.h"
 #include "feature/lex.h"
 #include "feature/sql_int.h"
 
@@ -81,6 +82,7 @@ enum kz_code kz_sql_open(
     sql = kz_calloc(1, sizeof(*sql));
     sql->magic = MAGIC_SQL;
     sql->project = project;
+    sql->tables = "events";
     sql->steps_max = SETUP_STEPS_MAX;
     kz_arena_init(&sql->arena, 0);
     kz_arena_init(&sql->scratch, KZ_SQL_ARENA_SIZE_MAX);
@@ -153,6 +155,8 @@ static enum kz_code check_params(
 
         if (token->kind != KZ_LEX_PARAM)
             continue;
+        if (token->offset && expr->text[token->offset - 1] == ':')
+            continue; /* x::type, which is no parameter: SQLite refuses it */
         if (!allowed)
             return kz_lex_fail(err, expr->place, kz_str(expr->text), token->offset,
                     "parameter " KZ_STR_FMT " is not known here, only in features and having",
@@ -314,29 +318,6 @@ static void put_models(struct kz_sql_expr *expr, struct kz_lex_tokens tokens, st
     }
 }
 
-static void hint_names(const struct kz_sql_expr *expr, struct kz_err *err)
-{
-    const struct kz_project *project = expr->sql->project;
-    struct kz_buf names = {0};
-
-    if (!err || !strstr(err->message, "no such column"))
-        return;
-    if (expr->kind == KZ_SQL_PREDICTION) {
-        for (size_t i = 0; i < project->model_count; i++)
-            kz_buf_printf(&names, "%s%s.score, %s.output", i ? ", " : "", project->models[i].name,
-                    project->models[i].name);
-    } else {
-        for (int i = expr->kind == KZ_SQL_EVENT; i < KZ_EVENTS_FIXED; i++)
-            kz_buf_printf(&names, "%s%s", names.size ? ", " : "", kz_events_column_names[i]);
-        for (size_t i = 0; i < project->events.column_count; i++)
-            kz_buf_printf(&names, ", %s", project->events.columns[i].name);
-    }
-    kz_hint(err,
-            expr->kind == KZ_SQL_PREDICTION ? "there are " KZ_STR_FMT : "an event has " KZ_STR_FMT,
-            KZ_STR_ARG(kz_buf_view(&names)));
-    kz_buf_done(&names);
-}
-
 static enum kz_code prepare_expression(
         struct kz_sql_expr *expr, struct kz_lex_tokens tokens, struct kz_err *err)
 {
@@ -357,7 +338,7 @@ static enum kz_code prepare_expression(
             select.data, expr->place, kz_str(expr->text), prefix, &expr->stmt, err);
     kz_buf_done(&select);
     if (code != KZ_OK)
-        hint_names(expr, err);
+        kz_hint_names(expr->sql->project, expr->kind, err);
     return code;
 }
 
@@ -425,7 +406,7 @@ static enum kz_code compile(struct kz_sql_expr *expr, struct kz_err *err)
         KZ_TRY(prepare_expression(expr, tokens, err));
     else if (kz_prepare(sql, KZ_SCOPE_EVENTS, expr->text, expr->place, text, 0, &expr->stmt, err) !=
              KZ_OK) {
-        hint_names(expr, err);
+        kz_hint_names(sql->project, expr->kind, err);
         return KZ_CONFIG;
     }
     if (expr->kind == KZ_SQL_FEATURES)

@@ -31,6 +31,7 @@ struct kz_events_cursor;
 struct kz_sql {
     uint32_t magic;
     const struct kz_project *project;
+    const char *tables; /* that are there beside the project's, by commas, for a hint */
     sqlite3 *db;
     struct kz_functions functions;
     struct kz_arena arena; /* lives as long as the engine: expressions, names */
@@ -100,6 +101,7 @@ enum kz_code kz_prepare(struct kz_sql *sql, enum kz_sql_scope scope, const char 
 enum kz_code kz_reference_load(struct kz_sql *sql, struct kz_err *err);
 
 /* Turns SQLite's complaint about `text`, which stood `prefix` bytes into what was prepared, into
- * file:line:column. `refused` is the authorizer's reason, or empty. */
-enum kz_code kz_sqlite_fail(sqlite3 *db, struct kz_place place, struct kz_str text, size_t prefix,
-        const char *refused, struct kz_err *err);
+ * file:line:column, with the way out where one is known. `refused` is the authorizer's reason, or
+ * empty. */
+enum kz_code kz_sqlite_fail(struct kz_sql *sql, struct kz_place place, struct kz_str text,
+        size_t prefix, const char *refused, struct kz_err *err);

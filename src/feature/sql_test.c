@@ -375,7 +375,7 @@ static void test_errors_have_places(void **state)
     struct state *s = *state;
 
     CHECK("prise AS v\n  FROM events", "error: f.sql:1:8: no such column: prise");
-    CHECK("1 AS v\n FROM evnts", "error: f.sql:1:1: no such table: evnts");
+    CHECK("1 AS v\n FROM evnts", "error: f.sql:2:7: no such table: evnts");
     CHECK("1 AS v\n FRM events", "error: f.sql:2:2: near \"FRM\": syntax error");
     CHECK("count(*) AS v FROM events\nWHERE\n  nam = 'x'", "error: f.sql:3:3: no such column: nam");
     CHECK("'日本', nam AS v FROM events", "error: f.sql:1:14: no such column: nam");
@@ -601,12 +601,100 @@ static void test_unknown_columns_come_with_a_hint(void **state)
             kz_sql_compile(s->sql, KZ_SQL_EVENT, "prise > 0", place, &expr, &err), KZ_CONFIG);
     assert_string_equal(err.hint,
             "an event has event_id, user_id, name, ts, client_ts, received_at, "
-            "session, props, item, price, qty, gift");
+            "session, props, item, price, qty, gift; a text is written 'x'");
     assert_int_equal(
             kz_sql_compile(s->sql, KZ_SQL_PREDICTION, "purchases.score > 0", place, &expr, &err),
             KZ_CONFIG);
     assert_string_equal(
             err.hint, "there are purchase.score, purchase.output, leaving.score, leaving.output");
+}
+
+static void check_hint(struct state *s, enum kz_sql_kind kind, const char *text,
+        const char *message, const char *hint)
+{
+    struct kz_sql_expr *expr;
+    struct kz_err err = {0};
+
+    assert_int_equal(kz_sql_compile(s->sql, kind, text, place, &expr, &err), KZ_CONFIG);
+    if (!strstr(err.message, message) || !strstr(err.hint, hint))
+        fail_msg(
+                "%s\n  gave: %s (%s)\n  want: %s (%s)", text, err.message, err.hint, message, hint);
+}
+
+static void test_what_other_engines_call_it_comes_with_a_hint(void **state)
+{
+    static const struct {
+        const char *text, *message, *hint;
+    } cases[] = {
+            {"COUNTIF(name = 'x')", "no such function: COUNTIF", "count(*) FILTER (WHERE"},
+            {"safe_divide(1, 2)", "no such function", "nullif(b, 0)"},
+            {"max_by(item, ts)", "no such function", "ORDER BY seq DESC LIMIT 1"},
+            {"TIMESTAMP_DIFF(@now, ts, 'SECOND')", "no such function", "times are milliseconds"},
+            {"approx_count_distinct(item)", "no such function", "count(DISTINCT x)"},
+            {"item REGEXP 'a.*'", "no such function: REGEXP", "GLOB"},
+            {"EXTRACT(HOUR FROM ts)", "near \"FROM\"", "local_hour(ts, 'Asia/Tokyo')"},
+            {"ts > @now - INTERVAL 10 MINUTE", "near \"10\"", "duration('10m')"},
+            {"ts > 1 && ts < 2", "near \"&\"", "write AND"},
+            {"price::int", "unrecognized token: \":\"", "CAST(x AS REAL)"},
+            {"(SELECT max(price) FROM evnts)", "f.sql:1:32: no such table: evnts",
+                    "there are events"},
+    };
+    /* What the hints say to write is understood. */
+    static const char *const told[] = {"count(*) FILTER (WHERE name = 'x')",
+            "sum(price) FILTER (WHERE name = 'x')", "iif(price > 1, 1, 2)",
+            "CASE WHEN price > 1 THEN 1 ELSE 2 END", "coalesce(price, 0)", "max(price, qty)",
+            "min(price, qty)", "price * 1.0 / nullif(qty, 0)", "CAST(item AS REAL)",
+            "count(DISTINCT item)", "stddev(price) * stddev(price)", "median(price)",
+            "(SELECT item FROM events ORDER BY seq DESC LIMIT 1)", "json_group_array(item)",
+            "props ->> '$.x'", "JSON_VALUE(props, '$.x')", "item LIKE 'a%'", "item GLOB 'a*'",
+            "length(item)", "ts > @now - duration('10m')", "local_hour(ts, 'Asia/Tokyo')",
+            "local_day(ts, 'Asia/Tokyo')", "strftime('%w', ts / 1000, 'unixepoch')"};
+    struct state *s = *state;
+    char text[200];
+
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(cases); i++) {
+        snprintf(text, sizeof(text), "SELECT %s AS v FROM events", cases[i].text);
+        check_hint(s, KZ_SQL_FEATURES, text, cases[i].message, cases[i].hint);
+    }
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(told); i++) {
+        struct kz_sql_expr *expr;
+        struct kz_err err = {0};
+
+        snprintf(text, sizeof(text), "SELECT %s AS v FROM events", told[i]);
+        if (kz_sql_compile(s->sql, KZ_SQL_FEATURES, text, place, &expr, &err) != KZ_OK)
+            fail_msg("%s: %s", text, err.message);
+    }
+    check_hint(s, KZ_SQL_HAVING, "count(*) > 2", "misuse of aggregate",
+            "(SELECT count(*) FROM events");
+    check_hint(s, KZ_SQL_EVENT, "count(*) > 2", "misuse of aggregate", "one event");
+    check_hint(s, KZ_SQL_PREDICTION, "purchase.output.class = 'buy'", "no such column",
+            "a member is MODEL.output ->> '$.x'");
+}
+
+static void test_names_that_are_words_of_sql_come_with_a_hint(void **state)
+{
+    static struct kz_column_def named[] = {{.name = "group", .path = "$.group"}};
+    static struct kz_model_def asked[] = {{.name = "order"}};
+    struct kz_project words = {.name = "words",
+            .events = {.columns = named, .column_count = 1},
+            .models = asked,
+            .model_count = 1};
+    struct state s = {0};
+    struct kz_sql_expr *expr;
+    struct kz_err err;
+
+    (void)state;
+    assert_int_equal(kz_sql_open(&words, &s.sql, &err), KZ_OK);
+    check_hint(&s, KZ_SQL_PREDICTION, "order.score > 0", "near \"order\"",
+            "as a name it stands in double quotes: \"order\"");
+    check_hint(&s, KZ_SQL_PREDICTION, "score > 0", "no such column", "there are \"order\".score");
+    check_hint(&s, KZ_SQL_EVENT, "group = 'a'", "near \"group\"", "double quotes: \"group\"");
+    assert_int_equal(
+            kz_sql_compile(s.sql, KZ_SQL_PREDICTION, "\"order\".score > 0", place, &expr, &err),
+            KZ_OK);
+    assert_int_equal(
+            kz_sql_compile(s.sql, KZ_SQL_EVENT, "\"group\" = 'a'", place, &expr, &err), KZ_OK);
+    kz_sql_close(s.sql);
 }
 
 static void test_predictions(void **state)
@@ -771,6 +859,8 @@ int main(void)
             T(test_having),
             T(test_when),
             T(test_unknown_columns_come_with_a_hint),
+            T(test_what_other_engines_call_it_comes_with_a_hint),
+            T(test_names_that_are_words_of_sql_come_with_a_hint),
             T(test_predictions),
             T(test_event_names),
             T(test_what_a_query_reads_is_known),

@@ -638,6 +638,7 @@ enum kz_code kz_tables_open(const struct kz_project *project, struct kz_history_
     KZ_TRY(kz_sql_open(project, &tables->sql, err));
     db = tables->sql->db;
     tables->sql->functions.clock = true;
+    tables->sql->tables = "events, predictions, actions, dead_letters";
     sqlite3_set_authorizer(db, NULL, NULL);
     for (int i = 0; i < TABLE_COUNT; i++) {
         tables->modules[i] = (struct module){tables, i};
@@ -678,8 +679,10 @@ static enum kz_code prepare(
     sqlite3_stmt *stmt = NULL;
 
     if (sqlite3_prepare_v2(db, sql, -1, &stmt, &tail) != SQLITE_OK) {
-        kz_sqlite_fail(db, (struct kz_place){0}, kz_str(sql), 0,
+        kz_sqlite_fail(tables->sql, (struct kz_place){0}, kz_str(sql), 0,
                 sqlite3_errcode(db) == SQLITE_AUTH ? "only SELECT is permitted" : "", err);
+        if (err && strstr(err->message, "no such column"))
+            (void)kz_hint(err, "`kizashi sql --help` lists tables and columns");
         if (err)
             err->code = KZ_INVALID;
         return KZ_INVALID;

@@ -295,7 +295,7 @@ def test_check_says_what_is_accepted_without_an_effect(project):
     harness.write_project(project, yaml=yaml)
     line = yaml[:yaml.index("wait: 1ms")].count("\n") + 1
     told = harness.run("check", project, check=0).stdout.decode()
-    assert f'kizashi.yaml:{line}:28: "wait" has no effect' in told, told
+    assert told.startswith("warning: ") and f'kizashi.yaml:{line}:28: "wait" has no effect' in told, told
     notices = json.loads(harness.run("check", project, "--json", check=0).stdout)["notices"]
     assert len(notices) == 1 and "has no effect" in notices[0]
 
@@ -374,3 +374,22 @@ def test_an_alias_in_the_project_is_refused_at_its_place(tmp_path):
 def test_push_without_a_role_was_taken_and_had_no_effect(project):
     told = harness.run("up", project, "--push", check=2)
     assert b"--push is for --role infer" in told.stderr, told.stderr
+
+
+def test_check_says_the_way_out_below_what_is_wrong(project):
+    def told(old, new):
+        harness.write_project(project, yaml=harness.YAML.replace(old, new))
+        return harness.run("check", project, check=1).stderr.decode()
+
+    assert "no such column: view\n  an event has event_id, user_id, name, " in told("when: name = 'view'", "when: name = view")
+    assert "\n  a text with a comma, a colon or a bracket within {} or [] has to be quoted" in \
+        told("when: name = 'view'", "count: {of: name IN ('view', 'cart'), within: 10m, reaches: 2}")
+    assert "\n  a text with a colon in it has to be quoted" in told("when: name = 'view'", "when: name = 'view: all'")
+    assert 'there is no trigger "viewed"; there are viewing\n' in told("trigger: viewing", "trigger: viewed")
+    action = "actions:\n  offer:\n    when: counter.score > 1\n    schedule: {tz: Tokyo}\n    deliver: {web: {a: 1}}\n"
+    text = told("    timeout: 20s\n", "    timeout: 20s\n" + action)
+    assert 'kizashi.yaml:22:20: no time zone "Tokyo"\n  names are those below ' in text, text
+    harness.write_project(project, model="import no_such_module\n")
+    text = harness.run("check", project, check=1).stderr.decode()
+    assert "No module named 'no_such_module' (model.py:1)\n  models run on /" in text, text
+    assert f"or make a virtual environment in {project}/.venv and install it in that\n" in text, text

@@ -148,7 +148,18 @@ static void found(void *arg, const struct kz_err *err)
     if (f->json)
         kz_json_out_cstr(&f->out, err->message);
     else
-        fprintf(stderr, "%s\n", err->message);
+        kz_check_print(NULL, err);
+}
+
+/* SQL of several lines, as `key: |` gives it, in one. */
+static void print_sql(const char *before, const char *sql)
+{
+    const char *gap = "";
+
+    for (size_t size; *(sql += strspn(sql, " \t\r\n")); sql += size, gap = " ") {
+        size = strcspn(sql, "\r\n");
+        printf("%s%.*s", *gap ? gap : before, (int)size, sql);
+    }
 }
 
 static void print_trigger(const struct kz_trigger_def *trigger)
@@ -156,17 +167,21 @@ static void print_trigger(const struct kz_trigger_def *trigger)
     char text[KZ_DURATION_BYTES];
 
     printf("trigger %s: ", trigger->name);
-    if (trigger->count.of)
-        printf("%u of %s within %s", trigger->count.reaches, trigger->count.of,
-                kz_duration_format(trigger->count.within_ms, text));
-    else
-        printf("%s", trigger->when);
+    if (trigger->count.of) {
+        printf("%u of ", trigger->count.reaches);
+        print_sql("", trigger->count.of);
+        printf(" within %s", kz_duration_format(trigger->count.within_ms, text));
+    } else {
+        print_sql("", trigger->when);
+    }
     if (trigger->debounce_ms)
         printf(", debounce %s", kz_duration_format(trigger->debounce_ms, text));
     if (trigger->delay_ms)
         printf(", after %s", kz_duration_format(trigger->delay_ms, text));
     if (trigger->unless)
-        printf(", unless %s", trigger->unless);
+        print_sql(", unless ", trigger->unless);
+    if (trigger->having)
+        print_sql(", having ", trigger->having);
     printf("\n");
 }
 
@@ -190,7 +205,9 @@ static void print_project(const struct kz_project *project, bool models_loaded)
         static const char *const modes[] = {"off", "shadow", "on"};
         const struct kz_action_def *action = &project->actions[i];
 
-        printf("action %s: %s, when %s\n", action->name, modes[action->mode], action->when);
+        printf("action %s: %s", action->name, modes[action->mode]);
+        print_sql(", when ", action->when);
+        printf("\n");
     }
     printf("%s is well: %zu trigger%s, %zu model%s%s, %zu action%s\n", project->name,
             project->trigger_count, project->trigger_count == 1 ? "" : "s", project->model_count,
@@ -228,7 +245,7 @@ static void put_notices(struct findings *f, const struct kz_config *config)
         if (f->json)
             kz_json_out_cstr(&f->out, *notice);
         else
-            printf("%s\n", *notice);
+            printf("warning: %s\n", *notice);
     }
     kz_json_out_array_end(&f->out);
 }
@@ -259,8 +276,6 @@ static int run_check(const struct kz_args *args)
             (void)kz_check_models(project, kz_runtimes(), timeout_ms, found, &f);
     } else if (!f.count) {
         found(&f, &err); /* no project at all */
-        if (err.hint[0] && !f.json)
-            fprintf(stderr, "  %s\n", err.hint);
     }
     kz_json_out_array_end(&f.out);
     if (config)

@@ -54,6 +54,7 @@ static void check_zone(struct checking *c, const char *tz, struct kz_place place
     if (kz_local_check(tz, &err) == KZ_OK)
         return;
     (void)kz_place_fail(&placed, place, "%s", err.message);
+    (void)kz_hint(&placed, "%s", err.hint);
     problem(c, &placed);
 }
 
@@ -115,10 +116,10 @@ size_t kz_check_sql(const struct kz_project *project, kz_config_report *report, 
         compile(&c, KZ_SQL_PREDICTION, action->when, action->when_place);
         compile(&c, KZ_SQL_HAVING, action->having, action->having_place);
         if (action->schedule.tz)
-            check_zone(&c, action->schedule.tz, action->place);
+            check_zone(&c, action->schedule.tz, action->schedule.tz_place);
         for (size_t k = 0; k < action->cap_count; k++)
             if (action->caps[k].tz)
-                check_zone(&c, action->caps[k].tz, action->place);
+                check_zone(&c, action->caps[k].tz, action->caps[k].tz_place);
     }
     return c.problems;
 }
@@ -130,6 +131,19 @@ struct model_check {
     const struct kz_project *project;
 };
 
+/* A package is there for the interpreter it was installed for. */
+static void hint_interpreter(const struct kz_project *project, struct kz_err *err)
+{
+    struct kz_python python;
+
+    kz_python_probe(project, &python);
+    if (python.found)
+        (void)kz_hint(err,
+                "models run on %s (by %s); install it there, or make a virtual environment in "
+                "%s/.venv and install it in that",
+                python.interpreter, python.chosen_by, project->dir);
+}
+
 static void model_problem(void *arg, unsigned model, const char *text)
 {
     static const char said_already[] = "load: the model did not load: ";
@@ -140,6 +154,8 @@ static void model_problem(void *arg, unsigned model, const char *text)
         text += sizeof(said_already) - 1;
     (void)kz_place_fail(&err, m->project->models[model].place, "model \"%s\" does not load: %s",
             m->project->models[model].name, text);
+    if (strncmp(text, "ModuleNotFoundError", strlen("ModuleNotFoundError")) == 0)
+        hint_interpreter(m->project, &err);
     problem(&m->checking, &err);
 }
 
@@ -192,10 +208,12 @@ size_t kz_check_models(const struct kz_project *project,
 
 /* ---- for commands ----------------------------------------------------------------------------------- */
 
-static void print_problem(void *arg, const struct kz_err *err)
+void kz_check_print(void *arg, const struct kz_err *err)
 {
     (void)arg;
     fprintf(stderr, "%s\n", err->message);
+    if (err->hint[0])
+        fprintf(stderr, "  %s\n", err->hint);
 }
 
 struct kz_config *kz_check_load(const char *dir, const char *env, struct kz_err *err)
@@ -203,10 +221,10 @@ struct kz_config *kz_check_load(const char *dir, const char *env, struct kz_err 
     KZ_AUTO(kz_config_freep) struct kz_config *config = NULL;
     size_t problems;
 
-    if (kz_config_read(dir, env, print_problem, NULL, &config, &problems, err) != KZ_OK)
+    if (kz_config_read(dir, env, kz_check_print, NULL, &config, &problems, err) != KZ_OK)
         return NULL;
     if (!problems || kz_check_can_sql(kz_config_project(config)))
-        problems += kz_check_sql(kz_config_project(config), print_problem, NULL);
+        problems += kz_check_sql(kz_config_project(config), kz_check_print, NULL);
     if (!problems)
         return kz_take(&config);
     (void)kz_fail(err, KZ_CONFIG, "%zu error%s in the project \"%s\"", problems,

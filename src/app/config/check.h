@@ -15,6 +15,9 @@ size_t kz_check_models(const struct kz_project *project,
         const struct kz_runtime_ops *const *runtimes, int64_t timeout_ms, kz_config_report *report,
         void *arg);
 
+/* A kz_config_report that prints to stderr, the way out in a second line; `arg` is not used. */
+void kz_check_print(void *arg, const struct kz_err *err);
+
 /* Loads and checks a project, printing every problem to stderr; NULL (and `err`) where it is wrong.
  * The caller frees the config. */
 struct kz_config *kz_check_load(const char *dir, const char *env, struct kz_err *err);

@@ -90,7 +90,7 @@ static void read_schedule(
     if ((hours = kz_fields_text(&f, "hours", NULL)))
         read_clock_range(reader, kz_yaml_get(map, "hours"), hours, action);
     if (kz_yaml_get(map, "tz"))
-        action->schedule.tz = kz_fields_text(&f, "tz", NULL);
+        action->schedule.tz = kz_fields_text(&f, "tz", &action->schedule.tz_place);
     kz_fields_finish(&f);
 }
 
@@ -105,7 +105,7 @@ static void read_cap(
 
     cap->max = (uint32_t)kz_fields_integer(&f, "max", 1, 0, 100000);
     cap->per_user = kz_fields_one_of(&f, "per", per, 1) == 1;
-    cap->tz = kz_fields_text(&f, "tz", NULL);
+    cap->tz = kz_fields_text(&f, "tz", &cap->tz_place);
     if (!cap->tz)
         cap->tz = "UTC";
     every = kz_fields_take(&f, "every");

@@ -168,6 +168,18 @@ static void read_place(struct kz_config_reader *reader, struct kz_fields *f,
                 reader, model->place, "model \"%s\" needs \"url\" (or \"image\")", model->name);
 }
 
+static void no_trigger(struct kz_config_reader *reader, struct kz_place place, const char *name,
+        const struct kz_project *project)
+{
+    struct kz_buf names = {0};
+
+    for (size_t i = 0; i < project->trigger_count; i++)
+        kz_buf_printf(&names, "%s%s", i ? ", " : "; there are ", project->triggers[i].name);
+    kz_config_problem(reader, place, "there is no trigger \"%s\"" KZ_STR_FMT, name,
+            KZ_STR_ARG(kz_buf_view(&names)));
+    kz_buf_done(&names);
+}
+
 static void read_asked_by(struct kz_config_reader *reader, struct kz_fields *f,
         struct kz_model_def *model, const struct kz_project *project)
 {
@@ -187,8 +199,7 @@ static void read_asked_by(struct kz_config_reader *reader, struct kz_fields *f,
     }
     for (size_t i = 0; i < model->trigger_count; i++)
         if (!kz_project_trigger(project, kz_str(model->triggers[i])))
-            kz_config_problem(
-                    reader, trigger->place, "there is no trigger \"%s\"", model->triggers[i]);
+            no_trigger(reader, trigger->place, model->triggers[i], project);
 }
 
 static void read_label(struct kz_fields *f, struct kz_model_def *model)

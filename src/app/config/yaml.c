@@ -211,6 +211,17 @@ static enum kz_code refuse_aliases(
     return rc;
 }
 
+/* SQL is full of what YAML takes for its own. */
+static void hint_quotes(const yaml_parser_t *parser, struct kz_err *err)
+{
+    if (parser->context && strstr(parser->context, "flow"))
+        (void)kz_hint(err, "a text with a comma, a colon or a bracket within {} or [] has to be "
+                           "quoted, as in {of: \"name IN ('a', 'b')\"}");
+    else if (parser->problem && strstr(parser->problem, "mapping values"))
+        (void)kz_hint(err, "a text with a colon in it has to be quoted, or stand in lines of its "
+                           "own below `key: |`");
+}
+
 static enum kz_code parse(struct kz_arena *arena, const char *shown, const char *dir,
         const char *data, size_t size, const struct kz_yaml **ret_root, struct kz_err *err)
 {
@@ -227,6 +238,7 @@ static enum kz_code parse(struct kz_arena *arena, const char *shown, const char 
         rc = kz_place_fail(err, place_at(shown, parser.problem_mark), "%s%s%s",
                 parser.problem ? parser.problem : "not YAML", parser.context ? ", " : "",
                 parser.context ? parser.context : "");
+        hint_quotes(&parser, err);
         yaml_parser_delete(&parser);
         return rc;
     }
