@@ -16,7 +16,7 @@
 enum {
     WEBHOOKS_MAGIC = 0x6b7a7768,
     OUTSTANDING_MAX = 256, /* submitted and not taken back; both rings have room for all of them */
-    ACTIVE_MAX = 64,       /* posts at a time */
+    ACTIVE_MAX = KZ_WEBHOOKS_ACTIVE_MAX,
     ANSWER_MAX_BYTES = 64 << 10, /* of an answer's body, which is thrown away */
     TIMEOUT_DEFAULT_MS = 10000,
     CONNECT_TIMEOUT_MAX_MS = 10000,

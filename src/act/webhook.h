@@ -16,6 +16,9 @@
 #include "base/err.h"
 #include "base/buf.h"
 
+/* Posts at a time; attempts submitted beyond it wait. */
+enum { KZ_WEBHOOKS_ACTIVE_MAX = 64 };
+
 struct kz_webhooks;
 
 struct kz_webhook_attempt {

@@ -405,7 +405,7 @@ static void requeue_pending(struct kz_pipeline *p)
         while (m < p->project->model_count && p->models[m].name != slot->name)
             m++;
         if (m < p->project->model_count)
-            kz_pl_backlog_push(p, m,
+            kz_pl_backlog_push(&p->models[m].backlog,
                     (struct backlog_entry){kz_views_user(p->views, cursor.user)->owner,
                             slot->request.request, slot->request.request_lsn});
         else
@@ -953,8 +953,10 @@ void kz_pipeline_close(struct kz_pipeline *p)
     for (unsigned i = 0; p->models && i < p->project->model_count; i++)
         free(p->models[i].backlog.items);
     free(p->models);
-    for (size_t i = 0; p->actions && i < p->project->action_count; i++)
+    for (size_t i = 0; p->actions && i < p->project->action_count; i++) {
         free(p->actions[i].models);
+        free(p->actions[i].posts.items);
+    }
     free(p->actions);
     kz_views_free(p->views);
     kz_log_close(p->log);

@@ -366,7 +366,7 @@ enum kz_code kz_pl_act(struct kz_pipeline *p, uint32_t user, unsigned model,
 
 /* ---- delivering ------------------------------------------------------------------------------------- */
 
-static const struct action *action_by_name(const struct kz_pipeline *p, uint64_t name)
+static struct action *action_by_name(const struct kz_pipeline *p, uint64_t name)
 {
     for (size_t i = 0; i < p->project->action_count; i++)
         if (p->actions[i].name == name)
@@ -402,19 +402,16 @@ static enum kz_code put_delivery(struct kz_pipeline *p, uint32_t user, const str
     return kz_pl_put(p, &entry, NULL, NULL, err);
 }
 
-/* Starts an attempt at a webhook delivery; where too many are under way it is tried again soon. */
-static void attempt(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot,
-        const struct kz_record *record)
+/* Starts an attempt at a webhook delivery. */
+static void attempt(struct kz_pipeline *p, struct action *action, uint32_t user,
+        const struct kz_slot *slot, const struct kz_record *record)
 {
     struct kz_str bytes = kz_record_body(record);
     const struct kz_decision_body *body = (const void *)bytes.ptr;
-    const struct action *action = action_by_name(p, body->action);
     struct kz_webhook_attempt *a;
     struct kz_json_out out;
     char id[24];
 
-    if (!action || action->def->deliver.kind != KZ_DELIVER_WEBHOOK || !p->webhooks)
-        return;
     a = kz_calloc(1, sizeof(*a));
     a->decision = slot->delivery.decision;
     a->decision_lsn = slot->delivery.decision_lsn;
@@ -439,11 +436,8 @@ static void attempt(struct kz_pipeline *p, uint32_t user, const struct kz_slot *
     kz_json_out_kv_i64(&out, "expires_at", body->expires_at_ms);
     kz_json_out_kv_raw(&out, "payload", kz_span_str(bytes, body->payload));
     kz_json_out_object_end(&out);
-    if (kz_webhooks_submit(p->webhooks, a))
-        return;
-    kz_webhook_attempt_free(a);
-    kz_pl_set_timer(p, TIMER_RETRY, p->now_ms + 1000, kz_views_user(p->views, user)->owner,
-            slot->delivery.decision);
+    KZ_BUG_ON(!kz_webhooks_submit(p->webhooks, a)); /* may_post() */
+    action->posting++;
 }
 
 static bool read_decision(struct kz_pipeline *p, uint32_t user, kz_lsn lsn)
@@ -452,48 +446,68 @@ static bool read_decision(struct kz_pipeline *p, uint32_t user, kz_lsn lsn)
     return kz_pl_get(p, user, KZ_CHAIN_NOTES, lsn, &p->record, NULL) == KZ_OK;
 }
 
+/* Half of the places for posts are shared out among the actions that post, the other half is for
+ * whoever needs it: a receiver that does not answer leaves the others theirs. */
+static bool may_post(const struct kz_pipeline *p, const struct action *action)
+{
+    unsigned count = 0, share, beyond = 0;
+
+    for (size_t i = 0; i < p->project->action_count; i++)
+        count += p->actions[i].def->deliver.kind == KZ_DELIVER_WEBHOOK;
+    share = KZ_WEBHOOKS_ACTIVE_MAX / 2 / KZ_MAX(count, 1u);
+    if (action->posting < share)
+        return true;
+    for (size_t i = 0; i < p->project->action_count; i++)
+        if (p->actions[i].posting > share)
+            beyond += p->actions[i].posting - share;
+    return beyond < KZ_WEBHOOKS_ACTIVE_MAX - share * count;
+}
+
+/* Posts what is due as far as there are places. One whose decision cannot be read (a sector of the
+ * disk is bad) comes back by its timer, which gives it up. */
+static void post_due(struct kz_pipeline *p, struct action *action)
+{
+    while (action->posts.count && may_post(p, action)) {
+        struct backlog_entry entry = kz_pl_backlog_pop(&action->posts);
+        uint32_t user = kz_views_state_user(p->views, entry.owner);
+        const struct kz_slot *slot = user ? kz_views_delivery(p->views, user, entry.request) : NULL;
+
+        if (!slot)
+            continue; /* ended or erased meanwhile */
+        if (read_decision(p, user, slot->delivery.decision_lsn))
+            attempt(p, action, user, slot, (const struct kz_record *)(void *)p->record.data);
+        else
+            kz_pl_set_timer(p, TIMER_UNREADABLE, p->now_ms, entry.owner, entry.request);
+    }
+}
+
+static void post(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot)
+{
+    struct action *action = action_by_name(p, slot->name);
+
+    if (!action || action->def->deliver.kind != KZ_DELIVER_WEBHOOK || !p->webhooks)
+        return;
+    kz_pl_backlog_push(&action->posts, (struct backlog_entry){
+                                               .owner = kz_views_user(p->views, user)->owner,
+                                               .request = slot->delivery.decision,
+                                       });
+    post_due(p, action);
+}
+
 void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due)
 {
     uint32_t user = kz_views_state_user(p->views, due->news.owner);
     const struct kz_slot *slot = user ? kz_views_delivery(p->views, user, due->news.request) : NULL;
-    const struct kz_record *record;
 
-    if (!slot || !read_decision(p, user, due->news.record))
+    if (!slot)
         return;
-    record = (const struct kz_record *)(void *)p->record.data;
     if (slot->delivery.kind == KZ_DELIVER_WEBHOOK)
-        attempt(p, user, slot, record);
-    else
-        kz_pl_publish(p, KZ_NEWS_ACTION, record);
+        post(p, user, slot);
+    else if (read_decision(p, user, due->news.record))
+        kz_pl_publish(p, KZ_NEWS_ACTION, (const struct kz_record *)(void *)p->record.data);
 }
 
-/* A retry is due, or a delivery has expired. */
-void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer)
-{
-    uint32_t user = kz_views_state_user(p->views, timer->owner);
-    const struct kz_slot *slot = user ? kz_views_delivery(p->views, user, timer->name) : NULL;
-    struct kz_err err;
-
-    if (!slot || p->failed)
-        return;
-    if (p->now_ms >= slot->delivery.expires_at_ms && slot->delivery.kind == KZ_DELIVER_WEB) {
-        if (kz_pl_group(p, 0, &err) == KZ_OK)
-            KZ_IGNORE(put_delivery(p, user, slot, KZ_DELIVERY_EXPIRED, slot->delivery.attempt_count,
-                    0, KZ_STR_NULL, &err)); /* a failed log shows at the commit */
-        return;
-    }
-    if (timer->kind == TIMER_RETRY && slot->delivery.kind == KZ_DELIVER_WEBHOOK &&
-            p->now_ms >= slot->delivery.retry_at_ms &&
-            read_decision(p, user, slot->delivery.decision_lsn))
-        attempt(p, user, slot, (const struct kz_record *)(void *)p->record.data);
-}
-
-static double roll(struct kz_pipeline *p)
-{
-    p->dice = p->dice * 6364136223846793005ull + 1442695040888963407ull;
-    return (double)(p->dice >> 11) * 0x1p-53;
-}
-
+/* Ends a webhook that is not tried any more. */
 static void give_up(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot,
         const struct kz_webhook_attempt *a)
 {
@@ -505,6 +519,51 @@ static void give_up(struct kz_pipeline *p, uint32_t user, const struct kz_slot *
         KZ_IGNORE(put_delivery(p, user, slot, KZ_DELIVERY_GAVE_UP, a->attempt_count, 0,
                 kz_str(a->detail), &err)); /* a failed log shows at the commit */
     p->counters.deliveries_given_up_total++;
+}
+
+static void give_up_unreadable(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot)
+{
+    const struct action *action = action_by_name(p, slot->name);
+    struct kz_webhook_attempt a = {
+            .decision = slot->delivery.decision,
+            .action = (unsigned)(action - p->actions),
+            .attempt_count = slot->delivery.attempt_count,
+            .detail = "the decision cannot be read",
+    };
+
+    kz_diag_warn("a decision cannot be read", "decision=%llu", (unsigned long long)a.decision);
+    give_up(p, user, slot, &a);
+}
+
+/* A retry is due, a delivery has expired, or one could not be read. */
+void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer)
+{
+    uint32_t user = kz_views_state_user(p->views, timer->owner);
+    const struct kz_slot *slot = user ? kz_views_delivery(p->views, user, timer->name) : NULL;
+    struct kz_err err;
+
+    if (!slot || p->failed)
+        return;
+    if (timer->kind == TIMER_UNREADABLE) {
+        if (kz_pl_group(p, 0, &err) == KZ_OK)
+            give_up_unreadable(p, user, slot);
+        return;
+    }
+    if (p->now_ms >= slot->delivery.expires_at_ms && slot->delivery.kind == KZ_DELIVER_WEB) {
+        if (kz_pl_group(p, 0, &err) == KZ_OK)
+            KZ_IGNORE(put_delivery(p, user, slot, KZ_DELIVERY_EXPIRED, slot->delivery.attempt_count,
+                    0, KZ_STR_NULL, &err)); /* a failed log shows at the commit */
+        return;
+    }
+    if (timer->kind == TIMER_RETRY && slot->delivery.kind == KZ_DELIVER_WEBHOOK &&
+            p->now_ms >= slot->delivery.retry_at_ms)
+        post(p, user, slot);
+}
+
+static double roll(struct kz_pipeline *p)
+{
+    p->dice = p->dice * 6364136223846793005ull + 1442695040888963407ull;
+    return (double)(p->dice >> 11) * 0x1p-53;
 }
 
 static void take_outcome(struct kz_pipeline *p, const struct kz_webhook_attempt *a)
@@ -537,15 +596,25 @@ static void take_outcome(struct kz_pipeline *p, const struct kz_webhook_attempt 
 void kz_pl_webhook_outcomes(struct kz_pipeline *p)
 {
     struct kz_webhook_attempt *a = p->webhooks ? kz_webhooks_take(p->webhooks) : NULL;
+    size_t count = p->project->action_count;
+    bool any = false;
 
     while (a) {
         struct kz_webhook_attempt *next = a->next;
 
         kz_receiver_say(&p->actions[a->action].receiver, p->actions[a->action].def, a);
+        p->actions[a->action].posting--;
         take_outcome(p, a);
         kz_webhook_attempt_free(a);
         a = next;
+        any = true;
     }
+    if (!any || p->failed || p->closing)
+        return;
+    /* Who is first changes, so that all get their part of the places that are for everybody. */
+    for (size_t i = 0; i < count; i++)
+        post_due(p, &p->actions[(p->post_first + i) % count]);
+    p->post_first = (p->post_first + 1) % count;
 }
 
 enum kz_code kz_pl_acknowledge(

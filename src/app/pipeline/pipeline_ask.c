@@ -8,12 +8,10 @@
 #include "base/hash.h"
 #include "sys/clock.h"
 
-/* ---- backlog: pending requests that are not inside infer ---------------------------------------- */
+/* ---- backlog: what is due and waits for a place -------------------------------------------------- */
 
-void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_entry entry)
+void kz_pl_backlog_push(struct backlog *b, struct backlog_entry entry)
 {
-    struct backlog *b = &p->models[model].backlog;
-
     if (b->count == b->capacity) {
         size_t capacity = b->capacity ? b->capacity * 2 : 64;
         struct backlog_entry *items = kz_malloc(capacity * sizeof(*items));
@@ -28,7 +26,7 @@ void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_en
     b->items[(b->head + b->count++) & (b->capacity - 1)] = entry;
 }
 
-static struct backlog_entry backlog_pop(struct backlog *b)
+struct backlog_entry kz_pl_backlog_pop(struct backlog *b)
 {
     struct backlog_entry entry = b->items[b->head];
 
@@ -332,7 +330,8 @@ static enum kz_code put_request(
         queue_job(
                 p, make_job(p, model, asking->user, lsn, p->journal->ops->staged(p->journal, lsn)));
     else
-        kz_pl_backlog_push(p, model, (struct backlog_entry){user->owner, seq, lsn});
+        kz_pl_backlog_push(
+                &p->models[model].backlog, (struct backlog_entry){user->owner, seq, lsn});
     return KZ_OK;
 }
 
@@ -864,7 +863,7 @@ void kz_pl_refill(struct kz_pipeline *p)
 
         /* Bounded by what a turn may do; the rest comes with the next results. */
         for (uint32_t i = 0; i < room && b->count && i < 4096; i++)
-            refill_one(p, m, backlog_pop(b));
+            refill_one(p, m, kz_pl_backlog_pop(b));
     }
 }
 

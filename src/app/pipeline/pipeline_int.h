@@ -51,7 +51,7 @@ struct due_queue {
     size_t uncommitted;           /* at the tail, lsn not known yet */
 };
 
-enum timer_kind { TIMER_TRIGGER, TIMER_RETRY, TIMER_EXPIRY };
+enum timer_kind { TIMER_TRIGGER, TIMER_RETRY, TIMER_EXPIRY, TIMER_UNREADABLE };
 struct timer {
     int64_t at_ms;
     uint64_t owner; /* whose state it is about; found again through kz_views_state_user() */
@@ -66,10 +66,10 @@ struct timers { /* binary heap by (at_ms, owner, name): the order is the same on
 
 struct backlog_entry {
     uint64_t owner;
-    uint64_t request;
-    kz_lsn lsn;
+    uint64_t request; /* or the decision's seq */
+    kz_lsn lsn;       /* of a request */
 };
-struct backlog { /* pending requests of a model that are not inside infer; a ring */
+struct backlog { /* what waits for a place: a model's requests, an action's webhooks; a ring */
     struct backlog_entry *items;
     size_t head, count, capacity;
 };
@@ -87,6 +87,8 @@ struct action { /* an action rule, compiled */
     struct kz_sql_expr *when, *having;
     bool *models; /* [model_count] those `when` speaks of */
     struct kz_receiver receiver;
+    struct backlog posts; /* webhooks that are due and wait for a place */
+    unsigned posting;     /* attempts under way */
 };
 
 struct model {
@@ -177,6 +179,7 @@ struct kz_pipeline {
     struct kz_webhooks *webhooks;
     struct model *models;
     struct action *actions;
+    size_t post_first;                 /* whose webhooks get a free place first */
     const struct kz_pl_remote *remote; /* NULL: all is here */
 
     int64_t now_ms;       /* our clock, of this turn */
@@ -298,7 +301,8 @@ KZ_MUST_USE enum kz_code kz_pl_end_request(struct kz_pipeline *p, uint32_t user,
         const struct kz_record *record, enum kz_request_end end, struct kz_err *err);
 void kz_pl_results(struct kz_pipeline *p);
 void kz_pl_refill(struct kz_pipeline *p);
-void kz_pl_backlog_push(struct kz_pipeline *p, unsigned model, struct backlog_entry entry);
+void kz_pl_backlog_push(struct backlog *backlog, struct backlog_entry entry);
+struct backlog_entry kz_pl_backlog_pop(struct backlog *backlog);
 /* Ends every pending request of a model (UINT_MAX: of all); gives how many. */
 uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model);
 /* Tells who submitted, and frees what was gathered for them. */
