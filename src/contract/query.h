@@ -39,8 +39,11 @@ struct kz_news {
     const struct kz_record *record; /* RESULT (done) or DECISION (deliver, web) */
 };
 
-struct kz_subscription { /* the subscriber's; zero `user` means all users */
+struct kz_subscription { /* the subscriber's */
     void (*news)(struct kz_subscription *subscription, const struct kz_news *news);
+    /* An id was linked whose `owner` was this one's: whom it is about may have become another's, and
+     * `owner` is to be looked up anew. NULL: that does not matter. */
+    void (*linked)(struct kz_subscription *subscription);
     uint64_t owner; /* 0: everybody */
     void *user;
     struct kz_subscription *next, *prev;

@@ -110,6 +110,26 @@ static enum kz_code may_begin(struct kz_serve *serve, struct kz_err *err)
     return KZ_OK;
 }
 
+static uint64_t owner_now(struct kz_serve_stream *stream)
+{
+    struct kz_query *query = stream->serve->query;
+    struct kz_user_key key = {stream->kind, kz_str_n(stream->id, stream->id_size)};
+    uint32_t user;
+
+    if (query->ops->find(query, key, &user))
+        return query->ops->user(query, user)->owner;
+    return kz_owner_hash(key, 0);
+}
+
+/* Now, not at the next tick: what is decided about whom they logged in as is news within moments. */
+static void on_linked(struct kz_subscription *subscription)
+{
+    struct kz_serve_stream *stream = KZ_CONTAINER_OF(
+            subscription, struct kz_serve_stream, subscription);
+
+    stream->subscription.owner = owner_now(stream);
+}
+
 static struct kz_serve_stream *begin(struct kz_serve_call *call)
 {
     struct kz_http_header headers[KZ_SERVE_HEADERS_MAX];
@@ -121,6 +141,7 @@ static struct kz_serve_stream *begin(struct kz_serve_call *call)
     stream->req = call->req;
     stream->actions_only = call->is_write_key;
     stream->subscription.news = on_news;
+    stream->subscription.linked = on_linked;
     stream->subscription.user = stream;
     stream->next = serve->streams;
     if (serve->streams)
@@ -134,17 +155,6 @@ static struct kz_serve_stream *begin(struct kz_serve_call *call)
             call->req, 200, "text/event-stream", headers, header_count, closed, stream);
     put(stream, KZ_STR("retry: 2000\n\n"));
     return stream;
-}
-
-static uint64_t owner_now(struct kz_serve_stream *stream)
-{
-    struct kz_query *query = stream->serve->query;
-    struct kz_user_key key = {stream->kind, kz_str_n(stream->id, stream->id_size)};
-    uint32_t user;
-
-    if (query->ops->find(query, key, &user))
-        return query->ops->user(query, user)->owner;
-    return kz_owner_hash(key, 0);
 }
 
 /* The actions that wait, so that nothing decided while nobody listened is missed. */

@@ -96,11 +96,78 @@ static void a_delay_that_is_begun_again_is_one_timer(void **state)
     end(&rig);
 }
 
+/* ---- who listens -------------------------------------------------------------------------------- */
+
+struct listener { /* as serve's streams do it */
+    struct kz_subscription subscription;
+    struct kz_query *query;
+    struct kz_user_key key;
+    size_t heard;
+};
+
+static void on_news(struct kz_subscription *subscription, const struct kz_news *news)
+{
+    (void)news;
+    KZ_CONTAINER_OF(subscription, struct listener, subscription)->heard++;
+}
+
+static void look_again(struct kz_subscription *subscription)
+{
+    struct listener *l = KZ_CONTAINER_OF(subscription, struct listener, subscription);
+    uint32_t user = 0;
+
+    assert_true(l->query->ops->find(l->query, l->key, &user));
+    subscription->owner = l->query->ops->user(l->query, user)->owner;
+}
+
+static void listen_to(struct listener *l, struct rig *rig, struct kz_user_key key)
+{
+    *l = (struct listener){.subscription = {.news = on_news, .linked = look_again},
+            .query = kz_pipeline_query(rig->p),
+            .key = key};
+    look_again(&l->subscription);
+    l->query->ops->subscribe(l->query, &l->subscription);
+}
+
+static void log_in(struct rig *rig, const char *user)
+{
+    rig_send(rig, (struct sent){.anonymous_id = "device",
+                          .user_id = user,
+                          .name = "login",
+                          .identity = KZ_IDENTITY_IDENTIFY});
+}
+
+static void who_listens_to_a_visitor_hears_of_whom_they_log_in_as(void **state)
+{
+    struct listener device, ada;
+    struct rig rig;
+
+    (void)state;
+    begin(&rig);
+    rig.project.action_count = 0;
+    rig_open(&rig);
+    rig_send(&rig, (struct sent){.anonymous_id = "device", .name = "noise"});
+    rig_send(&rig, (struct sent){.user_id = "ada", .name = "noise"});
+    listen_to(&device, &rig, (struct kz_user_key){'a', KZ_STR("device")});
+    listen_to(&ada, &rig, (struct kz_user_key){'u', KZ_STR("ada")});
+    log_in(&rig, "ada"); /* merged */
+    rig_send(&rig, (struct sent){.user_id = "ada", .name = "view"});
+    assert_int_equal(device.heard, 1);
+    assert_int_equal(ada.heard, 1);
+    log_in(&rig, "bob"); /* redirected: what ada does is the device's no longer */
+    rig_send(&rig, (struct sent){.user_id = "bob", .name = "view"});
+    rig_send(&rig, (struct sent){.user_id = "ada", .name = "view"});
+    assert_int_equal(device.heard, 2);
+    assert_int_equal(ada.heard, 2);
+    end(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(a_full_disk_keeps_no_action_from_being_decided),
             cmocka_unit_test(a_delay_that_is_begun_again_is_one_timer),
+            cmocka_unit_test(who_listens_to_a_visitor_hears_of_whom_they_log_in_as),
     };
 
     kz_diag_set(KZ_DIAG_ERROR - 1, false);

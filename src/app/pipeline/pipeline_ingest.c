@@ -274,6 +274,7 @@ static enum kz_code link_ids(
     struct kz_user_key from = {'a', event->anonymous_id}, to = {'u', event->user_id};
     struct kz_link_plan plan;
     uint32_t to_user;
+    uint64_t before;
     struct kz_log_entry entry = {.type = KZ_RECORD_LINK, .at_ms = p->now_ms, .reserved = true};
 
     if (!from.id.size || !to.id.size)
@@ -295,8 +296,10 @@ static enum kz_code link_ids(
     entry.owner = plan.to.owner;
     entry.prev = kz_pl_head(p, plan.to.index, KZ_CHAIN_NOTES);
     entry.body = kz_buf_view(&p->body);
+    before = kz_views_resolve(p->views, from).owner;
     KZ_TRY(kz_pl_put(p, &entry, NULL, NULL, err));
     p->counters.links_total++;
+    kz_pl_tell_linked(p, before);
     to_user = kz_views_find_owner(p->views, plan.to.owner);
     if (plan.kind == KZ_LINK_MERGE)
         set_timers_of(p, to_user);

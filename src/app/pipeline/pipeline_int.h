@@ -370,6 +370,8 @@ KZ_MUST_USE enum kz_code kz_pl_control(struct kz_pipeline *p, struct kz_str verb
         struct kz_str object, const char *who, struct kz_err *err);
 /* The news of a record that became durable. */
 void kz_pl_publish(struct kz_pipeline *p, enum kz_news_kind kind, const struct kz_record *record);
+/* An id that led to `owner` leads to somebody else from now on. */
+void kz_pl_tell_linked(struct kz_pipeline *p, uint64_t owner);
 
 static inline struct kz_pipeline *kz_pl_of_query(struct kz_query *query)
 {

@@ -94,12 +94,22 @@ static void unsubscribe(struct kz_query *query, struct kz_subscription *subscrip
 void kz_pl_publish(struct kz_pipeline *p, enum kz_news_kind kind, const struct kz_record *record)
 {
     struct kz_news news = {.kind = kind, .owner = record->owner, .record = record};
+    uint32_t user = p->subscriptions ? kz_views_state_user(p->views, record->owner) : 0;
+    /* Who listened to an id that was merged into another's since listens to that one by now. */
+    uint64_t owner = user ? kz_views_user(p->views, user)->owner : record->owner;
 
     for (struct kz_subscription *s = p->subscriptions, *next; s; s = next) {
         next = s->next; /* a subscriber may leave within the call */
-        if (!s->owner || s->owner == record->owner)
+        if (!s->owner || s->owner == record->owner || s->owner == owner)
             s->news(s, &news);
     }
+}
+
+void kz_pl_tell_linked(struct kz_pipeline *p, uint64_t owner)
+{
+    for (struct kz_subscription *s = p->subscriptions; s; s = s->next)
+        if (s->owner == owner && s->linked)
+            s->linked(s);
 }
 
 /* ---- operators ---------------------------------------------------------------------------------------- */
