@@ -2,10 +2,18 @@
 import contextlib
 import http.server
 import json
+import pathlib
+import re
 import subprocess
 import threading
 
+import pytest
+
 import harness
+
+TABLE = pathlib.Path(__file__).parents[2] / "src/base/errors.def"
+CODES = [(name, int(status), again == "true") for name, status, again in
+         re.findall(r'^X\(\w+, "(\w+)", (\d+), \d+, (true|false)', TABLE.read_text(), re.M) if name not in ("ok", "full", "end")]
 
 FULL = {"error": {"code": "no_space", "message": "the disk is full: events are refused, reads go on", "hint": "make room"}}
 
@@ -33,7 +41,7 @@ def scripted(*answers):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Script) as server:
         server.answers, server.asked = list(answers), []
         server.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield server
@@ -86,3 +94,53 @@ def test_events_for_which_the_disk_was_full_were_counted_as_wrong(tmp_path):
         assert [[event["event_id"] for event in batch] for batch in server.asked] == [
             [f"e{n}" for n in range(8)], ["e4", "e5"], ["e5"], ["e5"], ["e7"]], server.asked
         assert len(result["reasons"]) == 1 and "events.ndjson:3: no name" in result["reasons"][0], result
+
+
+@pytest.mark.parametrize("name,again", [(name, again) for name, _, again in CODES])
+def test_events_to_be_sent_again_were_counted_as_wrong_but_for_a_full_disk(tmp_path, name, again):
+    with scripted((200, {"accepted": 1, "rejected": [{"index": 1, "code": name, "message": "as the table says"}]}),
+                  (200, {"accepted": 1})) as server:
+        told = harness.run("send", events(tmp_path, 2), "--url", server.url, "--json", "--quiet", check=None)
+        result = json.loads(told.stdout)
+        assert (told.returncode, result["accepted"], result["rejected"]) == ((0, 2, 0) if again else (1, 1, 1)), told
+        assert len(server.asked) == (2 if again else 1), server.asked
+
+
+@pytest.mark.parametrize("status,error,again", [(status, {"code": name, "message": "no"}, again) for name, status, again in CODES if status != 413] +
+                         [(502, None, True), (504, None, True), (501, None, False)])
+def test_a_request_is_sent_again_by_the_table_of_codes(tmp_path, status, error, again):
+    """What names no code is of a proxy between."""
+    with scripted((status, {"error": error} if error else {}), (200, {"accepted": 2})) as server:
+        told = harness.run("send", events(tmp_path, 2), "--url", server.url, "--json", "--quiet", check=None)
+        assert (told.returncode, len(server.asked)) == ((0, 2) if again else (1, 1)), told
+
+
+def test_given_up_without_an_event_taken_was_said_where_some_were(tmp_path):
+    """Each answer takes one event more; patience is for a server that takes none, and counted from the last one taken."""
+    def of(count):
+        full = [{"index": n, "code": "no_space", "message": "the disk is full"} for n in range(1, count)]
+        return 200, {"accepted": 1, "rejected": full}
+
+    none = {"rejected": [{"index": n, "code": "no_space", "message": "the disk is full"} for n in range(2)]}
+    with scripted(*[of(n) for n in range(8, 2, -1)], (200, none)) as server:
+        told = harness.run("send", events(tmp_path, 8), "--url", server.url, "--retry-for", "400ms", check=1)
+        assert b"stopped after 6 accepted" in told.stderr, told.stderr  # each after 50 ms: together they take longer than that
+        given_up = re.search(rb"given up after (\d+)ms without an event taken", told.stderr)
+        assert given_up and 400 <= int(given_up[1]) < 1000 * harness.SLOW, told.stderr
+        assert [len(batch) for batch in server.asked[:7]] == [8, 7, 6, 5, 4, 3, 2], server.asked
+
+
+def test_one_event_too_large_costs_none_of_the_others(tmp_path):
+    class Limited(list):
+        """Takes no request with e5 in it, nor one of more than four."""
+        def __getitem__(self, index):
+            batch = server.asked[-1]
+            if len(batch) > 4 or any(event["event_id"] == "e5" for event in batch):
+                return 413, {"error": {"code": "too_large", "message": "too much"}}
+            return 200, {"accepted": len(batch)}
+
+    with scripted(None) as server:
+        server.answers = Limited([None])
+        told = harness.run("send", events(tmp_path, 20), "--url", server.url, "--json", check=1)
+        result = json.loads(told.stdout)
+        assert (result["accepted"], result["rejected"]) == (19, 1) and "events.ndjson:6: too much" in result["reasons"][0], result

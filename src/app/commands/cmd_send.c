@@ -1,9 +1,9 @@
 /* app/commands/cmd_send.c -- events of a file into a running Kizashi: `kizashi send` as fast as it takes
  * them, `kizashi replay --url` at their own pace.
  *
- * Nothing is lost on the way: what was refused for a while (429, 503, 507) or broke off is sent
- * again, and whoever waits is told why. Every event has an event_id, so one that had arrived all the
- * same counts as a duplicate.
+ * Nothing is lost on the way: what broke off, or was refused by a code for which a retry helps
+ * (base/errors.def), is sent again, be it a request or some events of one; whoever waits is told why.
+ * Every event has an event_id, so one that had arrived all the same counts as a duplicate.
  */
 
 #include <inttypes.h>
@@ -34,6 +34,7 @@ enum {
 struct event_place {
     size_t at; /* in the body */
     uint64_t line;
+    bool settled; /* taken, or never to be */
 };
 
 struct poster {
@@ -45,8 +46,8 @@ struct poster {
     int64_t patience_ms;
     bool quiet;
     bool begun; /* an answer came: from here on, a lost connection is waited for */
-    /* While the server does not take events: since when, when that was last said (of any time that it
-     * did not), whether of this time, and the next pause. */
+    /* While the server does not take events: since when it took none, when that was last said (of any
+     * time that it did not), whether of this time, and the next pause. */
     int64_t refused_ms, said_ms, wait_ms;
     bool said;
     uint64_t accepted, duplicates, rejected, retries;
@@ -93,39 +94,44 @@ static void reject_row(void *arg, const struct kz_err *err)
     reject(arg, 0, err->message);
 }
 
-/* A reason that goes away by itself: of the same events, those that have it are sent again. */
-static bool is_for_a_while(struct kz_json_value rejection)
-{
-    return kz_json_is(kz_json_get(rejection, "code"), kz_code_name(KZ_NO_SPACE));
-}
-
-/* `again` has room for to - from; those that are to be sent again are put there, ascending. */
+/* What the server says of the events from..to: all are settled but those that it refused for a while,
+ * of which `err` tells the last one's reason. */
 static enum kz_code take_answer(struct poster *poster, size_t from, size_t to, struct kz_str body,
-        size_t *again, size_t *ret_again_count, struct kz_err *err)
+        bool *ret_again, struct kz_err *err)
 {
-    size_t again_count = 0;
     struct kz_json_value root, item;
     struct kz_json_walk walk;
     struct kz_buf text = {0};
+    bool again = false;
+    uint64_t taken;
 
     if (kz_json_parse(body, 0, &root, err) != KZ_OK)
         return kz_wrap(err, "%s did not answer as Kizashi does", poster->online.url);
+    for (size_t i = from; i < to; i++)
+        poster->events[i].settled = true;
+    taken = kz_online_count(root, "accepted") + kz_online_count(root, "duplicates");
     poster->accepted += kz_online_count(root, "accepted");
     poster->duplicates += kz_online_count(root, "duplicates");
     walk = kz_json_walk(kz_json_get(root, "rejected"));
     while (kz_json_walk_element(&walk, &item)) {
-        size_t index = from + kz_online_count(item, "index");
+        uint64_t index = kz_online_count(item, "index");
+        struct event_place *event = index < to - from ? &poster->events[from + index] : NULL;
+        enum kz_code code = kz_online_code(item);
 
-        if (index < to && again_count < to - from && is_for_a_while(item)) {
-            again[again_count++] = index;
-            (void)kz_fail(err, KZ_NO_SPACE, "%s", kz_online_text(item, "message", &text));
+        if (event && kz_code_retry(code)) {
+            event->settled = false;
+            again = true;
+            (void)kz_fail(err, code, "%s", kz_online_text(item, "message", &text));
         } else {
-            reject(poster, index < to ? poster->events[index].line : 0,
-                    kz_online_text(item, "message", &text));
+            reject(poster, event ? event->line : 0, kz_online_text(item, "message", &text));
         }
     }
     kz_buf_done(&text);
-    *ret_again_count = again_count;
+    if (taken && poster->refused_ms) { /* patience is for a server that takes nothing */
+        poster->refused_ms = kz_mono_ms();
+        poster->wait_ms = WAIT_FIRST_MS;
+    }
+    *ret_again = again;
     return KZ_OK;
 }
 
@@ -139,16 +145,9 @@ static void nap(int64_t ms)
 /* Whether sending the same again may help, given how it ended. */
 static bool worth_waiting(const struct poster *poster, enum kz_code code)
 {
-    switch (poster->online.status) {
-    case 429:
-    case 503:
-    case 507:
-        return true;
-    case 0:
-        return poster->begun && (code == KZ_UNAVAILABLE || code == KZ_IO || code == KZ_TIMEOUT);
-    default:
-        return false;
-    }
+    if (poster->online.status)
+        return kz_code_retry(code);
+    return poster->begun && (code == KZ_UNAVAILABLE || code == KZ_IO || code == KZ_TIMEOUT);
 }
 
 /* Once when it begins, then every ten seconds; where it comes and goes, no more often than that. */
@@ -190,7 +189,8 @@ static void taken_again(struct poster *poster)
     poster->refused_ms = 0;
 }
 
-/* False where patience is at its end: it is counted from the first refusal on. */
+/* False where patience is at its end: it is counted from the first refusal on behind the last event that
+ * was taken. */
 static bool wait_a_while(struct poster *poster, const struct kz_err *err)
 {
     int64_t now_ms = kz_mono_ms(), left_ms, wait_ms;
@@ -210,58 +210,59 @@ static bool wait_a_while(struct poster *poster, const struct kz_err *err)
     return true;
 }
 
-static enum kz_code post_range(struct poster *poster, size_t from, size_t to, struct kz_err *err);
-
-/* Those of a range that were refused for a while, run by run. */
-static enum kz_code post_again(
-        struct poster *poster, const size_t *again, size_t count, struct kz_err *err)
+/* The first events that are not settled, side by side and at most `max` of them. */
+static bool next_run(const struct poster *poster, size_t max, size_t *ret_from, size_t *ret_to)
 {
-    for (size_t i = 0, end; i < count; i = end) {
-        for (end = i + 1; end < count && again[end] == again[end - 1] + 1; end++)
-            ;
-        KZ_TRY(post_range(poster, again[i], again[end - 1] + 1, err));
-    }
-    return KZ_OK;
+    size_t from = 0, to;
+
+    while (from < poster->count && poster->events[from].settled)
+        from++;
+    for (to = from; to < poster->count && to - from < max && !poster->events[to].settled; to++)
+        ;
+    *ret_from = from;
+    *ret_to = to;
+    return from < to;
 }
 
-static enum kz_code posted(
-        struct poster *poster, size_t from, size_t to, struct kz_str answer, struct kz_err *err)
+/* One that is too large even alone is rejected: a request of one event more or less may be taken. */
+static void too_large(
+        struct poster *poster, size_t from, size_t to, size_t *max, const struct kz_err *err)
 {
-    KZ_AUTO(kz_freep) size_t *again = kz_calloc(to - from, sizeof(*again));
-    size_t count = 0;
-
-    poster->begun = true;
-    KZ_TRY(take_answer(poster, from, to, answer, again, &count, err));
-    if (!count) {
-        taken_again(poster);
-        return KZ_OK;
-    }
-    return wait_a_while(poster, err) ? post_again(poster, again, count, err) : err->code;
+    *max = (to - from) / 2;
+    if (*max)
+        return;
+    *max = 1;
+    poster->events[from].settled = true;
+    reject(poster, poster->events[from].line, err->message);
 }
 
-static enum kz_code post_range(struct poster *poster, size_t from, size_t to, struct kz_err *err)
+/* Until every event of the body is settled. */
+static enum kz_code post_all(struct poster *poster, struct kz_err *err)
 {
-    struct kz_str body = kz_str_n(poster->body.data + poster->events[from].at,
-            poster->events[to].at - poster->events[from].at);
+    size_t from, to, max = poster->count;
 
-    for (;;) {
-        struct kz_str answer;
+    while (next_run(poster, max, &from, &to)) {
+        struct kz_str answer, body = kz_str_n(poster->body.data + poster->events[from].at,
+                                      poster->events[to].at - poster->events[from].at);
         enum kz_code rc = kz_online_call(
                 &poster->online, "POST", "/v1/events", body, ANSWER_MS, &answer, err);
+        bool again = false;
 
-        if (rc == KZ_OK)
-            return posted(poster, from, to, answer, err);
-        if (poster->online.status == 413 && to - from > 1) {
-            KZ_TRY(post_range(poster, from, from + (to - from) / 2, err));
-            return post_range(poster, from + (to - from) / 2, to, err);
-        }
-        if (poster->online.status == 413) {
-            reject(poster, poster->events[from].line, err->message);
-            return KZ_OK;
-        }
-        if (!worth_waiting(poster, rc) || !wait_a_while(poster, err))
+        if (rc == KZ_OK) {
+            poster->begun = true;
+            max = KZ_MIN(max * 2, poster->count);
+            KZ_TRY(take_answer(poster, from, to, answer, &again, err));
+            if (!again)
+                taken_again(poster);
+            else if (!wait_a_while(poster, err))
+                return err->code;
+        } else if (poster->online.status == 413) {
+            too_large(poster, from, to, &max, err);
+        } else if (!worth_waiting(poster, rc) || !wait_a_while(poster, err)) {
             return rc;
+        }
     }
+    return KZ_OK;
 }
 
 static enum kz_code flush(struct poster *poster, struct kz_err *err)
@@ -271,7 +272,7 @@ static enum kz_code flush(struct poster *poster, struct kz_err *err)
     if (!count)
         return KZ_OK;
     poster->events[count].at = poster->body.size;
-    KZ_TRY(post_range(poster, 0, count, err));
+    KZ_TRY(post_all(poster, err));
     poster->count = 0;
     kz_buf_clear(&poster->body);
     return KZ_OK;
@@ -280,7 +281,7 @@ static enum kz_code flush(struct poster *poster, struct kz_err *err)
 /* Where the next event's JSON is to be appended; end_event() follows. */
 static struct kz_buf *begin_event(struct poster *poster, uint64_t line)
 {
-    poster->events[poster->count] = (struct event_place){poster->body.size, line};
+    poster->events[poster->count] = (struct event_place){.at = poster->body.size, .line = line};
     return &poster->body;
 }
 

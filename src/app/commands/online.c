@@ -39,18 +39,29 @@ void kz_online_close(struct kz_online *online)
 
 /* ---- what the server says is wrong ---------------------------------------------------------------- */
 
-static enum kz_code code_of(struct kz_json_value error, int status)
+enum kz_code kz_online_code(struct kz_json_value object)
 {
-    struct kz_json_value name = kz_json_get(error, "code");
-    enum kz_code by_status = status >= 500 ? KZ_UNAVAILABLE : KZ_INVALID;
+    struct kz_json_value name = kz_json_get(object, "code");
 
-    for (int c = 1; c < KZ_CODE_COUNT; c++) {
+    for (int c = 1; c < KZ_CODE_COUNT; c++)
         if (kz_json_is(name, kz_code_name((enum kz_code)c)))
             return (enum kz_code)c;
-        if (kz_code_http((enum kz_code)c) == status && by_status <= KZ_INVALID)
-            by_status = (enum kz_code)c;
-    }
-    return by_status;
+    return KZ_INVALID;
+}
+
+/* Of an answer that names none (a proxy's, another server's): by its status. */
+static enum kz_code code_of(struct kz_json_value error, int status)
+{
+    enum kz_code code = kz_online_code(error);
+
+    if (code != KZ_INVALID || kz_json_is(kz_json_get(error, "code"), kz_code_name(code)))
+        return code;
+    if (status >= 500 && status != kz_code_http(KZ_UNSUPPORTED))
+        return KZ_UNAVAILABLE;
+    for (int c = 1; c < KZ_CODE_COUNT; c++)
+        if (kz_code_http((enum kz_code)c) == status)
+            return (enum kz_code)c;
+    return KZ_INVALID;
 }
 
 /* A hint of the command line beats the server's, which speaks of HTTP. */

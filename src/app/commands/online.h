@@ -44,5 +44,7 @@ KZ_MUST_USE enum kz_code kz_online_json(struct kz_online *online, const char *me
 /* Members of an answer; absent or of another kind: 0, "". */
 double kz_online_number(struct kz_json_value object, const char *name);
 uint64_t kz_online_count(struct kz_json_value object, const char *name);
+/* By its "code"; KZ_INVALID where that is none of base/errors.def. */
+enum kz_code kz_online_code(struct kz_json_value object);
 /* In `buf` (cleared first), with a NUL behind it. */
 const char *kz_online_text(struct kz_json_value object, const char *name, struct kz_buf *buf);

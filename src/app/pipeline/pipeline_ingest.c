@@ -475,8 +475,9 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
         if (rc == KZ_OK || p->failed)
             continue;
         reject(item, kz_code_name(rc),
-                rc == KZ_NO_SPACE ? KZ_STR("the disk is full, send it again later")
-                                  : KZ_STR("could not be stored, send it again"));
+                rc == KZ_NO_SPACE   ? KZ_STR("the disk is full, send it again later")
+                : kz_code_retry(rc) ? KZ_STR("could not be stored, send it again later")
+                                    : KZ_STR("cannot be stored; status and log say why"));
     }
     p->current = NULL;
     if (p->failed) {
