@@ -23,6 +23,9 @@ struct kz_err {
     char hint[256];     /* the way out, may be empty */
 };
 
+/* What is wrong with a service now, message and remedy in one line, cut where it is longer. */
+enum { KZ_PROBLEM_BYTES = 320 };
+
 /* Fills `err` and returns `code`: `return kz_fail(err, KZ_IO, "could not open \"%s\": %s", ...)`. */
 enum kz_code kz_fail(struct kz_err *err, enum kz_code code, const char *fmt, ...) KZ_PRINTF(3, 4);
 /* The same with strerror(errno) appended after ": ". ENOSPC and EDQUOT become KZ_NO_SPACE. */

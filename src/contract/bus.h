@@ -88,11 +88,11 @@ struct kz_bus_pull_options kz_bus_pull_options(const struct kz_bus_pull_options 
 struct kz_bus_stats {
     uint64_t published, publish_failures, publish_retries, bytes_published;
     uint64_t received, acknowledged, rejected /* nack */, redelivered, leases_extended, reconnects;
-    uint64_t publishing; /* messages taken by publish() and not done, now */
-    uint64_t held;       /* received and not acknowledged, now */
-    int64_t oldest_ms;   /* when the oldest of those was published; 0: none is held */
-    bool throttled;      /* the service asks for less: RESOURCE_EXHAUSTED */
-    char problem[200];   /* what is wrong now; empty: nothing */
+    uint64_t publishing;            /* messages taken by publish() and not done, now */
+    uint64_t held;                  /* received and not acknowledged, now */
+    int64_t oldest_ms;              /* when the oldest of those was published; 0: none is held */
+    bool throttled;                 /* the service asks for less: RESOURCE_EXHAUSTED */
+    char problem[KZ_PROBLEM_BYTES]; /* what is wrong now; empty: nothing */
 };
 
 struct kz_bus {
@@ -130,8 +130,8 @@ struct kz_bus_ops {
      * deliveries are gone. */
     void (*close_source)(struct kz_bus_source *source);
     /* Whether topics and subscriptions are there: KZ_NOT_FOUND names the one that is not and the
-     * command that makes it. Where all is well, so are the stats: they name no problem of publishing
-     * any more. */
+     * command that makes it. The stats say so, too, until all was found well; then they name no
+     * problem of publishing any more. */
     enum kz_code (*check)(struct kz_bus *bus, struct kz_err *err);
     /* Makes what is missing; says each thing made through `say` (may be NULL). */
     enum kz_code (*create)(struct kz_bus *bus, void (*say)(void *arg, const char *line), void *arg,

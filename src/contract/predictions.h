@@ -58,7 +58,7 @@ struct kz_predictions_stats {
     uint64_t reads, writes, conflicts, retries, rows_read, bytes_written;
     uint64_t read_us_total, write_us_total;
     bool throttled;
-    char problem[200];
+    char problem[KZ_PROBLEM_BYTES];
 };
 
 struct kz_predictions {

@@ -89,7 +89,7 @@ struct kz_store_stats {
     uint64_t commit_us_total, read_us_total; /* spent waiting for the store */
     uint32_t sessions;
     bool throttled;
-    char problem[200];
+    char problem[KZ_PROBLEM_BYTES];
 };
 
 struct kz_store {

@@ -98,7 +98,8 @@ void kz_rpc_health_worked(struct kz_rpc_health *health)
     pthread_mutex_unlock(&health->lock);
 }
 
-void kz_rpc_health_get(struct kz_rpc_health *health, bool *ret_throttled, char ret_problem[200])
+void kz_rpc_health_get(
+        struct kz_rpc_health *health, bool *ret_throttled, char ret_problem[KZ_PROBLEM_BYTES])
 {
     *ret_throttled = kz_mono_ms() < atomic_load(&health->throttled_until_ms);
     pthread_mutex_lock(&health->lock);
@@ -106,10 +107,10 @@ void kz_rpc_health_get(struct kz_rpc_health *health, bool *ret_throttled, char r
     pthread_mutex_unlock(&health->lock);
 }
 
-void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[200])
+void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[KZ_PROBLEM_BYTES])
 {
     int64_t silent_ms = problem[0] ? 0 : kz_rpc_silent_ms(channel);
 
     if (silent_ms > KZ_RPC_SILENT_MS)
-        snprintf(problem, 200, "no answer for %.1f s", (double)silent_ms * 1e-3);
+        snprintf(problem, KZ_PROBLEM_BYTES, "no answer for %.1f s", (double)silent_ms * 1e-3);
 }

@@ -36,7 +36,7 @@ struct kz_rpc_health {
     pthread_mutex_t lock;
     _Atomic int64_t throttled_until_ms; /* monotonic */
     _Atomic bool has_problem;
-    char problem[200];
+    char problem[KZ_PROBLEM_BYTES];
 };
 void kz_rpc_health_init(struct kz_rpc_health *health);
 void kz_rpc_health_done(struct kz_rpc_health *health);
@@ -46,5 +46,6 @@ void kz_rpc_health_worked(struct kz_rpc_health *health); /* cheap where nothing 
 struct kz_rpc_channel;
 /* Where no problem is known: that a channel has been silent (kz_rpc_silent_ms()) for more than
  * KZ_RPC_SILENT_MS. */
-void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[200]);
-void kz_rpc_health_get(struct kz_rpc_health *health, bool *ret_throttled, char ret_problem[200]);
+void kz_rpc_health_add_silence(struct kz_rpc_channel *channel, char problem[KZ_PROBLEM_BYTES]);
+void kz_rpc_health_get(
+        struct kz_rpc_health *health, bool *ret_throttled, char ret_problem[KZ_PROBLEM_BYTES]);

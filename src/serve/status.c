@@ -49,7 +49,8 @@ static void check_intake(struct report *r)
     if (rc == KZ_OK)
         return;
     p = add(r, KZ_SEVERE_CRITICAL);
-    SAY(p->what, "intake is refused");
+    /* One that is stopping, or a role whose backends are away: it may be one that takes no events. */
+    SAY(p->what, "%s", rc == KZ_UNAVAILABLE ? "this process is not ready" : "intake is refused");
     SAY(p->why, "%.350s", err.message);
     if (*err.hint)
         SAY(p->remedy, "%s", err.hint);
@@ -59,6 +60,8 @@ static void check_intake(struct report *r)
     else if (rc == KZ_OVERLOADED)
         SAY(p->remedy, "send more slowly, give the models more replicas, or drop pending requests: "
                        "kizashi requests drop");
+    else if (rc == KZ_UNAVAILABLE)
+        SAY(p->remedy, "it is ready again by itself when that has been mended");
     else
         SAY(p->remedy,
                 "look at the disk (dmesg, SMART), then restart: nothing acknowledged is lost");

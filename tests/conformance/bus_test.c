@@ -583,16 +583,24 @@ static void test_create_makes_what_is_missing_and_says_so(void **state)
 {
     struct kz_bus *bus = RIG(state)->bus;
     struct said said = {0};
+    struct kz_bus_stats stats;
     struct kz_err err;
 
     assert_int_equal(bus->ops->check(bus, &err), KZ_NOT_FOUND);
     assert_non_null(strstr(err.message, "kizashi-shop-events"));
     assert_non_null(strstr(err.hint, "kizashi gcp init DIR"));
+    bus->ops->stats(bus, &stats);
+    assert_non_null(strstr(stats.problem, "topic \"kizashi-shop-events\" does not exist"));
+    assert_non_null(strstr(stats.problem, "kizashi gcp init DIR"));
     rig_must(bus->ops->create(bus, hear, &said, &err), &err);
+    bus->ops->stats(bus, &stats);
+    assert_non_null(strstr(stats.problem, "does not exist")); /* until it is looked for again */
     assert_int_equal(said.lines, KZ_TOPIC_COUNT + RIG_STANDARD + KZ_ARRAY_COUNT(rig_subscriptions));
     assert_true(said.topic);
     assert_true(said.subscription);
     rig_must(bus->ops->check(bus, &err), &err);
+    bus->ops->stats(bus, &stats);
+    assert_string_equal(stats.problem, "");
     rig_must(bus->ops->create(bus, hear, &said, &err), &err);
     assert_int_equal(said.lines, KZ_TOPIC_COUNT + RIG_STANDARD + KZ_ARRAY_COUNT(rig_subscriptions));
 }

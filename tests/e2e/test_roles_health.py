@@ -191,3 +191,37 @@ def test_one_slow_call_makes_nobody_unready(tmp_path):
     assert not slow, slow
     if unmeasured:
         pytest.skip(f"too busy a machine: no call of {unmeasured} that was held up for {PAUSE_S} s took less than {SHORT_S} s")
+
+
+def test_an_idle_collect_stayed_ready_without_its_topic(tmp_path):
+    """The service is there and answers, but not for this topic, or this subscription: what is published then is lost."""
+    topic, subscription = "kizashi-testshop-events", "kizashi-testshop-events-process"
+    with cloud.Deployment(harness.write_project(tmp_path / "shop"), tmp_path, roles=("collect",), clock="wall") as deployment:
+        collect = deployment["collect"]
+
+        def unready(*words):
+            answer = collect.get("/readyz")
+            return answer.status == 503 and all(word in answer.body.decode() for word in words)
+
+        def away(what, name, *words):
+            began = time.monotonic()
+            deployment.pubsub.call("DELETE", f"{what}s/{name}")
+            deployment.wait(lambda: unready(*words), 60, f"collect not ready without {name}")
+            print(f"{what} missed after {time.monotonic() - began:.1f} s: {collect.get('/readyz').body.decode()}")
+            told = harness.run("status", "--url", f"http://127.0.0.1:{collect.port}").stdout.decode()
+            print(told)
+            assert all(word in told for word in (*words, "the bus cannot be used", "gcp init")), told
+            assert "this process is not ready" in told and "disk" not in told, told
+
+        def back():
+            began = time.monotonic()
+            deployment.init()
+            deployment.wait(lambda: collect.get("/readyz").status == 200, 60, "collect ready again")
+            print(f"back after {time.monotonic() - began:.1f} s")
+
+        deployment.wait(lambda: collect.get("/readyz").status == 200, 60, "collect ready")
+        away("subscription", subscription, subscription, "does not exist")
+        back()
+        away("topic", topic, topic, "does not exist")
+        deployment.pubsub.call("DELETE", f"subscriptions/{subscription}")  # it was of the topic that is gone
+        back()

@@ -5,7 +5,8 @@
  * unready. One slow call is no sign: whoever is unwell is asked by a prober, whose call is answered
  * meanwhile, and then nothing is said any more. Predictions need no prober, since an operator's words are
  * read each second; nor does whoever pulls or looks for timers. A collect that nobody calls asks its bus
- * now and then, or it would be ready for callers whose events it cannot keep.
+ * now and then, or it would be ready for callers whose events it cannot keep; so does one that is called, since
+ * what is published to a topic without its subscription is kept by nobody, and no call tells.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,8 +19,8 @@
 enum {
     LOOK_EVERY_MS = 250,
     PROBE_STORE_MS = 500,
-    PROBE_BUS_MS = 2000, /* a call for each topic and subscription, of a small quota */
-    IDLE_ASK_MS = 30000,
+    PROBE_BUS_MS = 2000, /* a call for each topic and subscription, of a small quota: */
+    CHECK_BUS_MS = 30000,
 };
 
 struct prober {
@@ -27,10 +28,7 @@ struct prober {
     struct kz_thread thread;
     bool (*is_unwell)(struct kz_role_env *env);
     void (*ask)(struct kz_role_env *env);
-    int64_t every_ms;
-    bool (*is_idle)(struct prober *prober); /* NULL: it never is */
-    uint64_t seen;                          /* calls that told how it is */
-    int64_t seen_ms;
+    struct kz_probe probe;
 };
 
 struct kz_role_health {
@@ -51,24 +49,6 @@ static bool bus_is_unwell(struct kz_role_env *env)
 
     env->bus->ops->stats(env->bus, &stats);
     return stats.problem[0];
-}
-
-/* Nothing was asked of it for a while. */
-static bool bus_is_idle(struct prober *prober)
-{
-    struct kz_bus *bus = prober->health->env->bus;
-    struct kz_bus_stats stats;
-    int64_t now_ms = kz_mono_ms();
-
-    bus->ops->stats(bus, &stats);
-    if (stats.published + stats.received != prober->seen || stats.publishing || !prober->seen_ms) {
-        prober->seen = stats.published + stats.received;
-        prober->seen_ms = now_ms;
-    }
-    if (now_ms - prober->seen_ms < IDLE_ASK_MS)
-        return false;
-    prober->seen_ms = now_ms;
-    return true;
 }
 
 static void ask_bus(struct kz_role_env *env)
@@ -115,14 +95,12 @@ static void run_prober(void *arg)
 {
     struct prober *prober = arg;
     struct kz_role_env *env = prober->health->env;
-    int64_t ms = LOOK_EVERY_MS;
 
-    while (rest(prober->health, ms)) {
-        ms = LOOK_EVERY_MS;
-        if (!prober->is_unwell(env) && !(prober->is_idle && prober->is_idle(prober)))
+    while (rest(prober->health, LOOK_EVERY_MS)) {
+        if (!kz_probe_is_due(&prober->probe, prober->is_unwell(env), kz_mono_ms()))
             continue;
         prober->ask(env);
-        ms = prober->every_ms;
+        kz_probe_asked(&prober->probe, kz_mono_ms());
     }
 }
 
@@ -140,12 +118,12 @@ enum kz_code kz_role_health_open(
     health->probers[0] = (struct prober){.health = health,
             .is_unwell = bus_is_unwell,
             .ask = ask_bus,
-            .every_ms = PROBE_BUS_MS,
-            .is_idle = env->kinds == 1u << KZ_ROLE_COLLECT ? bus_is_idle : NULL};
+            .probe = {.unwell_every_ms = PROBE_BUS_MS,
+                    .well_every_ms = env->kinds & 1u << KZ_ROLE_COLLECT ? CHECK_BUS_MS : 0}};
     health->probers[1] = (struct prober){.health = health,
             .is_unwell = store_is_unwell,
             .ask = ask_store,
-            .every_ms = PROBE_STORE_MS};
+            .probe = {.unwell_every_ms = PROBE_STORE_MS}};
     if (env->bus)
         rc = kz_thread_start(
                 &health->probers[0].thread, "kz-probe-bus", run_prober, &health->probers[0], err);

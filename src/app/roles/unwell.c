@@ -15,3 +15,19 @@ bool kz_unwell_is_gone(const struct kz_unwell *unwell, int64_t now_ms)
 {
     return unwell->noticed && now_ms - unwell->since_ms >= KZ_UNWELL_MS;
 }
+
+bool kz_probe_is_due(struct kz_probe *probe, bool unwell, int64_t now_ms)
+{
+    int64_t every_ms = unwell ? probe->unwell_every_ms : probe->well_every_ms;
+
+    if (!probe->begun) {
+        probe->begun = true;
+        probe->asked_ms = unwell ? now_ms - every_ms : now_ms;
+    }
+    return (unwell || every_ms) && now_ms - probe->asked_ms >= every_ms;
+}
+
+void kz_probe_asked(struct kz_probe *probe, int64_t now_ms)
+{
+    probe->asked_ms = now_ms;
+}

@@ -151,10 +151,68 @@ static void a_long_problem_is_cut(void **state)
     memset(problem, 'x', sizeof(problem) - 1);
     problem[sizeof(problem) - 1] = '\0';
     kz_unwell_look(&unwell, problem, true, 0); /* a clock may begin at 0 */
-    assert_int_equal(strlen(unwell.problem), 199);
+    assert_int_equal(strlen(unwell.problem), 319);
     assert_true(unwell.throttled);
     assert_false(kz_unwell_is_gone(&unwell, 1999));
     assert_true(kz_unwell_is_gone(&unwell, 2000));
+}
+
+/* A bus whose topic can be gone, as a collect sees it that nobody calls: by its prober. */
+struct idle {
+    int64_t now_ms, gone_ms, back_ms;
+    bool found_gone;
+    unsigned questions;
+    struct kz_probe probe;
+    struct kz_unwell unwell;
+};
+
+/* As the prober's thread does each 250 ms, and the process's tick each second; how it stands at the end. */
+static bool idle_until(struct idle *b, int64_t until_ms)
+{
+    while (b->now_ms < until_ms) {
+        b->now_ms += 250;
+        if (kz_probe_is_due(&b->probe, b->found_gone, b->now_ms)) {
+            b->found_gone = b->now_ms >= b->gone_ms && b->now_ms < b->back_ms;
+            b->questions++;
+            kz_probe_asked(&b->probe, b->now_ms);
+        }
+        if (b->now_ms % 1000 == 0)
+            kz_unwell_look(&b->unwell, b->found_gone ? "no such topic" : "", false, b->now_ms);
+    }
+    return kz_unwell_is_gone(&b->unwell, b->now_ms);
+}
+
+static void a_topic_that_was_deleted_under_an_idle_collect_stayed_unseen(void **state)
+{
+    struct idle b = {.gone_ms = 31000,
+            .back_ms = 101000,
+            .probe = {.unwell_every_ms = 2000, .well_every_ms = 30000}};
+
+    (void)state;
+    assert_false(idle_until(&b, 60000)); /* asked at 30.25 s and 60.25 s */
+    assert_int_equal(b.questions, 1);
+    assert_false(idle_until(&b, 62000));
+    assert_true(idle_until(&b, 63000));
+    assert_int_equal(b.questions, 3);
+    assert_true(idle_until(&b, 101000)); /* and again and again meanwhile */
+    assert_false(idle_until(&b, 103000));
+    assert_int_equal(b.questions, 2 + 21);
+    assert_false(idle_until(&b, 132000));
+    assert_int_equal(b.questions, 2 + 21);
+}
+
+static void who_is_well_is_not_asked_where_others_would_notice(void **state)
+{
+    struct kz_probe probe = {.unwell_every_ms = 500};
+
+    (void)state;
+    assert_false(kz_probe_is_due(&probe, false, 0));
+    assert_false(kz_probe_is_due(&probe, false, 1000000));
+    assert_true(kz_probe_is_due(&probe, true, 1000250));
+    kz_probe_asked(&probe, 1004000); /* a slow answer */
+    assert_false(kz_probe_is_due(&probe, true, 1004250));
+    assert_true(kz_probe_is_due(&probe, true, 1004500));
+    assert_true(kz_probe_is_due(&(struct kz_probe){.unwell_every_ms = 500}, true, 0));
 }
 
 int main(void)
@@ -167,6 +225,8 @@ int main(void)
             cmocka_unit_test(it_is_back_with_its_first_answer),
             cmocka_unit_test(a_process_that_stood_still_is_not_unready_at_once),
             cmocka_unit_test(a_long_problem_is_cut),
+            cmocka_unit_test(a_topic_that_was_deleted_under_an_idle_collect_stayed_unseen),
+            cmocka_unit_test(who_is_well_is_not_asked_where_others_would_notice),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -74,6 +74,7 @@ void kz_ps_unwell(struct kz_rpc_health *health, const struct kz_err *err)
 
 static void set_topics(struct kz_ps *ps)
 {
+    kz_rpc_health_init(&ps->there);
     for (unsigned t = 0; t < KZ_TOPIC_COUNT; t++) {
         struct kz_ps_topic *topic = &ps->topics[t];
 
@@ -195,6 +196,7 @@ static void get_stats(struct kz_bus *bus, struct kz_bus_stats *ret_stats)
     };
     struct kz_ps_source *source;
 
+    add_health(&ps->there, &stats);
     for (unsigned t = 0; t < KZ_TOPIC_COUNT; t++)
         add_health(&ps->topics[t].health, &stats);
     pthread_mutex_lock(&ps->lock);
@@ -231,6 +233,7 @@ static void close_bus(struct kz_bus *bus)
         free(ps->topics[t].routing);
         kz_rpc_health_done(&ps->topics[t].health);
     }
+    kz_rpc_health_done(&ps->there);
     for (size_t i = 0; i < ps->subscription_count; i++) {
         free(ps->subscriptions[i].short_name);
         free(ps->subscriptions[i].id);

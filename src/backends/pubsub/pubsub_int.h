@@ -45,6 +45,7 @@ struct kz_ps {
     char *gcp_project;
     char *id_prefix; /* kizashi-shop- */
     struct kz_ps_topic topics[KZ_TOPIC_COUNT];
+    struct kz_rpc_health there; /* what check() found; publishing cannot tell of a subscription */
     struct kz_ps_subscription *subscriptions;
     size_t subscription_count;
     unsigned attempts_max;

@@ -199,10 +199,8 @@ static enum kz_code check_subscription(
     return rc;
 }
 
-enum kz_code kz_ps_check(struct kz_bus *bus, struct kz_err *err)
+static enum kz_code check_all(struct kz_ps *ps, struct kz_err *err)
 {
-    struct kz_ps *ps = kz_ps_of(bus);
-
     for (unsigned t = 0; t < KZ_TOPIC_COUNT; t++) {
         enum kz_code rc = get_topic(ps, &ps->topics[t], err);
 
@@ -211,6 +209,29 @@ enum kz_code kz_ps_check(struct kz_bus *bus, struct kz_err *err)
     }
     for (size_t i = 0; i < ps->subscription_count; i++)
         KZ_TRY(check_subscription(ps, &ps->subscriptions[i], err));
+    return KZ_OK;
+}
+
+/* Who may not look (any more) may publish all the same, and who looks too often knows nothing new. */
+static bool tells_of_the_bus(enum kz_code code)
+{
+    return code != KZ_FORBIDDEN && code != KZ_LIMIT;
+}
+
+enum kz_code kz_ps_check(struct kz_bus *bus, struct kz_err *err)
+{
+    struct kz_ps *ps = kz_ps_of(bus);
+    struct kz_err why = {0};
+    enum kz_code rc = check_all(ps, &why);
+
+    if (rc != KZ_OK) {
+        if (tells_of_the_bus(rc))
+            kz_ps_unwell(&ps->there, &why);
+        if (err)
+            *err = why;
+        return rc;
+    }
+    kz_rpc_health_worked(&ps->there);
     for (unsigned t = 0; t < KZ_TOPIC_COUNT; t++)
         kz_rpc_health_worked(&ps->topics[t].health);
     return KZ_OK;
