@@ -163,20 +163,24 @@ static void nap(int64_t us)
 
 void kz_bench_settle(const struct kz_bench_server *server, int64_t timeout_ms)
 {
+    enum {
+        QUIET = 4
+    }; /* looks in a row: between two segments the sealer waits for a tick of 0.5 s */
     int64_t until_ms = kz_mono_ms() + timeout_ms;
     struct kz_buf text = {0};
     struct kz_err err;
 
-    while (kz_mono_ms() < until_ms) {
+    for (int quiet = 0; quiet < QUIET && kz_mono_ms() < until_ms;) {
         struct kz_bench_usage before, after;
 
         kz_bench_usage(server->pid, &before);
         nap(500000);
         kz_bench_usage(server->pid, &after);
-        if (after.server_cpu_s - before.server_cpu_s < 0.1 &&
-                kz_bench_metrics(server, &text, &err) == KZ_OK &&
-                kz_bench_metric(&text, "kizashi_requests_pending") == 0)
-            break;
+        quiet = after.server_cpu_s - before.server_cpu_s < 0.1 &&
+                                kz_bench_metrics(server, &text, &err) == KZ_OK &&
+                                kz_bench_metric(&text, "kizashi_requests_pending") == 0
+                        ? quiet + 1
+                        : 0;
     }
     kz_buf_done(&text);
 }
