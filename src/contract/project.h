@@ -205,3 +205,9 @@ const struct kz_model_def *kz_project_model(const struct kz_project *project, st
 const struct kz_trigger_def *kz_project_trigger(
         const struct kz_project *project, struct kz_str name);
 const struct kz_action_def *kz_project_action(const struct kz_project *project, struct kz_str name);
+
+/* Says that there is none of that name, and in the hint which there are: KZ_NOT_FOUND. */
+enum kz_code kz_project_no_model(
+        const struct kz_project *project, struct kz_str name, struct kz_err *err);
+enum kz_code kz_project_no_action(
+        const struct kz_project *project, struct kz_str name, struct kz_err *err);

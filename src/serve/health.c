@@ -99,8 +99,7 @@ static bool find_model(struct kz_serve_call *call, struct kz_model_status *ret)
     struct kz_err err = {0};
 
     if (!def) {
-        kz_fail(&err, KZ_NOT_FOUND, "there is no model \"" KZ_STR_FMT "\"",
-                KZ_STR_ARG(call->args[0]));
+        (void)kz_project_no_model(query->project, call->args[0], &err);
         kz_serve_fail(call, &err);
         return false;
     }

@@ -84,7 +84,7 @@ void kz_serve_predictions(struct kz_serve_call *call)
         struct kz_err err = {0};
 
         if (!kz_project_model(query->project, model)) {
-            kz_fail(&err, KZ_NOT_FOUND, "there is no model \"" KZ_STR_FMT "\"", KZ_STR_ARG(model));
+            (void)kz_project_no_model(query->project, model, &err);
             kz_serve_fail(call, &err);
             return;
         }

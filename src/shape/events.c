@@ -44,6 +44,14 @@ static enum kz_code take_props(struct shaping *s, struct kz_intake_item *item,
     return shape_columns(s, item, props, err);
 }
 
+static bool was_ignored(const struct shaping *s, const char *raw_name)
+{
+    for (size_t i = 0; i < s->out->ignored_count; i++)
+        if (kz_str_is(s->out->ignored[i], raw_name))
+            return true;
+    return false;
+}
+
 static enum kz_code take_fields(struct shaping *s, struct kz_intake_item *item,
         const struct kz_json_value values[F_COUNT], struct kz_err *err)
 {
@@ -53,7 +61,10 @@ static enum kz_code take_fields(struct shaping *s, struct kz_intake_item *item,
     KZ_TRY(shape_id(s, item, values[F_ANONYMOUS_ID], "anonymous_id", "bad_anonymous_id",
             &event->anonymous_id, err));
     if (!event->user_id.size && !event->anonymous_id.size)
-        shape_reject(s, item, "missing_user", "user_id and anonymous_id are both missing");
+        shape_reject(s, item, "missing_user", "user_id and anonymous_id are both missing%s",
+                was_ignored(s, "\"userId\"") || was_ignored(s, "\"anonymousId\"")
+                        ? "; userId and anonymousId are of Segment's calls, as POST /v1/track"
+                        : "");
     KZ_TRY(shape_id(
             s, item, values[F_EVENT_ID], "event_id", "bad_event_id", &event->event_id, err));
     KZ_TRY(shape_name(s, item, values[F_NAME], "name", &event->name, err));

@@ -196,6 +196,9 @@ static void rejections_name_field_and_value(void **state)
             {"{\"name\":\"view\"}", "missing_user", "user_id and anonymous_id are both missing"},
             {"{\"name\":\"view\",\"user_id\":\"\"}", "missing_user",
                     "user_id and anonymous_id are both missing"},
+            {"{\"userId\":\"u\",\"name\":\"view\"}", "missing_user",
+                    "user_id and anonymous_id are both missing; userId and anonymousId are of "
+                    "Segment's calls, as POST /v1/track"},
             {"{\"user_id\":[1],\"name\":\"view\"}", "bad_user_id",
                     "user_id must be a string or an integer, not an array [1]"},
             {"{\"user_id\":1.5,\"name\":\"view\"}", "bad_user_id",

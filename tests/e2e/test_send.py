@@ -144,3 +144,24 @@ def test_one_event_too_large_costs_none_of_the_others(tmp_path):
         told = harness.run("send", events(tmp_path, 20), "--url", server.url, "--json", check=1)
         result = json.loads(told.stdout)
         assert (result["accepted"], result["rejected"]) == (19, 1) and "events.ndjson:6: too much" in result["reasons"][0], result
+
+
+def test_fields_that_mean_nothing_are_said_once(server, tmp_path):
+    """They were dropped in silence: the answer names them, send did not."""
+    file = tmp_path / "events.ndjson"
+    file.write_text("".join(json.dumps({"user_id": "u", "name": "view", "properties": {"price": n}}) + "\n" for n in range(3)))
+    url = {"KIZASHI_URL": f"http://127.0.0.1:{server.port}"}  # as with --url
+    told = harness.run("send", file, "--batch", "1", check=0, env=url)
+    assert told.stdout == b"accepted 3, duplicates 0, rejected 0\n"
+    assert told.stderr.count(b'ignored: field "properties", which belongs into props') == 1, told.stderr
+    assert json.loads(harness.run("send", file, "--json", check=0, env=url).stdout)["ignored_fields"] == ["properties"]
+
+
+def test_who_names_no_model_of_the_project_is_told_which_there_are(server):
+    url = {"KIZASHI_URL": f"http://127.0.0.1:{server.port}"}
+    told = harness.run("models", "pause", "counte", check=1, env=url).stderr.decode()
+    assert told == 'kizashi: there is no model "counte"\n  there are: counter\n'
+    told = harness.run("actions", "pause", "offer", check=1, env=url).stderr.decode()
+    assert told == 'kizashi: there is no action "offer"\n  the project has no action\n'
+    error = server.get("/v1/users/u/predictions?model=counte").json()["error"]
+    assert (error["code"], error["hint"]) == ("not_found", "there are: counter")

@@ -446,7 +446,8 @@ const struct kz_command kz_command_replay = {
                    "--map ts=event_time,name=event_type,user_id=user_id",
         .options =
                 {
-                        {"url", "URL", NULL, "a running system (default http://127.0.0.1:8080)"},
+                        {"url", "URL", NULL,
+                                "a running system (default: KIZASHI_URL, else http://127.0.0.1:8080)"},
                         {"key", "KEY", NULL, "with --url: a write key"},
                         {"speed", "FACTOR", NULL, "with --url: 10x is ten times as fast; max"},
                         {"users", "xN", NULL, "with --url: N times as many users"},

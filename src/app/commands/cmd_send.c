@@ -53,6 +53,8 @@ struct poster {
     uint64_t accepted, duplicates, rejected, retries;
     char *reasons[REASONS_MAX];
     size_t reason_count;
+    char *ignored[REASONS_MAX]; /* fields that the server did not know; the first few */
+    size_t ignored_count;
 };
 
 static enum kz_code poster_open(
@@ -69,6 +71,8 @@ static void poster_close(struct poster *poster)
 {
     for (size_t i = 0; i < poster->reason_count; i++)
         free(poster->reasons[i]);
+    for (size_t i = 0; i < poster->ignored_count; i++)
+        free(poster->ignored[i]);
     free(poster->events);
     kz_buf_done(&poster->body);
     kz_online_close(&poster->online);
@@ -92,6 +96,21 @@ static void reject(struct poster *poster, uint64_t line, const char *reason)
 static void reject_row(void *arg, const struct kz_err *err)
 {
     reject(arg, 0, err->message);
+}
+
+static void note_ignored(struct poster *poster, struct kz_json_value fields)
+{
+    struct kz_json_walk walk = kz_json_walk(fields);
+    struct kz_json_value field;
+
+    while (kz_json_walk_element(&walk, &field) && poster->ignored_count < REASONS_MAX) {
+        size_t i = 0;
+
+        while (i < poster->ignored_count && !kz_str_is(field.raw, poster->ignored[i]))
+            i++;
+        if (i == poster->ignored_count)
+            poster->ignored[poster->ignored_count++] = kz_strndup(field.raw.ptr, field.raw.size);
+    }
 }
 
 /* What the server says of the events from..to: all are settled but those that it refused for a while,
@@ -126,6 +145,7 @@ static enum kz_code take_answer(struct poster *poster, size_t from, size_t to, s
             reject(poster, event ? event->line : 0, kz_online_text(item, "message", &text));
         }
     }
+    note_ignored(poster, kz_json_get(root, "ignored_fields"));
     kz_buf_done(&text);
     if (taken && poster->refused_ms) { /* patience is for a server that takes nothing */
         poster->refused_ms = kz_mono_ms();
@@ -312,6 +332,11 @@ static int report(const struct poster *poster, bool json, bool quiet)
         for (size_t i = 0; i < poster->reason_count; i++)
             kz_json_out_cstr(&out, poster->reasons[i]);
         kz_json_out_array_end(&out);
+        kz_json_out_key(&out, "ignored_fields");
+        kz_json_out_array(&out);
+        for (size_t i = 0; i < poster->ignored_count; i++)
+            kz_json_out_raw(&out, kz_str(poster->ignored[i]));
+        kz_json_out_array_end(&out);
         kz_json_out_object_end(&out);
         printf("%.*s\n", (int)buf.size, buf.data);
     } else if (!quiet) {
@@ -325,6 +350,8 @@ static int report(const struct poster *poster, bool json, bool quiet)
         fprintf(stderr,
                 "  and %" PRIu64 " more; `kizashi deadletters list` shows what the server kept\n",
                 poster->rejected - poster->reason_count);
+    for (size_t i = 0; i < poster->ignored_count && !json; i++)
+        fprintf(stderr, "  ignored: field %s, which belongs into props\n", poster->ignored[i]);
     return poster->rejected ? KZ_EXIT_FAILED : KZ_EXIT_DONE;
 }
 

@@ -649,8 +649,10 @@ static int run_features(const struct kz_args *args)
     if (!config)
         return kz_command_fail(&err);
     project = kz_config_project(config);
-    if (model && !kz_project_model(project, kz_str(model)))
-        return kz_command_usage(args, "the project has no model \"%s\"", model);
+    if (model && !kz_project_model(project, kz_str(model))) {
+        (void)kz_project_no_model(project, kz_str(model), &err);
+        return kz_command_fail(&err);
+    }
     kz_command_data(args, args->arguments[0], data, sizeof(data));
     if (kz_offline_open_reader(project, data, &reader, &err) != KZ_OK)
         return kz_command_fail(&err);

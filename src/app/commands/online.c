@@ -9,8 +9,11 @@ enum kz_code kz_online_open(
         const struct kz_args *args, struct kz_online *ret_online, struct kz_err *err)
 {
     const char *url = kz_args_get(args, "url"), *key = kz_args_get(args, "key");
-    struct kz_online online = {.url = url ? url : KZ_ONLINE_URL};
+    struct kz_online online = {0};
 
+    if (!url)
+        url = getenv("KIZASHI_URL");
+    online.url = url && *url ? url : KZ_ONLINE_URL;
     if (!key)
         key = getenv("KIZASHI_KEY");
     KZ_TRY(kz_http_client_new(online.url, &online.client, err));
@@ -102,7 +105,7 @@ enum kz_code kz_online_call(struct kz_online *online, const char *method, const 
             body, timeout_ms, &answer, err);
     if (rc == KZ_UNAVAILABLE)
         return kz_hint(err, "is it running? start it with `kizashi up DIR`, or say where it is: "
-                            "--url URL");
+                            "--url URL, or KIZASHI_URL in the environment");
     if (rc != KZ_OK)
         return kz_wrap(err, "%s", online->url);
     online->status = answer.status;

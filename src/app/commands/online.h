@@ -12,9 +12,12 @@
 #include "sys/http_client.h"
 
 #define KZ_ONLINE_URL "http://127.0.0.1:8080"
-/* Every online command has these two; rows of its option table. */
+/* Every online command has these two; rows of its option table. Without --url it is the
+ * environment's KIZASHI_URL, else KZ_ONLINE_URL. */
 #define KZ_ONLINE_OPTIONS                                                                          \
-    {"url", "URL", KZ_ONLINE_URL, "where it runs; also unix:PATH"},                                \
+    {"url", "URL", NULL,                                                                           \
+            "where it runs, also unix:PATH; else the environment's KIZASHI_URL, "                  \
+            "else " KZ_ONLINE_URL},                                                                \
     {                                                                                              \
         "key", "KEY", NULL, "its API key, else the environment's KIZASHI_KEY"                      \
     }

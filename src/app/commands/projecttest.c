@@ -536,7 +536,9 @@ static size_t compare_row(const struct kz_test_features *want, const struct kz_o
             else
                 put_value(out, value->value);
         } else {
-            kz_buf_printf(out, "there is no column %s", value->column);
+            kz_buf_printf(out, "there is no column %s, there are ", value->column);
+            for (size_t k = 0; k < got->count; k++)
+                kz_buf_printf(out, "%s%s", k ? ", " : "", got->columns[k]);
         }
         place(out, value->place);
         differences++;

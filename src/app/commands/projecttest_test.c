@@ -225,7 +225,7 @@ static void test_each_difference_is_named(void **state)
             "features at 2s of u, buy: views is 3, expected 3.00001 (t.yaml:6)\n"
             "features at 2s of u, buy: price is null, expected 0 (t.yaml:6)\n"
             "features at 2s of u, buy: city is \"Kyoto\", expected \"3\" (t.yaml:6)\n"
-            "features at 2s of u, buy: there is no column sum (t.yaml:6)\n"
+            "features at 2s of u, buy: there is no column sum, there are views, price, city (t.yaml:6)\n"
             "prediction at 2s of u, buy: score is 0.25, expected 0.2500015 within 1e-06 "
             "(t.yaml:7)\n"
             "prediction at 3s of u, buy: there was no such request (t.yaml:7)\n"

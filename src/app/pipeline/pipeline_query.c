@@ -195,8 +195,7 @@ static enum kz_code model_verb(struct kz_pipeline *p, const char *verb, struct k
     unsigned model = model_named(p, object);
 
     if (model == UINT_MAX && !(kz_str_is(object, "*") && strcmp(verb, "drop-requests") == 0))
-        return kz_fail(
-                err, KZ_NOT_FOUND, "there is no model \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
+        return kz_project_no_model(p->project, object, err);
     *ret_count = 1;
     if (strcmp(verb, "pause-model") == 0)
         kz_infer_pause(p->infer, model, true);
@@ -215,8 +214,7 @@ static enum kz_code action_verb(struct kz_pipeline *p, const char *verb, struct 
     bool all = kz_str_is(object, "*");
 
     if (!all && !kz_project_action(p->project, object))
-        return kz_fail(
-                err, KZ_NOT_FOUND, "there is no action \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
+        return kz_project_no_action(p->project, object, err);
     if (strcmp(verb, "resume-action") == 0 && all)
         p->options.actions_paused = false;
     *ret_count = all ? p->project->action_count : 1;

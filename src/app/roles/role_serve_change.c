@@ -438,8 +438,7 @@ static enum kz_code check_object(const struct kz_project *project, const char *v
     *ret_count = 1;
     if (strstr(verb, "-action")) {
         if (!all && !kz_project_action(project, object))
-            return kz_fail(
-                    err, KZ_NOT_FOUND, "there is no action \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
+            return kz_project_no_action(project, object, err);
         *ret_count = all ? project->action_count : 1;
         return KZ_OK;
     }
@@ -451,8 +450,7 @@ static enum kz_code check_object(const struct kz_project *project, const char *v
         return kz_fail(err, KZ_INVALID, "unknown verb \"%s\"", verb);
     }
     if (!kz_project_model(project, object))
-        return kz_fail(
-                err, KZ_NOT_FOUND, "there is no model \"" KZ_STR_FMT "\"", KZ_STR_ARG(object));
+        return kz_project_no_model(project, object, err);
     return KZ_OK;
 }
 
