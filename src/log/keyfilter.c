@@ -177,7 +177,7 @@ void kz_keyfilter_add_tags(
     bool is_narrow = group->is_narrow;
 
     for (size_t i = 0; i < segment_count; i++)
-        is_narrow |= segments[i].count && !segments[i].ends;
+        is_narrow |= kz_tags_are_narrow(&segments[i]);
     KZ_BUG_ON(is_narrow && !group->is_narrow && group->count);
     group->is_narrow = is_narrow;
     for (unsigned run = 0; run < KZ_TAGS_RUNS; run++) {

@@ -548,6 +548,7 @@ static void cover_keys(struct recovery *r)
     KZ_AUTO(kz_freep) struct kz_tags *tags = kz_calloc(r->raw_at + 1, sizeof(*tags));
     uint32_t number = r->count ? r->segments[r->count - 1]->number + 1 : 1;
     size_t room = 0, at = first_with_tags(r, tags);
+    bool is_narrow;
 
     for (size_t i = r->raw_at; i < r->count; i++)
         room += r->segments[i]->file_size / KEY_RECORD_BYTES;
@@ -556,15 +557,21 @@ static void cover_keys(struct recovery *r)
     do {
         size_t count = 0, end = at;
 
-        while (end < r->raw_at && (end == at || count + tags[end].count <= KZ_KEYFILTER_KEYS_MAX))
-            count += tags[end++].count;
-        kz_keyfilter_begin(keys, KZ_LSN(number, 0), end < r->raw_at ? count : count * 5 / 4 + room);
+        is_narrow = false;
+        for (; end < r->raw_at && (end == at || count + tags[end].count <= KZ_KEYFILTER_KEYS_MAX);
+                end++) {
+            count += tags[end].count;
+            is_narrow |= kz_tags_are_narrow(&tags[end]);
+        }
+        if (end == r->raw_at && !is_narrow)
+            count = count * 5 / 4 + room; /* what comes goes into this one */
+        kz_keyfilter_begin(keys, KZ_LSN(number, 0), count);
         kz_keyfilter_add_tags(keys, tags + at, end - at);
         number += (uint32_t)(end - at);
         at = end;
     } while (at < r->raw_at);
     /* What comes is not to be as narrow as what older segments have. */
-    if (keys->groups[keys->group_count - 1].is_narrow)
+    if (is_narrow)
         kz_keyfilter_begin(keys, KZ_LSN(number, 0), room);
 }
 

@@ -33,11 +33,12 @@ static void must(enum kz_code rc, const struct kz_err *err)
         fail_msg("%s", err->message);
 }
 
-static struct kz_log *open_log_keys(struct kz_fs *fs, uint64_t keys_bytes_max)
+static struct kz_log *open_log_sized(
+        struct kz_fs *fs, uint64_t segment_size_bytes, uint64_t keys_bytes_max)
 {
     struct kz_log_options options = {.fs = fs,
             .dir = "./log",
-            .segment_size_bytes = 256 << 10,
+            .segment_size_bytes = segment_size_bytes,
             .keys_bytes_max = keys_bytes_max,
             .sync_inline = true};
     struct kz_log_recovery recovery;
@@ -46,6 +47,11 @@ static struct kz_log *open_log_keys(struct kz_fs *fs, uint64_t keys_bytes_max)
 
     must(kz_log_open(&options, &log, &recovery, &err), &err);
     return log;
+}
+
+static struct kz_log *open_log_keys(struct kz_fs *fs, uint64_t keys_bytes_max)
+{
+    return open_log_sized(fs, 256 << 10, keys_bytes_max);
 }
 
 static struct kz_log *open_log(struct kz_fs *fs)
@@ -809,6 +815,41 @@ static void a_key_is_found_wherever_it_lies(void **state)
     forget(&memory);
 }
 
+/* Room for the keys of the raw segments is in the group that they go to, and not in the narrow one
+ * before it as well. */
+static void room_behind_narrow_tags_is_taken_once(void **state)
+{
+    enum {
+        LARGE = 48 << 20,
+        RAW_COUNT = 2,
+        KEY_BYTES = KZ_KEYFILTER_KEY_BITS / 8,
+        RECORD_BYTES = 256
+    };
+    KZ_AUTO(kz_fs_sim_freep) struct kz_fs *fs = kz_fs_sim_new(6);
+    KZ_AUTO(kz_log_closep) struct kz_log *log = open_log_sized(fs, LARGE, 0);
+    struct kz_log_seal seal = {.below = KZ_LSN(2, 0), .segments_max = 1};
+    struct kz_log_stats stats;
+    struct kz_prng prng;
+    struct kz_err err;
+
+    (void)state;
+    kz_prng_init(&prng, 16);
+    write_more(log, &prng, 50);
+    for (int i = 0; i < RAW_COUNT; i++) {
+        kz_log_roll(log);
+        write_more(log, &prng, 50);
+    }
+    must(kz_log_wait(log, &err), &err);
+    must(kz_log_seal(log, &seal, &err), &err);
+    assert_int_equal(seal.ret_sealed, 1);
+    kz_log_closep(&log);
+    write_as_version(2, fs, "./log/00000001.kzs");
+    log = open_log_sized(fs, LARGE, 0);
+    kz_log_stats(log, &stats);
+    assert_int_equal(stats.keys_bytes,
+            KZ_KEYFILTER_KEYS_MIN * KEY_BYTES + RAW_COUNT * LARGE / RECORD_BYTES * KEY_BYTES);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -823,6 +864,7 @@ int main(void)
             cmocka_unit_test(dropping_may_be_cut_off_at_every_step),
             cmocka_unit_test(readers_do_not_notice_sealing),
             cmocka_unit_test(a_key_is_found_wherever_it_lies),
+            cmocka_unit_test(room_behind_narrow_tags_is_taken_once),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -38,6 +38,11 @@ struct kz_tags {
     size_t count;
 };
 
+static inline bool kz_tags_are_narrow(const struct kz_tags *tags)
+{
+    return tags->count && !tags->ends;
+}
+
 void kz_tags_sort(uint64_t *tags, size_t count);
 /* How many bytes `count` tags take; 0 where there is none. */
 size_t kz_tags_size(size_t count);
