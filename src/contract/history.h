@@ -83,6 +83,9 @@ struct kz_history_reader_ops {
     struct kz_history_cache *(*cache_new)(struct kz_history_reader *reader,
             const struct kz_event_parts *parts, uint64_t bytes_max);
     void (*cache_free)(struct kz_history_reader *reader, struct kz_history_cache *cache);
+    /* Drops and overwrites what it has of an owner (erased). */
+    void (*cache_forget)(
+            struct kz_history_reader *reader, struct kz_history_cache *cache, uint64_t owner);
 };
 
 /* A user's record by address, whichever of their runs it lies on: in a sealed segment a record is

@@ -83,8 +83,27 @@ static bool compute(struct lane *lane, struct row *row)
     return fits;
 }
 
+/* Before jobs are taken out of the ring: those in there may be about the same users. */
+static bool forget_erased(struct kz_infer *infer)
+{
+    struct kz_buf owners;
+
+    if (KZ_LIKELY(!atomic_load(&infer->forget)))
+        return false;
+    pthread_mutex_lock(&infer->lock);
+    owners = infer->forgotten;
+    infer->forgotten = (struct kz_buf){0};
+    atomic_store(&infer->forget, false);
+    pthread_mutex_unlock(&infer->lock);
+    for (size_t at = 0; at < owners.size; at += sizeof(uint64_t))
+        kz_lane_forget(&infer->fast, kz_load_u64(owners.data + at));
+    kz_buf_done(&owners);
+    return true;
+}
+
 static void take_in(struct kz_infer *infer)
 {
+    bool forgot = forget_erased(infer);
     struct row *row;
 
     while ((row = kz_ring_pop(infer->jobs))) {
@@ -97,6 +116,8 @@ static void take_in(struct kz_infer *infer)
             row = next;
         }
     }
+    if (forgot)
+        infer->keep_nothing = infer->incoming.count;
     while ((row = kz_ring_pop(infer->computed)))
         computed(infer, row);
 }
@@ -109,6 +130,8 @@ static void work(struct kz_infer *infer)
     for (int i = 0; i < SLICE_ROWS && infer->incoming.first; i++) {
         struct row *row = kz_rows_pop(&infer->incoming);
 
+        row->keep_nothing = infer->keep_nothing > 0;
+        infer->keep_nothing -= row->keep_nothing;
         if (is_too_old(row)) {
             kz_infer_finish(infer, row, KZ_END_EXPIRED);
         } else if (compute(&infer->fast, row)) {
@@ -344,6 +367,7 @@ static void free_infer(struct kz_infer *infer)
         kz_waker_done(&infer->waker);
     if (infer->slow_waker.fd >= 0)
         kz_waker_done(&infer->slow_waker);
+    kz_buf_done(&infer->forgotten);
     pthread_mutex_destroy(&infer->lock);
     pthread_cond_destroy(&infer->settled);
     infer->magic = 0;
@@ -496,6 +520,15 @@ void kz_infer_submit(struct kz_infer *infer, struct kz_infer_job *jobs)
         atomic_fetch_add_explicit(&infer->models[job->model].inside, 1, memory_order_relaxed);
     }
     KZ_BUG_ON(!kz_ring_push(infer->jobs, row_of(jobs))); /* I2: kz_infer_room() was asked */
+    kz_waker_wake(&infer->waker);
+}
+
+void kz_infer_forget(struct kz_infer *infer, const uint64_t *owners, size_t count)
+{
+    pthread_mutex_lock(&infer->lock);
+    kz_buf_put(&infer->forgotten, owners, count * sizeof(*owners));
+    atomic_store(&infer->forget, true);
+    pthread_mutex_unlock(&infer->lock);
     kz_waker_wake(&infer->waker);
 }
 

@@ -20,7 +20,7 @@
  *       between is fenced: its jobs wait (the pipeline keeps them pending), status says why, and a
  *       replica is tried again with back-off up to a minute.
  *
- * Threads  open, submit, take, room, pause, unfence, status, close: the pipeline's thread.
+ * Threads  open, submit, forget, take, room, pause, unfence, status, close: the pipeline's thread.
  */
 #pragma once
 
@@ -54,6 +54,9 @@ struct kz_infer_job *kz_infer_job_new(struct kz_infer *infer);
 void kz_infer_job_free(struct kz_infer *infer, struct kz_infer_job *job);
 /* Hands a chain of jobs (by `next`) over, in order. */
 void kz_infer_submit(struct kz_infer *infer, struct kz_infer_job *jobs);
+/* These owners were erased: what is kept of their events in memory is dropped, and nothing that a
+ * job submitted before this needs is kept. At once, beside the caller. */
+void kz_infer_forget(struct kz_infer *infer, const uint64_t *owners, size_t count);
 /* All results there are, oldest first, chained by `next`; NULL for none. Each is given back with
  * kz_infer_result_free(), which frees its job too. */
 struct kz_infer_result *kz_infer_take(struct kz_infer *infer);

@@ -37,9 +37,10 @@ struct row {
     struct kz_infer_result result;
     struct kz_buf history; /* raw-history models: the JSON array */
     bool truncated;
-    bool tried_alone; /* it was the only row of a batch whose replica was lost */
-    bool computed;    /* its features or history are there, or have failed */
-    bool failed;      /* its features did: result is filled in */
+    bool keep_nothing; /* it may be about somebody who was erased since */
+    bool tried_alone;  /* it was the only row of a batch whose replica was lost */
+    bool computed;     /* its features or history are there, or have failed */
+    bool failed;       /* its features did: result is filled in */
     int64_t features_at_us, ready_at_us, sent_at_us;
     struct row *next, *prev; /* in one list at a time */
     struct row *group_next;  /* of a group's first row: the next group to be retried */
@@ -136,13 +137,16 @@ struct kz_infer {
     struct kz_ring *results; /* rows to the pipeline */
     atomic_bool stop;
     struct rows incoming;
-    bool news;   /* results were pushed since the last wake */
-    bool called; /* by a replica since the last turn */
+    size_t keep_nothing; /* so many of the first ones there */
+    bool news;           /* results were pushed since the last wake */
+    bool called;         /* by a replica since the last turn */
     int64_t upkeep_ms;
 
     pthread_mutex_t lock;
     pthread_cond_t settled;
-    struct row *pool, *all; /* the pipeline's thread */
+    struct kz_buf forgotten; /* under the lock: uint64_t owners that were erased */
+    atomic_bool forget;      /* there are some */
+    struct row *pool, *all;  /* the pipeline's thread */
 };
 
 static inline void kz_rows_push(struct rows *rows, struct row *row)
@@ -186,6 +190,8 @@ void kz_lane_close(struct lane *lane);
 /* Computes a row's features or history. False: it is one for the slow lane. A failure is a row that
  * has `failed`. */
 bool kz_lane_compute(struct lane *lane, struct row *row);
+/* Drops what is kept of an owner's events. */
+void kz_lane_forget(struct lane *lane, uint64_t owner);
 
 /* ---- columns.c ----------------------------------------------------------------------------------- */
 

@@ -7,6 +7,13 @@
 #include "codec/json_out.h"
 #include "sys/clock.h"
 
+static uint64_t all_columns(const struct kz_project *project)
+{
+    size_t count = project->events.column_count;
+
+    return count < KZ_COLUMNS_MAX ? (UINT64_C(1) << count) - 1 : UINT64_MAX;
+}
+
 /* What any of the models looks at; a raw history is all there is. */
 static struct kz_event_parts parts_read(const struct lane *lane)
 {
@@ -15,7 +22,7 @@ static struct kz_event_parts parts_read(const struct lane *lane)
 
     for (size_t i = 0; i < project->model_count; i++) {
         struct kz_event_parts parts = {
-                .event_id = true, .name = true, .props = true, .columns = UINT64_MAX};
+                .event_id = true, .name = true, .props = true, .columns = all_columns(project)};
 
         if (lane->exprs[i])
             kz_sql_reads(lane->exprs[i], &parts);
@@ -68,6 +75,14 @@ void kz_lane_close(struct lane *lane)
         kz_sql_close(lane->sql);
     free(lane->exprs);
     *lane = (struct lane){0};
+}
+
+void kz_lane_forget(struct lane *lane, uint64_t owner)
+{
+    struct kz_history_reader *reader = lane->infer->options.reader;
+
+    if (lane->cache)
+        reader->ops->cache_forget(reader, lane->cache, owner);
 }
 
 static void fail(struct row *row, const char *code, const struct kz_err *err)
@@ -202,7 +217,7 @@ static struct kz_history_query make_query(const struct lane *lane, const struct 
             .events_max = def->events_max,
             .since_ms = def->window_ms ? job->params.now_ms - def->window_ms : INT64_MIN,
             .include_actions = def->include_actions,
-            .cache = lane->cache,
+            .cache = row->keep_nothing ? NULL : lane->cache,
     };
 }
 

@@ -17,7 +17,7 @@ struct kz_history_cache {
     uint32_t magic;
     struct kz_log *log;
     struct kz_event_parts parts;
-    uint64_t bytes, bytes_max;
+    uint64_t bytes, bytes_max;       /* the table's are of them */
     uint64_t rewrites;               /* of the log, when the first run was put */
     struct kz_kept *newest, *oldest; /* asked about */
     size_t bucket_count;             /* a power of two */
@@ -67,6 +67,7 @@ static void drop(struct kz_history_cache *cache, struct kz_kept *kept)
     *at = kept->next;
     unlist(cache, kept);
     cache->bytes -= size_of(&kept->run);
+    explicit_bzero(kept, size_of(&kept->run)); /* C3 */
     free(kept);
 }
 
@@ -84,27 +85,35 @@ static void drop_all(struct kz_history_cache *cache)
 struct kz_history_cache *kz_cache_new(
         struct kz_log *log, const struct kz_event_parts *parts, uint64_t bytes_max)
 {
-    size_t bucket_count = BUCKETS_MIN;
+    size_t bucket_count = BUCKETS_MIN, size;
     struct kz_history_cache *cache;
 
     while (bucket_count < bytes_max / RUN_BYTES_TYPICAL)
         bucket_count *= 2;
-    cache = kz_calloc(1, sizeof(*cache) + bucket_count * sizeof(cache->buckets[0]));
+    size = sizeof(*cache) + bucket_count * sizeof(cache->buckets[0]);
+    cache = kz_calloc(1, size);
     cache->magic = CACHE_MAGIC;
     cache->log = log;
     cache->parts = *parts;
+    cache->bytes = size;
     cache->bytes_max = bytes_max;
     cache->bucket_count = bucket_count;
     cache->rewrites = atomic_load_explicit(&log->rewrites, memory_order_acquire);
+    count_bytes(cache, 0);
     return cache;
 }
 
 void kz_cache_free(struct kz_history_cache *cache)
 {
+    uint64_t before;
+
     if (!cache)
         return;
     KZ_CHECK_MAGIC(cache, CACHE_MAGIC);
     drop_all(cache);
+    before = cache->bytes;
+    cache->bytes = 0;
+    count_bytes(cache, before);
     cache->magic = 0;
     free(cache);
 }
@@ -125,12 +134,19 @@ void kz_cache_begin(struct kz_history_cache *cache)
     cache->rewrites = rewrites;
 }
 
-struct kz_kept *kz_cache_find(struct kz_history_cache *cache, uint64_t owner)
+static struct kz_kept *look_up(struct kz_history_cache *cache, uint64_t owner)
 {
     struct kz_kept *kept = *bucket_of(cache, owner);
 
     while (kept && kept->run.owner != owner)
         kept = kept->next;
+    return kept;
+}
+
+struct kz_kept *kz_cache_find(struct kz_history_cache *cache, uint64_t owner)
+{
+    struct kz_kept *kept = look_up(cache, owner);
+
     if (kept && kept != cache->newest) {
         unlist(cache, kept);
         list(cache, kept);
@@ -169,9 +185,20 @@ void kz_cache_put(struct kz_history_cache *cache, const struct kz_kept_run *run)
     *bucket = kept;
     list(cache, kept);
     cache->bytes += size_of(run);
-    while (cache->bytes > cache->bytes_max) {
+    while (cache->bytes > cache->bytes_max && cache->oldest) {
         drop(cache, cache->oldest); /* itself, where it alone is too much */
         atomic_fetch_add_explicit(&cache->log->cache_dropped, 1, memory_order_relaxed);
     }
+    count_bytes(cache, before);
+}
+
+void kz_cache_forget(struct kz_history_cache *cache, uint64_t owner)
+{
+    struct kz_kept *kept = look_up(cache, owner);
+    uint64_t before = cache->bytes;
+
+    KZ_CHECK_MAGIC(cache, CACHE_MAGIC);
+    if (kept)
+        drop(cache, kept);
     count_bytes(cache, before);
 }

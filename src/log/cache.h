@@ -7,9 +7,11 @@
  *
  * C1  A run is only what was read out of sealed segments, so it never changes, but by erasure: a
  *     segment that is rewritten without somebody is counted (kz_log.rewrites), and then nothing that
- *     is kept is believed any more. The count is taken before the view that a scan reads through;
- *     what is kept lies in memory until that next scan.
+ *     is kept is believed any more. The count is taken before the view that a scan reads through.
  * C2  Retention: the reader leaves out what lies before its view's first segment.
+ * C3  A run that goes is overwritten. That of an erased user goes when they are forgotten, which is
+ *     long before their segments are rewritten; what is asked of them later is not to be kept.
+ * C4  `bytes_max` bounds the runs with the table over them. What scans pack them in is their own.
  *
  * Threads  one; the statistics of the log that it adds to, any.
  */
@@ -36,3 +38,5 @@ uint32_t kz_cache_depth(const struct kz_kept *kept);
 void kz_cache_used(struct kz_kept *kept, uint32_t depth);
 /* Copies `run` in place of what is kept of its owner, and lets others go to make room. */
 void kz_cache_put(struct kz_history_cache *cache, const struct kz_kept_run *run);
+/* Drops what is kept of an owner. */
+void kz_cache_forget(struct kz_history_cache *cache, uint64_t owner);

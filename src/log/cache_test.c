@@ -1,6 +1,8 @@
 /* Histories with a cache are those without: whatever is written, sealed, erased and dropped meanwhile. */
 #include "log/log_rig.h"
 
+#include <fcntl.h>
+
 #include "log/cache.h"
 
 enum { COLUMNS = 3, COLUMNS_ID = 9, HEADS = 4000 };
@@ -22,6 +24,7 @@ struct world {
     struct head heads[HEADS]; /* of events that were newest once, erased ones as well */
     size_t head_count;
     struct kz_history_cache *large, *small;
+    uint64_t empty_bytes; /* of both, before anything was kept */
 };
 
 static void append_record(
@@ -241,6 +244,19 @@ static void live(struct world *w, unsigned steps)
     }
 }
 
+static struct kz_log_stats stats_of(const struct world *w)
+{
+    struct kz_log_stats stats;
+
+    kz_log_stats(w->f.log, &stats);
+    return stats;
+}
+
+static uint64_t kept_bytes(const struct world *w)
+{
+    return stats_of(w).cached_bytes - w->empty_bytes;
+}
+
 static void open_world(struct world *w, uint64_t seed)
 {
     struct kz_history_reader *reader;
@@ -251,6 +267,7 @@ static void open_world(struct world *w, uint64_t seed)
     reader = kz_log_reader(w->f.log);
     w->large = reader->ops->cache_new(reader, &parts, 1 << 20);
     w->small = reader->ops->cache_new(reader, &parts, 3000);
+    w->empty_bytes = stats_of(w).cached_bytes;
 }
 
 static void close_world(struct world *w)
@@ -351,7 +368,6 @@ static void what_was_read_is_not_read_again(void **state)
 static void a_run_does_not_grow_beyond_what_is_asked(void **state)
 {
     static struct world w;
-    struct kz_log_stats stats;
 
     (void)state;
     open_world(&w, 2);
@@ -359,15 +375,13 @@ static void a_run_does_not_grow_beyond_what_is_asked(void **state)
         put_sealed(&w, 1, 5);
         (void)unsealed(&w, 1, 10, i ? 10 : 5);
     }
-    kz_log_stats(w.f.log, &stats);
-    assert_in_range(stats.cached_bytes, 300, 1500); /* 11 events, not 200 */
+    assert_in_range(kept_bytes(&w), 300, 1500); /* 11 events, not 200 */
     close_world(&w);
 }
 
 static void nobody_erased_is_kept(void **state)
 {
     static struct world w;
-    struct kz_log_stats stats;
 
     (void)state;
     open_world(&w, 3);
@@ -377,28 +391,157 @@ static void nobody_erased_is_kept(void **state)
     (void)unsealed(&w, 2, 0, 10);
     erase(&w, 1);
     assert_int_equal(unsealed(&w, 1, 0, 0), 0);
-    kz_log_stats(w.f.log, &stats);
-    assert_int_equal(stats.cached_bytes, 0);
+    assert_int_equal(kept_bytes(&w), 0);
     assert_int_equal(unsealed(&w, 2, 0, 10), 10);
+    close_world(&w);
+}
+
+/* Memory that may have been given back, past the compiler and the sanitizer. */
+static void peek(const char *at, char *ret_bytes, size_t size)
+{
+    int fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, ret_bytes, size, (off_t)(uintptr_t)at), size);
+    close(fd);
+}
+
+static void who_is_forgotten_is_overwritten(void **state)
+{
+    /* The allocator writes to the first bytes of what it is given back. */
+    enum { SIZE = 256, FROM = 32 };
+    char before[SIZE], after[SIZE], zeros[SIZE] = {0};
+    struct kz_history_reader *reader;
+    struct kz_kept_run run;
+    static struct world w;
+    uint64_t both;
+
+    (void)state;
+    open_world(&w, 5);
+    reader = kz_log_reader(w.f.log);
+    put_sealed(&w, 1, 20);
+    put_sealed(&w, 2, 20);
+    (void)unsealed(&w, 1, 0, 20);
+    (void)unsealed(&w, 2, 0, 20);
+    both = kept_bytes(&w);
+    run = *kz_cache_run(kz_cache_find(w.large, 1));
+    assert_in_range(run.size, FROM + SIZE, both / 2 + SIZE);
+    peek(run.bytes + FROM, before, SIZE);
+    assert_memory_not_equal(before, zeros, SIZE);
+    reader->ops->cache_forget(reader, w.large, 1);
+    peek(run.bytes + FROM, after, SIZE);
+    assert_memory_equal(after, zeros, SIZE);
+    assert_null(kz_cache_find(w.large, 1));
+    assert_in_range(kept_bytes(&w), both - run.size - SIZE, both - run.size);
+    reader->ops->cache_forget(reader, w.large, 1); /* of whom nothing is there */
+    reader->ops->cache_forget(reader, w.large, 7);
+    assert_int_equal(unsealed(&w, 2, 0, 20), 0);
+    close_world(&w);
+}
+
+static void what_a_cache_holds_is_within_its_limit(void **state)
+{
+    enum { LIMIT = 4 << 20 };
+    static struct world w;
+    struct kz_history_reader *reader;
+    struct kz_history_cache *cache;
+
+    (void)state;
+    open_world(&w, 6);
+    reader = kz_log_reader(w.f.log);
+    cache = reader->ops->cache_new(reader, &parts, LIMIT);
+    /* A table of 2,048 lists. */
+    assert_in_range(kept_bytes(&w), 2048 * sizeof(void *), 2048 * sizeof(void *) + 256);
+    for (uint64_t owner = 1; owner < 100000; owner++) {
+        struct kz_kept_run run = {.owner = owner, .size = 100, .bytes = (char[100]){0}};
+
+        kz_cache_put(cache, &run);
+        assert_true(kept_bytes(&w) <= LIMIT);
+    }
+    assert_true(kept_bytes(&w) > LIMIT - 1000);
+    reader->ops->cache_free(reader, cache);
+    assert_int_equal(kept_bytes(&w), 0);
+    cache = reader->ops->cache_new(reader, &parts, 1); /* not even the table */
+    kz_cache_put(cache, &(struct kz_kept_run){.owner = 1, .size = 1, .bytes = ""});
+    assert_null(kz_cache_find(cache, 1));
+    reader->ops->cache_free(reader, cache);
+    close_world(&w);
+}
+
+static uint64_t packed(struct world *w, uint32_t events_max, size_t rows_expected)
+{
+    uint64_t before = stats_of(w).events_packed_total;
+
+    (void)unsealed(w, 1, events_max, rows_expected);
+    return stats_of(w).events_packed_total - before;
+}
+
+/* What is asked for in vain behind a chain's end, or before too few new events, packs nothing. */
+static void nothing_is_packed_that_is_not_put(void **state)
+{
+    static struct world w;
+
+    (void)state;
+    open_world(&w, 7);
+    put_sealed(&w, 1, 30);
+    assert_int_equal(packed(&w, 50, 30), 30);
+    assert_int_equal(packed(&w, 50, 30), 0);
+    put_sealed(&w, 1, 3);
+    assert_int_equal(packed(&w, 50, 33), 3); /* as they are read */
+    assert_int_equal(packed(&w, 10, 10), 3);
+    put_sealed(&w, 1, 1);
+    assert_int_equal(packed(&w, 50, 34), 34);
+    assert_int_equal(packed(&w, 50, 34), 0);
+    close_world(&w);
+}
+
+static void open_with_a_full_run(struct world *w, unsigned events)
+{
+    enum { SEGMENTS_MAX = 64 };
+
+    open_world(w, 4);
+    for (unsigned i = 0; i < events; i++)
+        append_event(w, 1);
+    kz_log_roll(w->f.log);
+    put_sealed(w, 2, 1);
+    for (unsigned i = 0; i < SEGMENTS_MAX; i++)
+        seal(w, 0);
+}
+
+/* A full run goes with the times: it has the newest events, and its oldest go. */
+static void a_full_run_has_the_newest(void **state)
+{
+    enum { EVENTS = 6000 };
+    static struct world w;
+    uint32_t count;
+
+    (void)state;
+    open_with_a_full_run(&w, EVENTS);
+    assert_int_equal(unsealed(&w, 1, 0, EVENTS), EVENTS);
+    count = kz_cache_run(kz_cache_find(w.large, 1))->count;
+    for (unsigned i = 1; i <= 10; i++) {
+        const struct kz_kept_run *run;
+
+        put_sealed(&w, 1, 5);
+        assert_in_range(unsealed(&w, 1, i % 2 ? 50 : 0, i % 2 ? 50 : EVENTS + 5 * i), 5, EVENTS);
+        run = kz_cache_run(kz_cache_find(w.large, 1));
+        assert_int_equal(run->newest, w.f.heads[1]);
+        assert_in_range(run->count, count - 100, count + 100);
+        assert_int_equal(unsealed(&w, 1, count - 100, count - 100), 0);
+    }
     close_world(&w);
 }
 
 /* What lies behind a full run is read each time; the run is not packed and put again for that. */
 static void a_full_run_is_put_once(void **state)
 {
-    enum { EVENTS = 6000, SEGMENTS_MAX = 64 };
+    enum { EVENTS = 6000 };
     static struct world w;
     const struct kz_kept *kept;
     uint64_t read;
 
     (void)state;
-    open_world(&w, 4);
-    for (unsigned i = 0; i < EVENTS; i++)
-        append_event(&w, 1);
-    kz_log_roll(w.f.log);
-    put_sealed(&w, 2, 1);
-    for (unsigned i = 0; i < SEGMENTS_MAX; i++)
-        seal(&w, 0);
+    open_with_a_full_run(&w, EVENTS);
     assert_int_equal(unsealed(&w, 1, 0, EVENTS), EVENTS);
     kept = kz_cache_find(w.large, 1);
     assert_non_null(kept);
@@ -406,6 +549,7 @@ static void a_full_run_is_put_once(void **state)
     assert_in_range(read, 100, EVENTS - 100); /* it holds a part of them */
     assert_ptr_equal(kz_cache_find(w.large, 1), kept);
     assert_int_equal(unsealed(&w, 1, 0, EVENTS), read);
+    assert_int_equal(packed(&w, 0, EVENTS), 0);
     assert_ptr_equal(kz_cache_find(w.large, 1), kept);
     close_world(&w);
 }
@@ -416,6 +560,10 @@ int main(void)
             cmocka_unit_test(what_was_read_is_not_read_again),
             cmocka_unit_test(a_run_does_not_grow_beyond_what_is_asked),
             cmocka_unit_test(nobody_erased_is_kept),
+            cmocka_unit_test(who_is_forgotten_is_overwritten),
+            cmocka_unit_test(what_a_cache_holds_is_within_its_limit),
+            cmocka_unit_test(nothing_is_packed_that_is_not_put),
+            cmocka_unit_test(a_full_run_has_the_newest),
             cmocka_unit_test(a_full_run_is_put_once),
             cmocka_unit_test(a_cache_changes_nothing),
     };

@@ -365,6 +365,7 @@ struct kz_kept_run kz_kept_built(const struct kz_kept_build *build)
             .behind = build->state.next,
             .count = build->count,
             .size = (uint32_t)build->bytes.size,
+            .ended = build->ended,
             .bytes = build->bytes.data,
     };
 }

@@ -39,6 +39,7 @@ struct kz_kept_run {
     kz_lsn behind; /* `prev` of the oldest; 0: the chain ends */
     uint32_t count;
     uint32_t size;
+    bool ended; /* what lies behind cannot be added: it would be too much, or is no event */
     const char *bytes;
 };
 

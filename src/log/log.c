@@ -495,6 +495,7 @@ void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats)
             .cache_dropped_total = atomic_load(&log->cache_dropped),
             .events_unsealed_total = atomic_load(&log->events_unsealed),
             .events_cached_total = atomic_load(&log->events_cached),
+            .events_packed_total = atomic_load(&log->events_packed),
     };
 
     for (size_t i = 0; i < view->count; i++)

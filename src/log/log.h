@@ -163,6 +163,7 @@ struct kz_log_stats {
     uint64_t cache_dropped_total;   /* owners let go of, to make room */
     uint64_t events_unsealed_total; /* read by histories out of sealed segments */
     uint64_t events_cached_total;   /* and out of what is kept */
+    uint64_t events_packed_total;   /* packed, anew or once more, to be kept */
 };
 void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats);
 

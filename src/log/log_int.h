@@ -127,7 +127,7 @@ struct kz_log {
     _Atomic uint64_t rewrites;
     /* Of all caches of histories, and all scans; each adds to them. */
     _Atomic uint64_t cached_bytes, cache_dropped;
-    _Atomic uint64_t events_unsealed, events_cached;
+    _Atomic uint64_t events_unsealed, events_cached, events_packed;
 };
 
 /* Stops the log for good; the first reason stays. Any thread. */

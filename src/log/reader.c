@@ -32,12 +32,14 @@ struct walk {
     struct kz_sealed_cursor cursor; /* WALK_SEALED */
     /* With a cache. */
     struct kz_kept *kept;              /* of this owner, until `build` has taken it over; or NULL */
+    bool left;                         /* the walk has come out behind it */
     struct kz_kept_cursor kept_cursor; /* WALK_KEPT */
     struct kz_kept_build build;        /* from the newest event in sealed segments on */
     uint32_t fresh, fresh_min;         /* of them in `build` out of blocks; how many are worth it */
     /* For the statistics. */
     uint32_t unsealed; /* events out of blocks */
     uint32_t cached;   /* and out of what is kept */
+    uint32_t packed;   /* into `build` */
 };
 
 struct kz_scan {
@@ -109,6 +111,7 @@ static void scan_give_back(struct kz_scan *scan)
             kz_sealed_cursor_done(&scan->walks[i].cursor);
         count(&log->events_unsealed, scan->walks[i].unsealed);
         count(&log->events_cached, scan->walks[i].cached);
+        count(&log->events_packed, scan->walks[i].packed);
     }
     scan->view = NULL;
     scan->cache = NULL;
@@ -169,13 +172,31 @@ static enum kz_code fail_chain(struct kz_err *err, kz_lsn lsn, const char *what)
     return kz_hint(err, "run kizashi fsck");
 }
 
-/* A run that is full takes no more, and is not put again for what it did not take. */
-static void add_fresh(struct kz_scan *scan, struct walk *walk)
+/* Packs the first `depth` of what is kept behind what the walk has read. */
+static void join(struct kz_scan *scan, struct walk *walk, uint32_t depth)
 {
     uint32_t before = walk->build.count;
 
+    kz_kept_join(&walk->build, kz_cache_parts(scan->cache), kz_cache_run(walk->kept), depth);
+    walk->packed += walk->build.count - before;
+}
+
+/* A run that is full takes no more, and is neither unpacked nor put again for what it does not take. */
+static void add_fresh(struct kz_scan *scan, struct walk *walk)
+{
+    uint32_t before;
+
+    if (walk->left) {
+        if (kz_cache_run(walk->kept)->ended)
+            return;
+        join(scan, walk, UINT32_MAX);
+        walk->kept = NULL;
+        walk->left = false;
+    }
+    before = walk->build.count;
     kz_kept_add(&walk->build, kz_cache_parts(scan->cache), walk->at, walk->record);
     walk->fresh += walk->build.count - before;
+    walk->packed += walk->build.count - before;
 }
 
 /* The next older record of the sealed segment the walk is in, or none. */
@@ -217,8 +238,7 @@ static void step_kept(struct kz_scan *scan, struct walk *walk, bool *ret_found)
         return;
     }
     kz_cache_used(walk->kept, walk->kept_cursor.passed);
-    kz_kept_join(&walk->build, kz_cache_parts(scan->cache), kz_cache_run(walk->kept), UINT32_MAX);
-    walk->kept = NULL;
+    walk->left = true;
     walk->place = WALK_RAW;
 }
 
@@ -228,7 +248,7 @@ static bool enter_kept(struct kz_scan *scan, struct walk *walk, kz_lsn lsn)
     const struct kz_kept_run *run;
     bool found;
 
-    if (!walk->kept)
+    if (!walk->kept || walk->left)
         return false;
     run = kz_cache_run(walk->kept);
     if (lsn < run->oldest)
@@ -246,13 +266,12 @@ static void join_kept(struct kz_scan *scan, struct walk *walk)
 {
     uint32_t depth, passed = walk->kept_cursor.passed;
 
-    if (!walk->kept || walk->place != WALK_KEPT)
+    if (!walk->kept || (walk->place != WALK_KEPT && !walk->left))
         return;
     kz_cache_used(walk->kept, passed);
     depth = kz_cache_depth(walk->kept);
-    if (walk->fresh)
-        kz_kept_join(&walk->build, kz_cache_parts(scan->cache), kz_cache_run(walk->kept),
-                KZ_MAX(passed, depth - KZ_MIN(depth, walk->build.count)));
+    if (walk->fresh >= walk->fresh_min)
+        join(scan, walk, KZ_MAX(passed, depth - KZ_MIN(depth, walk->build.count)));
 }
 
 static void keep(struct kz_scan *scan)
@@ -400,8 +419,9 @@ static enum kz_code start_walks(
 
         walk->owner = query->sources[i].owner;
         walk->place = WALK_RAW;
-        walk->fresh = walk->unsealed = walk->cached = 0;
+        walk->fresh = walk->unsealed = walk->cached = walk->packed = 0;
         walk->kept = NULL;
+        walk->left = false;
         if (scan->cache) {
             walk->kept = kz_cache_find(scan->cache, walk->owner);
             walk->fresh_min = walk->kept ? FRESH_MIN : FRESH_FIRST_MIN;
@@ -568,6 +588,13 @@ static void cache_free(struct kz_history_reader *reader, struct kz_history_cache
     kz_cache_free(cache);
 }
 
+static void cache_forget(
+        struct kz_history_reader *reader, struct kz_history_cache *cache, uint64_t owner)
+{
+    (void)reader;
+    kz_cache_forget(cache, owner);
+}
+
 const struct kz_history_reader_ops kz_log_reader_ops = {
         .scan = scan_history,
         .release = release,
@@ -575,4 +602,5 @@ const struct kz_history_reader_ops kz_log_reader_ops = {
         .get = get,
         .cache_new = cache_new,
         .cache_free = cache_free,
+        .cache_forget = cache_forget,
 };

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
@@ -121,6 +122,24 @@ def test_an_erased_user_is_gone_from_everything(server):
     assert server.post("/v1/events", [old]).json()["accepted"] == 0  # a redelivery does not bring it back
     assert server.stop() == 0
     harness.run("fsck", "--data", server.data, check=0)
+
+
+def test_an_erased_users_events_leave_the_memory_of_histories_at_once(server):
+    def kept():
+        return int(re.search(rb"^kizashi_history_memory_bytes (\d+)$", server.get("/metrics").body, re.M).group(1))
+
+    empty = kept()
+    server.send(*[view(n, "gone") for n in range(20)], *[view(n, "other") for n in range(20)])
+    server.wait(lambda: b"\nkizashi_requests_pending 0\n" in server.get("/metrics").body, 20)
+    first = server.request("DELETE", "/v1/users/other").json()["erasure_id"]
+    # Carried out, and with that a segment is sealed. The next requests read it, and keep what they read.
+    server.wait(lambda: server.get(f"/v1/erasures/{first}").json()["state"] == "done", 60, "the erasure")
+    assert kept() == empty
+    server.send(view(20, "gone"))
+    server.wait(lambda: kept() > empty + 300, 20, "events kept")
+    assert server.request("DELETE", "/v1/users/gone").status == 202
+    # Nobody asks a model any more, so that no scan finds out.
+    server.wait(lambda: kept() == empty, 20, "nothing kept")
 
 
 def test_a_backup_waits_until_upkeep_has_a_moment(start, tmp_path):

@@ -503,13 +503,26 @@ static void test_a_long_history_goes_to_the_slow_lane(void **state)
     rig_close(&rig);
 }
 
+static void set_columns(void)
+{
+    static struct kz_column_def columns[] = {
+            {.name = "a", .type = KZ_TYPE_FLOAT},
+            {.name = "b", .type = KZ_TYPE_INT},
+            {.name = "c", .type = KZ_TYPE_TEXT},
+    };
+
+    rig.project.events.columns = columns;
+    rig.project.events.column_count = KZ_ARRAY_COUNT(columns);
+    rig.project.events.columns_id = 7;
+}
+
 static void test_what_models_read_is_kept_for_the_fast_lane(void **state)
 {
     (void)state;
     rig_init(&rig);
     rig.options.history_bytes = 1 << 20;
     rig.options.slow_events = 10;
-    rig.project.events.columns_id = 7;
+    set_columns();
     rig_model(&rig, MODEL(""), "count")->history.events_max = 0;
     rig_ready(&rig);
     assert_int_equal(rig.caches, 1);
@@ -535,11 +548,41 @@ static void test_a_raw_history_is_kept_whole(void **state)
     (void)state;
     rig_init(&rig);
     rig.options.history_bytes = 1 << 20;
+    set_columns();
     rig_model(&rig, MODEL(""), "count");
     rig_model(&rig, MODEL(""), NULL);
     rig_open(&rig);
     assert_true(rig.cache_parts.name && rig.cache_parts.props && rig.cache_parts.event_id);
-    assert_true(rig.cache_parts.columns == UINT64_MAX);
+    assert_int_equal(rig.cache_parts.columns, 7); /* the project's columns, and no more */
+    rig_close(&rig);
+}
+
+/* What is computed on events of somebody erased meanwhile does not come to be kept again. */
+static void test_nobody_forgotten_is_kept_for_a_job_from_before(void **state)
+{
+    const uint64_t owner = 2;
+
+    (void)state;
+    rig_init(&rig);
+    rig.options.history_bytes = 1 << 20;
+    rig_model(&rig, MODEL(""), "count");
+    rig_ready(&rig);
+    atomic_store(&rig.hold_scans, true);
+    rig_ask(&rig, 1, "{}");
+    while (!atomic_load(&rig.scans_cached)) /* the thread is in there, or never comes there */
+        usleep(1000);
+    rig_ask(&rig, 2, "{}");
+    kz_infer_forget(rig.infer, &owner, 1);
+    atomic_store(&rig.hold_scans, false);
+    rig_wait(&rig, 2);
+    assert_int_equal(rig.forgets, 1);
+    assert_int_equal(rig.forgotten, 2);
+    assert_int_equal(rig.scans_cached, 1);
+    assert_int_equal(rig.scans_plain, 1);
+    rig_ask(&rig, 2, "{}"); /* they are there again */
+    rig_wait(&rig, 3);
+    assert_int_equal(rig.scans_cached, 2);
+    assert_int_equal(rig.scans_plain, 1);
     rig_close(&rig);
 }
 
@@ -811,6 +854,7 @@ int main(void)
             cmocka_unit_test(test_a_long_history_goes_to_the_slow_lane),
             cmocka_unit_test(test_what_models_read_is_kept_for_the_fast_lane),
             cmocka_unit_test(test_a_raw_history_is_kept_whole),
+            cmocka_unit_test(test_nobody_forgotten_is_kept_for_a_job_from_before),
             cmocka_unit_test(test_scales_up_by_forks_and_replaces_one),
             cmocka_unit_test(test_what_a_timer_brings_does_not_wait_for_the_next_tick),
             cmocka_unit_test(test_min_0_starts_with_the_first_job),

@@ -41,6 +41,9 @@ struct rig {
     uint64_t cache_bytes;
     unsigned caches; /* there now */
     atomic_uint scans_cached, scans_plain;
+    atomic_bool hold_scans; /* a scan waits in there as long as this is set */
+    atomic_uint forgets;    /* of what is kept; the last one's owner */
+    _Atomic uint64_t forgotten;
 };
 
 void rig_init(struct rig *rig);

@@ -148,6 +148,8 @@ static enum kz_code rig_scan(struct kz_history_reader *reader, const struct kz_h
 
     (void)err;
     atomic_fetch_add(query->cache ? &rig->scans_cached : &rig->scans_plain, 1);
+    while (atomic_load(&rig->hold_scans))
+        usleep(1000);
     if (query->events_max && count > query->events_max)
         first = count - query->events_max;
     held->records = kz_calloc(count + 1, sizeof(void *));
@@ -191,11 +193,22 @@ static void rig_cache_free(struct kz_history_reader *reader, struct kz_history_c
     free(cache);
 }
 
+static void rig_cache_forget(
+        struct kz_history_reader *reader, struct kz_history_cache *cache, uint64_t owner)
+{
+    struct rig *rig = KZ_CONTAINER_OF(reader, struct rig, reader);
+
+    assert_non_null(cache);
+    atomic_store(&rig->forgotten, owner);
+    atomic_fetch_add(&rig->forgets, 1);
+}
+
 static const struct kz_history_reader_ops rig_reader = {
         .scan = rig_scan,
         .release = rig_release,
         .cache_new = rig_cache_new,
         .cache_free = rig_cache_free,
+        .cache_forget = rig_cache_forget,
 };
 
 /* Not while a request of this user is inside: the bytes may move. */

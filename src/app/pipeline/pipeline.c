@@ -424,13 +424,17 @@ static void requeue_pending(struct kz_pipeline *p)
 
 /* ---- turns ------------------------------------------------------------------------------------------ */
 
+/* And behind them who was erased since they were made. */
 static void hand_over_jobs(struct kz_pipeline *p)
 {
-    if (!p->jobs)
-        return;
-    kz_infer_submit(p->infer, p->jobs);
+    if (p->jobs)
+        kz_infer_submit(p->infer, p->jobs);
     p->jobs = NULL;
     p->jobs_tail = &p->jobs;
+    if (p->infer && p->forgotten.size)
+        kz_infer_forget(p->infer, (const uint64_t *)(void *)p->forgotten.data,
+                p->forgotten.size / sizeof(uint64_t));
+    kz_buf_clear(&p->forgotten);
 }
 
 /* Says in this process' log when intake begins to be refused, and when it has been open again for a
@@ -947,6 +951,7 @@ void kz_pipeline_close(struct kz_pipeline *p)
         kz_infer_result_free(p->infer, result);
     }
     kz_infer_close(p->infer);
+    kz_buf_done(&p->forgotten);
     kz_webhooks_close(p->webhooks);
     kz_triggers_close(p->triggers);
     kz_sql_close(p->sql);

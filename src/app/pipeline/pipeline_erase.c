@@ -1,7 +1,8 @@
 /* app/pipeline/pipeline_erase.c -- erasure: the word, what goes with the user, and that it outlives the log.
  *
  *   asked     ERASE with the owners that go, and a tombstone for each of their ids; readers see
- *             nothing from here on. The file beside the log notes the tombstones (app/pipeline/erasures.h).
+ *             nothing from here on, and what is kept of them in memory goes. The file beside the
+ *             log notes the tombstones (app/pipeline/erasures.h).
  *   round     a segment ends, two checkpoints follow; for all that were asked for until then
  *   carried   sealing leaves out the owners' records from before their word
  *   out       ERASE with DONE
@@ -256,6 +257,8 @@ static enum kz_code say(struct kz_pipeline *p, struct kz_erase_body fixed, uint3
         kz_views_linked_owners(p->views, user, &concerned);
     find_ids(p, body.data + sizeof(fixed), fixed.owner_count, &ids);
     rc = kz_pl_put(p, &entry, NULL, ret_seq, err);
+    if (rc == KZ_OK)
+        kz_buf_put(&p->forgotten, body.data + sizeof(fixed), body.size - sizeof(fixed));
     if (rc == KZ_OK)
         rc = bury_ids(p, &ids, &fixed, err);
     if (rc == KZ_OK)

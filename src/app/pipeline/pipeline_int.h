@@ -207,6 +207,7 @@ struct kz_pipeline {
     struct kz_submission *current; /* being ingested */
     struct kz_subscription *subscriptions;
     struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */
+    struct kz_buf forgotten;                /* after them: uint64_t owners that were erased */
     struct kz_infer_result *held; /* virtual time: results until all are back, to go in order */
     sem_t woken;                  /* kz_pipeline_settle() sleeps on it */
 
