@@ -11,7 +11,7 @@
 #include "codec/crypto.h"
 #include "codec/gzip.h"
 #include "codec/hex.h"
-#include "codec/uuid.h"
+#include "codec/ulid.h"
 #include "codec/zstd.h"
 
 static void crc32c_gives_the_published_values(void **state)
@@ -203,7 +203,6 @@ static void digests_are_the_published_ones(void **state)
 {
     uint8_t digest[KZ_SHA256_BYTES];
     char text[2 * KZ_SHA256_BYTES + 1];
-    struct kz_sha256 *sha = kz_sha256_new();
 
     (void)state;
     kz_sha256(KZ_STR("abc"), digest);
@@ -212,11 +211,6 @@ static void digests_are_the_published_ones(void **state)
     kz_sha256(KZ_STR_NULL, digest);
     assert_string_equal(kz_hex(digest, sizeof(digest), text),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    kz_sha256_add(sha, "a", 1);
-    kz_sha256_add(sha, "bc", 2);
-    kz_sha256_finish(sha, digest);
-    assert_string_equal(kz_hex(digest, sizeof(digest), text),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     /* RFC 4231, test case 2 */
     kz_hmac_sha256(KZ_STR("Jefe"), KZ_STR("what do ya want for nothing?"), digest);
     assert_string_equal(kz_hex(digest, sizeof(digest), text),
@@ -230,20 +224,10 @@ static void digests_are_the_published_ones(void **state)
 static void identifiers_have_their_form_and_sort_by_time(void **state)
 {
     uint8_t ones[16], zeros[16] = {0};
-    char uuid[KZ_UUID_BYTES], ulid[KZ_ULID_BYTES];
+    char ulid[KZ_ULID_BYTES];
 
     (void)state;
     memset(ones, 0xff, sizeof(ones));
-    assert_string_equal(kz_uuid_v4(ones, uuid), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    assert_string_equal(kz_uuid_v4(zeros, uuid), "00000000-0000-4000-8000-000000000000");
-    /* RFC 9562, A.6: 2022-02-22T19:22:22Z */
-    assert_string_equal(kz_uuid_v7(0x017f22e279b0,
-                                (const uint8_t *)"\xcc\xc3\x18\xc4\xdc\x0c\x0c\x07\x39\x8f", uuid),
-            "017f22e2-79b0-7cc3-98c4-dc0c0c07398f");
-    assert_true(kz_uuid_is(kz_str(uuid)));
-    assert_false(kz_uuid_is(KZ_STR("017f22e2-79b0-7cc3-98c4-dc0c0c07398")));
-    assert_false(kz_uuid_is(KZ_STR("017f22e2x79b0-7cc3-98c4-dc0c0c07398f")));
-    assert_false(kz_uuid_is(KZ_STR("017f22e2-79b0-7cc3-98c4-dc0c0c07398g")));
     /* The specification's example of the time part. */
     kz_ulid(1469918176385, zeros, ulid);
     assert_string_equal(ulid, "01aryz6s410000000000000000");

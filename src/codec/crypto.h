@@ -12,10 +12,3 @@ void kz_sha256(struct kz_str data, uint8_t ret_digest[KZ_SHA256_BYTES]);
 void kz_hmac_sha256(struct kz_str key, struct kz_str data, uint8_t ret_mac[KZ_SHA256_BYTES]);
 /* In a time that does not depend on where they differ (it does on the sizes). */
 bool kz_equal_secret(struct kz_str a, struct kz_str b);
-
-/* A digest over pieces. */
-struct kz_sha256;
-struct kz_sha256 *kz_sha256_new(void);
-void kz_sha256_add(struct kz_sha256 *sha, const void *data, size_t size);
-/* Gives the digest and frees. */
-void kz_sha256_finish(struct kz_sha256 *sha, uint8_t ret_digest[KZ_SHA256_BYTES]);

@@ -9,7 +9,7 @@
  *     segments:  1   2   3   4   5   6   7   8   9   10   11   12   13   14   15
  *
  * F1  Each key added at or after covered_from is never denied by the group that its address lies in.
- *     Keys that are gone since (erased, dropped, unstaged) may be in it still: a look-up too many.
+ *     Keys that are gone since (erased, dropped) may be in it still: a look-up too many.
  *     Where a segment's tags are narrow, so are all of its group: a foreign key is not denied as often
  *     as tags of 32 bits agree by chance, which is once in 250 times for 16 million.
  * F2  Groups are contiguous: where one ends the next begins. With the memory at its limit the oldest

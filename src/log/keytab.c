@@ -64,28 +64,6 @@ void kz_keytab_put(struct kz_keytab *tab, uint64_t key, uint32_t offset)
     tab->count++;
 }
 
-void kz_keytab_remove(struct kz_keytab *tab, uint64_t key, uint32_t offset)
-{
-    uint32_t at = home(tab, (uint32_t)key);
-    uint32_t hole;
-
-    while (tab->slots[at].offset != offset) {
-        KZ_BUG_ON(!tab->slots[at].offset);
-        at = (at + 1) & tab->mask;
-    }
-    /* Whatever was pushed past the hole moves back into it, so that probing never stops early. */
-    for (hole = at; tab->slots[at = (at + 1) & tab->mask].offset;) {
-        uint32_t from = home(tab, tab->slots[at].tag);
-
-        if (((at - from) & tab->mask) < ((at - hole) & tab->mask))
-            continue;
-        tab->slots[hole] = tab->slots[at];
-        hole = at;
-    }
-    tab->slots[hole] = (struct kz_keytab_slot){0};
-    tab->count--;
-}
-
 void kz_keytab_prefetch(const struct kz_keytab *tab, uint64_t key)
 {
     if (tab->slots)

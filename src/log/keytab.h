@@ -28,8 +28,6 @@ void kz_keytab_init(struct kz_keytab *tab, uint32_t count);
 void kz_keytab_touch(struct kz_keytab *tab);
 void kz_keytab_done(struct kz_keytab *tab);
 void kz_keytab_put(struct kz_keytab *tab, uint64_t key, uint32_t offset);
-/* Takes back a put of the same pair. */
-void kz_keytab_remove(struct kz_keytab *tab, uint64_t key, uint32_t offset);
 /* Begins to fetch what kz_keytab_next() will look at first. */
 void kz_keytab_prefetch(const struct kz_keytab *tab, uint64_t key);
 /* Iterates over candidates in no order: `*cursor` starts at 0; 0 ends. */

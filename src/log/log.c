@@ -314,31 +314,6 @@ const struct kz_record *kz_log_get_staged(struct kz_log *log, kz_lsn lsn)
     return seg && !seg->is_sealed ? kz_segment_record(seg, KZ_LSN_OFFSET(lsn)) : NULL;
 }
 
-void kz_log_unstage(struct kz_log *log, kz_lsn lsn)
-{
-    const struct kz_record *first = staged_at(log, lsn);
-    const char *end = log->staged + log->staged_size;
-    uint32_t offset = KZ_LSN_OFFSET(lsn);
-    uint32_t count = 0;
-
-    KZ_BUG_ON(!first);
-    log->seq_next = first->seq;
-    for (const char *at = (const char *)first; at < end;) {
-        const struct kz_record *record = (const void *)at;
-        uint32_t padded = (uint32_t)KZ_ALIGN8(record->size);
-
-        if (record->key)
-            kz_keytab_remove(&log->current->keys, record->key, offset);
-        offset += padded;
-        at += padded;
-        count++;
-    }
-    log->staged_count -= count;
-    log->staged_size = (uint32_t)((const char *)first - log->staged);
-    if (log->staged_count == 0)
-        log->staged_size = 0;
-}
-
 /* ---- commit -----------------------------------------------------------------------------------
  */
 
@@ -453,11 +428,6 @@ const char *kz_log_dir(const struct kz_log *log)
 const uint8_t *kz_log_id(const struct kz_log *log)
 {
     return log->id;
-}
-
-struct kz_sealed_pool *kz_log_pool(const struct kz_log *log)
-{
-    return log->pool;
 }
 
 struct kz_history_reader *kz_log_reader(struct kz_log *log)

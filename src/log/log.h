@@ -6,7 +6,7 @@
  *     append* -> commit -> [written: readable by address] -> sync thread: fdatasync -> on_durable
  *
  * Owner    the pipeline; readers hold views.
- * Threads  append, unstage, commit, roll, get_staged, find_key: the writer only, one thread from a
+ * Threads  append, commit, roll, get_staged, find_key: the writer only, one thread from a
  *          frame's first record to its commit (asserted). Reads and upkeep: any thread. on_durable is
  *          called on the sync thread after each sync, and once when one fails; it must only wake
  *          somebody, who asks kz_log_durable() and kz_log_health().
@@ -75,9 +75,6 @@ KZ_MUST_USE enum kz_code kz_log_append(struct kz_log *log, const struct kz_log_e
 /* The record at an address the writer itself was given, staged or in a raw segment; valid until the
  * next commit. NULL where it is neither. */
 const struct kz_record *kz_log_get_staged(struct kz_log *log, kz_lsn lsn);
-/* Takes back everything staged since `lsn` (the address of a staged record): for a group of records
- * that turned out not to fit together. Seqs are reused. */
-void kz_log_unstage(struct kz_log *log, kz_lsn lsn);
 /* Writes what is staged as one frame and asks for a sync. Nothing staged: nothing happens. */
 KZ_MUST_USE enum kz_code kz_log_commit(struct kz_log *log, struct kz_err *err);
 bool kz_log_has_staged(const struct kz_log *log);

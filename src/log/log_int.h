@@ -25,7 +25,6 @@ struct kz_log_view *kz_log_get_view(struct kz_log *log);
 struct kz_fs *kz_log_fs(const struct kz_log *log);
 const char *kz_log_dir(const struct kz_log *log);
 const uint8_t *kz_log_id(const struct kz_log *log); /* 16 bytes; goes into sealed headers */
-struct kz_sealed_pool *kz_log_pool(const struct kz_log *log);
 /* One upkeep call at a time: seal, drop and backup hold this from begin to end. */
 void kz_log_lock_upkeep(struct kz_log *log);
 void kz_log_unlock_upkeep(struct kz_log *log);

@@ -123,8 +123,6 @@ KZ_DEFINE_FREEP(struct kz_http_server, kz_http_server_free)
 
 /* The first field of that name (any case); a NULL pointer where there is none. */
 struct kz_str kz_http_request_header(const struct kz_http_request *req, const char *name);
-size_t kz_http_request_header_count(const struct kz_http_request *req);
-struct kz_http_header kz_http_request_header_at(const struct kz_http_request *req, size_t index);
 /* The first parameter `name` of the query, decoded ("+" is a blank) into the request's arena.
  * false: absent or not decodable. */
 bool kz_http_query_get(struct kz_http_request *req, const char *name, struct kz_str *ret_value);

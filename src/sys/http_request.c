@@ -235,22 +235,6 @@ bool kz_http_name_eq(struct kz_str a, const char *name)
     return a.size == strlen(name) && strncasecmp(a.ptr, name, a.size) == 0;
 }
 
-size_t kz_http_request_header_count(const struct kz_http_request *req)
-{
-    return kz_http_req_of(req)->head.field_count;
-}
-
-struct kz_http_header kz_http_request_header_at(const struct kz_http_request *req, size_t index)
-{
-    const struct kz_http_head *head = &kz_http_req_of(req)->head;
-    /* The head begins with the method. */
-    const char *message = req->method_name.ptr;
-
-    KZ_BUG_ON(index >= head->field_count);
-    return (struct kz_http_header){kz_http_span_str(message, head->fields[index].name),
-            kz_http_span_str(message, head->fields[index].value)};
-}
-
 struct kz_str kz_http_request_header(const struct kz_http_request *req, const char *name)
 {
     const struct kz_http_head *head = &kz_http_req_of(req)->head;

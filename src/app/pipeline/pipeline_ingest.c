@@ -4,7 +4,7 @@
 
 #include "app/pipeline/pipeline_int.h"
 #include "base/hash.h"
-#include "codec/uuid.h"
+#include "codec/ulid.h"
 #include "sys/clock.h"
 
 enum { NO_ROOM_RETRY_MS = 1000 };

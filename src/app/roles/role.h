@@ -193,12 +193,6 @@ int kz_role_up(const struct kz_args *args);
 KZ_MUST_USE enum kz_code kz_words_open(
         struct kz_predictions *predictions, struct kz_words **ret_words, struct kz_err *err);
 void kz_words_close(struct kz_words *words);
-/* Grows with every change seen; 0: nothing was ever said. */
-uint64_t kz_words_version(struct kz_words *words);
-/* Puts what is known into views that hold no words of their own. */
-struct kz_views;
-KZ_MUST_USE enum kz_code kz_words_apply(
-        struct kz_words *words, struct kz_views *views, struct kz_err *err);
 /* "model" or "action" of this name is paused. */
 bool kz_words_paused(struct kz_words *words, const char *what, struct kz_str name);
 /* The argument of the last word of a family about an object, where it is a time: words that ask for

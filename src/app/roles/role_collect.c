@@ -22,7 +22,7 @@
 #include "app/roles/role.h"
 #include "app/roles/role_wait.h"
 #include "base/diag.h"
-#include "codec/uuid.h"
+#include "codec/ulid.h"
 #include "collect/collect.h"
 #include "contract/message.h"
 #include "sys/clock.h"

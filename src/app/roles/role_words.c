@@ -19,7 +19,6 @@ struct kz_words {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool stop, failing;
-    uint64_t version;
     struct kz_buf value;    /* as it was read last */
     struct kz_views *views; /* the same, to be asked */
 };
@@ -60,7 +59,6 @@ static enum kz_code take(struct kz_words *words, struct kz_str value, struct kz_
     words->views = views;
     kz_buf_clear(&words->value);
     kz_buf_str(&words->value, value);
-    words->version++;
     pthread_mutex_unlock(&words->lock);
     kz_views_free(before);
     return KZ_OK;
@@ -136,26 +134,6 @@ void kz_words_close(struct kz_words *words)
     pthread_cond_destroy(&words->wake);
     pthread_mutex_destroy(&words->lock);
     free(words);
-}
-
-uint64_t kz_words_version(struct kz_words *words)
-{
-    uint64_t version;
-
-    pthread_mutex_lock(&words->lock);
-    version = words->version;
-    pthread_mutex_unlock(&words->lock);
-    return version;
-}
-
-enum kz_code kz_words_apply(struct kz_words *words, struct kz_views *views, struct kz_err *err)
-{
-    enum kz_code rc;
-
-    pthread_mutex_lock(&words->lock);
-    rc = load(kz_buf_view(&words->value), views, err);
-    pthread_mutex_unlock(&words->lock);
-    return rc;
 }
 
 bool kz_words_paused(struct kz_words *words, const char *what, struct kz_str name)
