@@ -79,7 +79,7 @@ static void put_trigger(struct trace *t, const struct kz_record *record)
             [KZ_TRIGGER_CANCEL] = "cancelled by unless",
             [KZ_TRIGGER_FIRE] = "due",
             [KZ_TRIGGER_COUNT] = "counted",
-            [KZ_TRIGGER_REACHED] = "count reached",
+            [KZ_TRIGGER_REACHED] = "count reached, not again before due",
     };
     const struct kz_trigger_body *body = body_of(record);
     const char *name = rule_name(t, body->rule);
@@ -88,8 +88,8 @@ static void put_trigger(struct trace *t, const struct kz_record *record)
     kz_json_out_kv_cstr(&t->out, "rule", name ? name : "(no longer in the project)");
     kz_json_out_kv_cstr(&t->out, "what",
             body->op < KZ_ARRAY_COUNT(whats) && whats[body->op] ? whats[body->op] : "unknown");
-    if (body->due_ms)
-        kz_json_out_kv_i64(&t->out, "due", body->due_ms);
+    if (body->due_ms) /* of a count it is where its window begins */
+        kz_json_out_kv_i64(&t->out, body->op == KZ_TRIGGER_COUNT ? "since" : "due", body->due_ms);
     stage_end(t);
 }
 

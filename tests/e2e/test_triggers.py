@@ -111,6 +111,10 @@ def test_count_asks_when_reached(start):
     for number in range(1, 8):
         server.send(view(number))
     assert [r["event_id"] for r in requests(server)] == ["view3"]
+    stages = server.get("/v1/users/u1/events/view3/trace").json()["stages"]
+    counted, reached = [stage for stage in stages if stage["stage"] == "trigger"]
+    assert counted == {**counted, "what": "counted", "since": counted["ts"] - 300000} and "due" not in counted
+    assert reached == {**reached, "what": "count reached, not again before due", "due": reached["ts"] + 300000}
 
 
 def test_what_is_too_old_ends_expired(start):

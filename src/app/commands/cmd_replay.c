@@ -457,7 +457,7 @@ const struct kz_command kz_command_replay = {
                         {"dir", "DIR", NULL, "run the project DIR on virtual time"},
                         {"data", "PATH", NULL, "with --dir: where the data goes, not DIR/.kizashi"},
                         {"env", "NAME", NULL, "with --dir: lays kizashi.NAME.yaml on kizashi.yaml"},
-                        {"clock", "wall|event", NULL, "event: virtual time"},
+                        {"clock", "wall|event", NULL, "event: virtual time (with --dir always)"},
                         {"out", "FILE", NULL, "with --dir: every result as a line of JSON"},
                         {"map", "FIELD=COLUMN,...", NULL,
                                 "CSV: which column is ts, name, user_id, "
