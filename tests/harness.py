@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -144,10 +145,16 @@ class Server:
 
 
 def free_port():
-    """A port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of loopback that is free, and that nobody takes by chance before it is listened to, or while whoever listens
+    is being started again: it is below those that the kernel gives to whoever names none (32768 and more on Linux), and
+    pytest's workers have different ones."""
+    worker, workers = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for _ in range(1000):
+        port = random.randrange(20000 + worker, 32000, workers)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def run(*args, check=None, stdin=None, timeout=300, env=None):

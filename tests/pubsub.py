@@ -13,6 +13,7 @@ PUBSUB_EMULATOR_HOST (tools/with-emulators sets it).
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -36,14 +37,20 @@ class Client:
         self.slow = harness.SLOW
         home = harness.ROOT / "build" / PACKAGE
         self.python = home / "bin" / "python"
-        if not (home / "complete").exists():
-            made = subprocess.run([sys.executable, "-m", "venv", home], capture_output=True, check=False)
-            if made.returncode == 0:
-                made = subprocess.run([home / "bin" / "pip", "install", "-q", PACKAGE],
-                                      capture_output=True, timeout=300, check=False)
-            if made.returncode != 0:
-                self._give_up(pytest, f"{PACKAGE} could not be installed: {made.stderr.decode()[-500:]}")
-            (home / "complete").touch()
+        home.parent.mkdir(exist_ok=True)
+        with open(f"{home}.lock", "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one of pytest's workers installs it, the others wait
+            if not (home / "complete").exists():
+                self._install(pytest, home)
+
+    def _install(self, pytest, home):
+        made = subprocess.run([sys.executable, "-m", "venv", home], capture_output=True, check=False)
+        if made.returncode == 0:
+            made = subprocess.run([home / "bin" / "pip", "install", "-q", PACKAGE],
+                                  capture_output=True, timeout=300, check=False)
+        if made.returncode != 0:
+            self._give_up(pytest, f"{PACKAGE} could not be installed: {made.stderr.decode()[-500:]}")
+        (home / "complete").touch()
 
     @staticmethod
     def _give_up(pytest, why):

@@ -17,6 +17,7 @@
 
 #include "bus_rig.h"
 #include "codec/json.h"
+#include "free_port.h"
 
 extern char **environ;
 
@@ -49,19 +50,6 @@ static bool find_emulator(void)
     if (!emulator.program[0] && ci && strcmp(ci, "true") == 0)
         fail_msg("no Pub/Sub emulator: run this below tools/with-emulators");
     return emulator.program[0];
-}
-
-static unsigned free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    assert_true(fd >= 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
-    close(fd);
-    return ntohs(address.sin_port);
 }
 
 static void start_emulator(void)
@@ -103,7 +91,7 @@ static void start_emulator_anew(void)
 
     do {
         if (!emulator.pid || waitpid(emulator.pid, NULL, WNOHANG) == emulator.pid) {
-            emulator.port = free_port();
+            emulator.port = (unsigned)free_port();
             start_emulator();
         }
         nanosleep(&(struct timespec){0, 50000000}, NULL);

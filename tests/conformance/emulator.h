@@ -22,6 +22,7 @@
 
 #include "base/base.h"
 #include "sys/clock.h"
+#include "free_port.h"
 
 enum { EMULATOR_ARGS_MAX = 16, EMULATOR_START_MS = 60000 };
 
@@ -56,18 +57,6 @@ static struct sockaddr_in emulator_loopback(int port)
     return (struct sockaddr_in){.sin_family = AF_INET,
             .sin_port = htons((uint16_t)port),
             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-}
-
-static int emulator_free_port(void)
-{
-    struct sockaddr_in at = emulator_loopback(0);
-    socklen_t size = sizeof(at);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    KZ_BUG_ON(fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) != 0);
-    KZ_BUG_ON(getsockname(fd, (struct sockaddr *)&at, &size) != 0);
-    close(fd);
-    return ntohs(at.sin_port);
 }
 
 static bool emulator_listens(const struct emulator *e)
@@ -121,7 +110,7 @@ static char *emulator_replaced(const char *text, const char *from, const char *t
 /* `variable`: BIGTABLE_EMULATOR_HOST or such, which says on which port the shared one is. */
 static KZ_UNUSED struct emulator emulator_open(const char *name, const char *variable)
 {
-    struct emulator e = {.port = emulator_free_port()};
+    struct emulator e = {.port = free_port()};
     json_t *command = emulator_command(name);
     const char *shared = strrchr(getenv(variable), ':') + 1;
     char port[16];

@@ -8,6 +8,19 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import harness  # noqa: E402
 
+# They take longest and go first, so that none of pytest's workers has one of them left at the end.
+LONGEST = ("container", "deployment", "roles_health", "push_overload", "hostile", "roles_client", "hostile_commands",
+           "roles_serve", "operations", "resilience")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: looks at how busy the machine is; tools/run-tests runs nothing beside it")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture
 def project(tmp_path):

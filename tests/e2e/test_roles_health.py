@@ -165,6 +165,7 @@ def pause(deployment, backend, role):
     return took_s, watch
 
 
+@pytest.mark.alone
 def test_one_slow_call_makes_nobody_unready(tmp_path):
     """A pause that became a long one, since the machine was busy with other things, shows nothing and is made again. Where
     the machine had time it was not the machine."""
