@@ -47,19 +47,6 @@ static bool is_expired(const struct row *row, int64_t now_ms)
     return row->job.deadline_ms && now_ms > row->job.deadline_ms;
 }
 
-void kz_batch_expire(struct model *model)
-{
-    int64_t now_ms = kz_clock_ms();
-
-    for (struct row *row = model->ready.first, *next; row; row = next) {
-        next = row->next;
-        if (is_expired(row, now_ms)) {
-            kz_rows_remove(&model->ready, row);
-            kz_infer_finish(model->infer, row, KZ_END_EXPIRED);
-        }
-    }
-}
-
 /* ---- groups to be tried again ---------------------------------------------------------------------- */
 
 static void push_group(struct model *model, struct rows *rows)
@@ -86,6 +73,37 @@ static struct rows pop_group(struct model *model)
         last = last->next;
     return (struct rows){first, last, first->group_count};
 }
+
+/* ---- those that are too old ------------------------------------------------------------------------ */
+
+static void expire(struct model *model, struct rows *rows, int64_t now_ms)
+{
+    for (struct row *row = rows->first, *next; row; row = next) {
+        next = row->next;
+        if (is_expired(row, now_ms)) {
+            kz_rows_remove(rows, row);
+            kz_infer_finish(model->infer, row, KZ_END_EXPIRED);
+        }
+    }
+}
+
+void kz_batch_expire(struct model *model)
+{
+    int64_t now_ms = kz_clock_ms();
+    size_t groups = 0;
+
+    expire(model, &model->ready, now_ms);
+    for (const struct row *group = model->retry_first; group; group = group->group_next)
+        groups++;
+    while (groups-- > 0) { /* each from the front to the end: their order stays */
+        struct rows rows = pop_group(model);
+
+        expire(model, &rows, now_ms);
+        push_group(model, &rows);
+    }
+}
+
+/* ---- a batch that failed --------------------------------------------------------------------------- */
 
 /* The batch failed as a whole: halves, down to the row at fault. */
 static void push_halves(struct model *model, struct rows *rows)
@@ -114,8 +132,11 @@ static struct rows take_rows(struct model *model)
     size_t bytes = 0, most = KZ_MAX(model->def->batch.size_max, 1u);
     int64_t now_ms = kz_clock_ms();
 
-    if (model->retry_first)
-        return pop_group(model);
+    if (model->retry_first) {
+        rows = pop_group(model);
+        expire(model, &rows, now_ms);
+        return rows;
+    }
     while (model->ready.first && rows.count < most) {
         struct row *row = model->ready.first;
 

@@ -342,6 +342,35 @@ static void test_deadlines_hold_while_a_model_is_away(void **state)
     rig_close(&rig);
 }
 
+/* Its replica died with it, and there is no other: it waits to be tried again, but not past its time. */
+static void test_deadlines_hold_for_what_is_to_be_tried_again(void **state)
+{
+    struct kz_infer_job *job;
+
+    (void)state;
+    rig_init(&rig);
+    rig.options.fence_after = 2;
+    rig_model(&rig,
+            "class M(kizashi.Model):\n"
+            "    def load(self, ctx):\n"
+            "        self.gone = os.path.join(ctx.path, 'gone')\n"
+            "        if os.path.exists(self.gone):\n"
+            "            raise ValueError('gone')\n"
+            "    def predict(self, batch):\n"
+            "        open(self.gone, 'w').close()\n"
+            "        os._exit(1)\n",
+            "x");
+    rig_ready(&rig);
+    rig_event(&rig, 0, "{\"x\": 1}");
+    job = rig_job(&rig, 0, 0);
+    job->deadline_ms = kz_clock_ms() + 1500;
+    kz_infer_submit(rig.infer, job);
+    rig_wait(&rig, 1);
+    assert_int_equal(rig.results[0]->end, KZ_END_EXPIRED);
+    assert_int_equal(rig.results[0]->attempt_count, 1);
+    rig_close(&rig);
+}
+
 static void test_raw_history(void **state)
 {
     (void)state;
@@ -846,6 +875,7 @@ int main(void)
             cmocka_unit_test(test_load_exception_fences_and_unfence_tries_again),
             cmocka_unit_test(test_a_model_that_always_crashes_is_fenced),
             cmocka_unit_test(test_deadlines_hold_while_a_model_is_away),
+            cmocka_unit_test(test_deadlines_hold_for_what_is_to_be_tried_again),
             cmocka_unit_test(test_raw_history),
             cmocka_unit_test(test_classes),
             cmocka_unit_test(test_select_and_embedding),
