@@ -205,7 +205,8 @@ static enum kz_code header_key(const struct kz_http_request *req, char out[PRESE
 static enum kz_code unknown_key(struct kz_err *err)
 {
     (void)kz_fail(err, KZ_UNAUTHENTICATED, "the key is unknown or revoked");
-    return kz_hint(err, "list the valid ones: kizashi keys list");
+    return kz_hint(err,
+            "one made just now is taken within two seconds; list the valid ones: kizashi keys list DIR");
 }
 
 /* Whether the key may be used from the page, if any, that sends the request. */

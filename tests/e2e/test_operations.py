@@ -412,3 +412,17 @@ def test_check_says_the_way_out_below_what_is_wrong(project):
     text = harness.run("check", project, check=1).stderr.decode()
     assert "No module named 'no_such_module' (model.py:1)\n  models run on /" in text, text
     assert f"or make a virtual environment in {project}/.venv and install it in that\n" in text, text
+
+
+def test_a_key_that_is_not_known_was_met_with_the_advice_to_give_one(server):
+    made = harness.run("keys", "create", server.project, "--data", server.data, "--kind", "admin", check=0)
+    assert b"An `up` that is running takes it within two seconds.\n" in made.stderr
+    server.wait(lambda: server.get("/v1/admin/status").status == 401, what="the key to be seen")
+    key = made.stdout.decode().strip()
+
+    def status(*args):
+        return harness.run("status", "--url", url(server), *args)
+
+    assert status("--key", key).returncode == 0
+    assert b"no key was presented\n  give a key: --key KEY, or KIZASHI_KEY" in status().stderr
+    assert b"unknown or revoked\n  one made just now is taken within two seconds; list" in status("--key", "kz_a_none").stderr

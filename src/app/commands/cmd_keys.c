@@ -123,7 +123,8 @@ static void print_new(const struct kz_args *args, const struct kz_key *key, cons
         printf("%s\n", secret);
         fprintf(stderr,
                 "%s key \"%s\" (%s). It is shown only now; send it as "
-                "\"Authorization: Bearer KEY\".\n",
+                "\"Authorization: Bearer KEY\".\n"
+                "An `up` that is running takes it within two seconds.\n",
                 kz_key_kind_name(key->kind), key->name, key->id);
     }
     kz_buf_done(&buf);

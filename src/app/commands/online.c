@@ -67,7 +67,8 @@ static enum kz_code code_of(struct kz_json_value error, int status)
     return KZ_INVALID;
 }
 
-/* A hint of the command line beats the server's, which speaks of HTTP. */
+/* A hint of the command line beats the server's, which speaks of HTTP; where a key was given the server
+ * knows more. */
 static enum kz_code refused(const struct kz_online *online, struct kz_str body, struct kz_err *err)
 {
     struct kz_json_value root = {0}, error;
@@ -83,7 +84,7 @@ static enum kz_code refused(const struct kz_online *online, struct kz_str body, 
     else
         (void)kz_fail(err, code, "%s answered %d; is it Kizashi that listens there?", online->url,
                 online->status);
-    if (code == KZ_UNAUTHENTICATED)
+    if (code == KZ_UNAUTHENTICATED && !online->header_count)
         (void)kz_hint(err, "give a key: --key KEY, or KIZASHI_KEY in the environment; "
                            "`kizashi keys create DIR --kind admin` makes one");
     else if (*kz_online_text(error, "hint", &text))
