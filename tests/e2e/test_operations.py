@@ -280,11 +280,18 @@ def test_a_full_disk_refuses_intake_and_recovers_by_itself(project, tmp_path):
             told = server.get("/v1/admin/status").json()["problems"]
             assert [p["what"] for p in told[:2]] == ["intake is refused", "the data's disk is nearly full"]
             assert str(disk / "data") in told[1]["why"]
+            # A reserve of one segment, which is in use: an erasure waits, and the log says so once, not each second.
+            erasure = server.request("DELETE", "/v1/users/filler").json()["erasure_id"]
+            server.wait(lambda: "erasures have to wait" in server.read_log(), 20, "the log to say that erasures wait")
+            time.sleep(2.5)
+            assert server.read_log().count("erasures have to wait") == 1, server.read_log()[-2000:]
             ballast.unlink()
             server.wait(lambda: server.post("/v1/events", [view("after", "u1")]).json().get("accepted") == 1, 30, "recovery")
             server.wait(lambda: "intake goes on" in server.read_log(), 10, "the log to say that it recovered")
             refusals = [line for line in server.read_log().splitlines() if "intake is refused" in line]
             assert len(refusals) == 1 and "the disk is full" in refusals[0] and str(disk / "data") in refusals[0], refusals
+            server.wait(lambda: server.get(f"/v1/erasures/{erasure}").json()["state"] == "done", 30, "the erasure")
+            assert "erasures go on" in server.read_log(), server.read_log()[-2000:]
             assert server.stop() == 0
         harness.run("fsck", "--data", disk / "data", check=0)
     finally:

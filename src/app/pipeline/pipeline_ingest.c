@@ -397,8 +397,9 @@ enum kz_code kz_pl_ready(struct kz_intake *intake, struct kz_err *err)
     }
     if (kz_log_no_space(p->log)) {
         (void)kz_fail(err, KZ_NO_SPACE, "the disk is full: events are refused, reads go on");
-        return kz_hint(
-                err, "make room, or lower events.retention and restart; intake resumes by itself");
+        return kz_hint(err,
+                "make room, or lower events.retention (on a small disk also limits.segment_size "
+                "and limits.reserve) and restart; intake resumes by itself");
     }
     if (kz_views_stats(p->views).pending_requests >= p->project->limits.pending_max)
         return kz_fail(err, KZ_OVERLOADED, "%u requests are pending, the most there may be",

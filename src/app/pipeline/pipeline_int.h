@@ -145,11 +145,12 @@ struct upkeep {
     kz_lsn checkpoint_before;           /* of the one before it: segments below can be sealed */
     uint64_t checkpoint_log_bytes;      /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
-    bool erasing;     /* a round: the words before `erase_lsn` are carried out */
-    kz_lsn erase_lsn; /* both checkpoints have to lie behind it first */
-    int64_t erase_ms; /* when the last round began */
-    size_t noted;     /* tombstones, in their order, that the file beside the log has as well */
-    bool not_noted;   /* the last try failed, and it was said */
+    bool erasing;           /* a round: the words before `erase_lsn` are carried out */
+    kz_lsn erase_lsn;       /* both checkpoints have to lie behind it first */
+    int64_t erase_ms;       /* when the last round began */
+    int64_t erase_waits_ms; /* since when there is no room to begin one; 0: there is */
+    size_t noted;   /* tombstones, in their order, that the file beside the log has as well */
+    bool not_noted; /* the last try failed, and it was said */
     enum { CARRY_NOT, CARRY_COPYING, CARRY_USERS, CARRY_SYNCING } carrying;
     struct kz_keep keep;  /* of what is carried */
     uint32_t copy_user;   /* COPYING: whose slots were looked at last */

@@ -625,11 +625,27 @@ static void take_work(struct kz_pipeline *p)
     set_idle(u);
 }
 
+/* Said once where there is no room for the segment that a round begins, and once when there is. */
+static void begin_erasing(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    struct kz_err err;
+
+    if (kz_pl_erase_round(p, &err) == KZ_OK) {
+        if (u->erase_waits_ms)
+            kz_diag_info("erasures go on", "waited_ms=%lld",
+                    (long long)(kz_mono_ms() - u->erase_waits_ms));
+        u->erase_waits_ms = 0;
+    } else if (!u->erase_waits_ms && !p->failed) {
+        kz_diag_warn("erasures have to wait", "error=\"%s\" remedy=\"make room\"", err.message);
+        u->erase_waits_ms = kz_mono_ms();
+    }
+}
+
 /* Erasures that are open, after a start too; true while they have the thread or wait for checkpoints. */
 static bool erase_step(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
-    struct kz_err err;
 
     if (u->erasing && u->checkpoint_before <= u->erase_lsn)
         return true;
@@ -638,8 +654,7 @@ static bool erase_step(struct kz_pipeline *p)
     else if (u->erasing)
         start_work(p, seal_work);
     else if (!u->erase_ms || kz_mono_ms() - u->erase_ms >= ERASE_EVERY_MS)
-        if (kz_pl_erase_round(p, &err) != KZ_OK && !p->failed)
-            kz_diag_warn("erasures have to wait", "error=\"%s\"", err.message);
+        begin_erasing(p);
     return u->erasing;
 }
 
