@@ -124,6 +124,7 @@ struct kz_model_status {
     X(users_forgotten_total, false, "users forgotten because retention took all they had done")    \
     X(erasures_total, false, "users erased")                                                       \
     X(erasures_again_total, false, "users erased again, back from a backup older than that")       \
+    X(damaged_reads_total, false, "reads that met damage in a sealed segment")                     \
     X(clock_behind_seconds, true, "by how much this machine's clock is behind the newest record")
 
 struct kz_pipeline_counters {

@@ -159,6 +159,7 @@ void kz_fleet_failed(struct model *model, const char *code, struct kz_str messag
             model->def->name, model->failures, model->now.reason);
     if (model->failures >= model->infer->options.fence_after && !atomic_load(&model->fenced)) {
         atomic_store(&model->fenced, true);
+        model->on_trial = false;
         model->infer->news = true; /* room has changed */
         kz_diag_error("model fenced", "model=%s after=%u reason=\"%s\"", model->def->name,
                 model->failures, model->now.reason);
@@ -168,22 +169,28 @@ void kz_fleet_failed(struct model *model, const char *code, struct kz_str messag
 
 void kz_fleet_succeeded(struct model *model)
 {
+    if (model->on_trial)
+        kz_diag_info("model no longer fenced", "model=%s", model->def->name);
+    model->on_trial = false;
     model->failures = 0;
     model->next_try_ms = 0;
 }
 
+/* It is no longer fenced when it has answered. */
 static void lift_fence(struct model *model)
 {
     if (!atomic_exchange(&model->fenced, false))
         return;
+    model->on_trial = true;
     model->infer->news = true;
     model->dirty = true;
-    kz_diag_info("model no longer fenced", "model=%s", model->def->name);
+    kz_diag_info("fenced model is tried again", "model=%s", model->def->name);
 }
 
 void kz_fleet_unfence(struct model *model)
 {
-    kz_fleet_succeeded(model);
+    model->failures = 0;
+    model->next_try_ms = 0;
     lift_fence(model);
 }
 

@@ -94,6 +94,7 @@ struct model {
     struct replica **replicas; /* [replicas.max + ending ones] */
     size_t replica_count, replica_capacity;
     unsigned failures;      /* replicas lost in a row without a batch done between */
+    bool on_trial;          /* it was fenced, and has not answered since */
     bool wanted;            /* replicas up to min are kept */
     unsigned forks_refused; /* in a row; then replicas are spawned */
     int64_t next_try_ms;

@@ -447,6 +447,11 @@ struct kz_log_segment_info *kz_log_segments(struct kz_log *log, size_t *ret_coun
     return infos;
 }
 
+uint64_t kz_log_damages(struct kz_log *log, char ret_last[KZ_PROBLEM_BYTES])
+{
+    return kz_sealed_pool_damages(log->pool, ret_last);
+}
+
 void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats)
 {
     KZ_AUTO(kz_log_view_unrefp) struct kz_log_view *view = kz_log_get_view(log);

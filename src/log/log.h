@@ -163,6 +163,8 @@ struct kz_log_stats {
     uint64_t events_packed_total;   /* packed, anew or once more, to be kept */
 };
 void kz_log_stats(struct kz_log *log, struct kz_log_stats *ret_stats);
+/* How often readers met damage in a sealed segment, and where last, unless never; may be NULL. */
+uint64_t kz_log_damages(struct kz_log *log, char ret_last[KZ_PROBLEM_BYTES]);
 
 /* Copies a consistent image up to the durable end into `dest` while the log is written. Calls
  * `progress` (may be NULL) with bytes done and all bytes. */

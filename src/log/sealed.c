@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "codec/crc32c.h"
@@ -39,6 +40,8 @@ struct kz_sealed_scratch {
 struct kz_sealed_pool {
     atomic_uint_fast64_t serial;
     pthread_mutex_t lock;
+    atomic_uint_fast64_t damages;  /* met by readers */
+    char damage[KZ_PROBLEM_BYTES]; /* the last of them; under the lock */
     unsigned idle_max;
     unsigned idle_count, lent_count;
     struct kz_sealed_scratch *idle[]; /* the one given back longest ago first */
@@ -64,11 +67,22 @@ struct kz_sealed {
 
 typedef enum kz_code (*each_fn)(void *arg, kz_lsn lsn, const struct kz_record *record);
 
+/* Whoever asked is told, and so is the pool: an operator has to know, too. */
 static enum kz_code fail_corrupt(
         const struct kz_sealed *sealed, struct kz_err *err, const char *what)
 {
-    return kz_fail(
-            err, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->file->path, what);
+    struct kz_sealed_pool *pool = sealed->pool;
+    struct kz_err why;
+
+    (void)kz_fail(
+            &why, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->file->path, what);
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->damages, 1);
+    snprintf(pool->damage, sizeof(pool->damage), "%s", why.message);
+    pthread_mutex_unlock(&pool->lock);
+    if (err)
+        *err = why;
+    return KZ_CORRUPT;
 }
 
 /* ---- opening -------------------------------------------------------------------------------- */
@@ -283,6 +297,18 @@ struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max)
     return pool;
 }
 
+uint64_t kz_sealed_pool_damages(struct kz_sealed_pool *pool, char ret_last[KZ_PROBLEM_BYTES])
+{
+    uint64_t damages = atomic_load(&pool->damages);
+
+    if (!damages || !ret_last)
+        return damages;
+    pthread_mutex_lock(&pool->lock);
+    memcpy(ret_last, pool->damage, sizeof(pool->damage));
+    pthread_mutex_unlock(&pool->lock);
+    return damages;
+}
+
 static void free_scratch(struct kz_sealed_scratch *scratch)
 {
     if (!scratch)
@@ -430,6 +456,7 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
     const struct kz_sealed_block *block = &sealed->blocks[number];
     const char *frame = sealed->data + block->at;
     const char *what = "fails its checksum";
+    char where[100];
     enum kz_code rc;
 
     if (scratch->block == number && scratch->serial == sealed->serial)
@@ -445,10 +472,11 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
         else
             what = NULL;
     }
-    if (what)
-        return kz_fail(err, KZ_CORRUPT,
-                "sealed segment \"%s\" is damaged: block %" PRIu32 " at byte %" PRIu64 " %s",
-                sealed->file->path, number, block->at, what);
+    if (what) {
+        snprintf(where, sizeof(where), "block %" PRIu32 " at byte %" PRIu64 " %s", number,
+                block->at, what);
+        return fail_corrupt(sealed, err, where);
+    }
     scratch->serial = sealed->serial;
     scratch->block = number;
     return KZ_OK;

@@ -157,6 +157,8 @@ void kz_sealed_sort(struct kz_sealed_entry *entries, size_t count);
  * `idle_max` (at least 1; some 130 KiB each) wait for their next use, and a reader that asks for
  * the block that one of them holds gets it as it is. */
 struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max);
+/* How often readers met damage, and where they did last, unless never; NULL: that is not asked. */
+uint64_t kz_sealed_pool_damages(struct kz_sealed_pool *pool, char ret_last[KZ_PROBLEM_BYTES]);
 /* After all segments and cursors that use it. */
 void kz_sealed_pool_free(struct kz_sealed_pool *pool);
 KZ_DEFINE_FREEP(struct kz_sealed_pool, kz_sealed_pool_free)

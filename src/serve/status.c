@@ -226,6 +226,22 @@ static void check_recent(struct report *r)
     }
 }
 
+static void check_damage(struct report *r)
+{
+    struct problem *p;
+
+    if (!r->counters.damaged_reads_total)
+        return;
+    p = add(r, KZ_SEVERE_ERROR);
+    SAY(p->what, "stored data is damaged");
+    SAY(p->why,
+            "%" PRIu64 " reads since the start met a sealed segment that fails its checksums (the "
+            "log of the process names it): what is in there is missing, all else goes on",
+            r->counters.damaged_reads_total);
+    SAY(p->remedy, "kizashi fsck shows all of it; look at the disk (dmesg, SMART), then restore a "
+                   "backup");
+}
+
 static void check_clock(struct report *r)
 {
     uint64_t behind_s = r->counters.clock_behind_seconds;
@@ -435,6 +451,7 @@ void kz_serve_status(struct kz_serve_call *call)
     check_actions(r);
     check_latency(r);
     check_recent(r);
+    check_damage(r);
     check_clock(r);
     check_upkeep(r);
     if (serve->options.more_problems)

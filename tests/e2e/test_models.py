@@ -89,6 +89,9 @@ def test_a_model_that_does_not_load_is_fenced_and_says_so(start, tmp_path):
     harness.write_project(server.project)
     harness.run("models", "unfence", "counter", "--url", f"http://127.0.0.1:{server.port}", check=0)
     server.wait(lambda: server.get("/v1/users/u1/predictions").json()["predictions"], 30, "the prediction")
+    # It was said to be no longer fenced before it had answered anything.
+    said = [what for line in server.read_log().splitlines() for what in ("fenced model is tried again", "model no longer fenced") if what in line]
+    assert said == ["fenced model is tried again", "model no longer fenced"], server.read_log()[-2000:]
 
 
 RAW = """

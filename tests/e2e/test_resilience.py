@@ -1,11 +1,13 @@
 """Bad things and their answers: kill -9 during an import, models that leak or print without end, places that cannot be
 written, ports and data in use, data of a newer format."""
 
+import base64
 import fcntl
 import http.client
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -290,4 +292,38 @@ def test_idle_callers_leave_descriptors_for_the_log_where_there_are_few(project,
         for one in idle:
             one.close()
         server.wait(lambda: server.get("/healthz").status == 200, 10, "room for callers")
+        assert server.stop() == 0
+
+
+def test_damage_in_a_sealed_segment_was_told_to_nobody_but_who_asked(project, tmp_path):
+    harness.write_project(project, yaml=harness.YAML + "limits: {segment_size: 16Mi, reserve: 0}\n")
+
+    def old(n):
+        return {"event_id": f"old{n}", "user_id": "old", "name": "seen", "props": {"pad": base64.b64encode(random.randbytes(30000)).decode()}}
+
+    with harness.Server(project, tmp_path / "data") as server:
+        for n in range(0, 1000, 20):
+            server.send(*[old(n + i) for i in range(20)])
+        assert server.stop() == 0  # with a checkpoint, behind which all may be sealed
+    with harness.Server(project, tmp_path / "data") as server:
+        server.wait(lambda: (tmp_path / "data/log/00000001.kzs").exists(), 60, "a sealed segment")
+        assert server.stop() == 0
+    with open(tmp_path / "data/log/00000001.kzs", "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        for at in range(size // 10, size // 10 * 8, 4096):
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 0x55]))
+    with harness.Server(project, tmp_path / "data") as server:
+        assert server.get("/v1/admin/status").json()["problems"] == []  # nobody has read it yet
+        answer = server.send(old(2), {"user_id": "new", "name": "view"})
+        assert answer["accepted"] == 1 and [item["code"] for item in answer["rejected"]] == ["corrupt"], answer
+        problem, = [p for p in server.get("/v1/admin/status").json()["problems"] if p["what"] == "stored data is damaged"]
+        assert problem["severity"] == "error" and "fsck" in problem["remedy"], problem
+        assert "kizashi_damaged_reads_total 1" in server.get("/metrics").body.decode()
+        server.wait(lambda: "stored data is damaged" in server.read_log(), 20, "the log to say so")
+        line, = [line for line in server.read_log().splitlines() if "stored data is damaged" in line]
+        assert " error " in line and "00000001.kzs" in line and "fails its checksum" in line, line
+        assert server.get("/readyz").status == 200  # all else goes on
         assert server.stop() == 0

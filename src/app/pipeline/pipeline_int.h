@@ -145,9 +145,11 @@ struct upkeep {
     kz_lsn checkpoint_before;           /* of the one before it: segments below can be sealed */
     uint64_t checkpoint_log_bytes;      /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
-    bool erasing;           /* a round: the words before `erase_lsn` are carried out */
-    kz_lsn erase_lsn;       /* both checkpoints have to lie behind it first */
-    int64_t erase_ms;       /* when the last round began */
+    bool erasing;     /* a round: the words before `erase_lsn` are carried out */
+    kz_lsn erase_lsn; /* both checkpoints have to lie behind it first */
+    int64_t erase_ms; /* when the last round began */
+    uint64_t damages; /* that were said, and when */
+    int64_t damage_said_ms;
     int64_t erase_waits_ms; /* since when there is no room to begin one; 0: there is */
     size_t noted;   /* tombstones, in their order, that the file beside the log has as well */
     bool not_noted; /* the last try failed, and it was said */

@@ -323,6 +323,7 @@ static void counters(struct kz_query *query, struct kz_pipeline_counters *ret)
     ret->history_memory_dropped_total = log.cache_dropped_total;
     ret->history_events_unsealed_total = log.events_unsealed_total;
     ret->history_events_kept_total = log.events_cached_total;
+    ret->damaged_reads_total = kz_log_damages(p->log, NULL);
     ret->log_segments = count;
     for (size_t i = 0; i < count; i++) {
         ret->log_segments_sealed += segments[i].sealed;

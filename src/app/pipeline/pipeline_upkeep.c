@@ -25,7 +25,8 @@ enum {
     CHECKPOINT_EVERY_MS = 300000, /* where there was anything at all */
     CARRY_SLICE = 2000,           /* users a tick */
     COPY_SLICE = 50000,           /* the same, only looked at */
-    ERASE_EVERY_MS = 5000,        /* a round ends a segment */
+    DAMAGE_EVERY_MS = 60000,
+    ERASE_EVERY_MS = 5000, /* a round ends a segment */
     DAY_MS = 86400000,
 };
 
@@ -625,6 +626,24 @@ static void take_work(struct kz_pipeline *p)
     set_idle(u);
 }
 
+/* At once, then each minute while readers meet more of it. */
+static void say_damage(struct kz_pipeline *p)
+{
+    struct upkeep *u = &p->upkeep;
+    char last[KZ_PROBLEM_BYTES];
+    int64_t now_ms = kz_mono_ms();
+
+    if (kz_log_damages(p->log, NULL) == u->damages ||
+            (u->damages && now_ms - u->damage_said_ms < DAMAGE_EVERY_MS))
+        return;
+    u->damages = kz_log_damages(p->log, last);
+    u->damage_said_ms = now_ms;
+    kz_diag_error("stored data is damaged",
+            "reads=%llu last=\"%s\" remedy=\"kizashi fsck shows all of it; look at the disk (dmesg, "
+            "SMART), then restore a backup\"",
+            (unsigned long long)u->damages, last);
+}
+
 /* Said once where there is no room for the segment that a round begins, and once when there is. */
 static void begin_erasing(struct kz_pipeline *p)
 {
@@ -666,6 +685,7 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
     if (now_ms < u->next_ms || p->failed)
         return;
     u->next_ms = now_ms + (u->carrying ? 20 : 500);
+    say_damage(p);
     if (state_of(u) == UPKEEP_RUNNING)
         return;
     if (state_of(u) == UPKEEP_DONE)
