@@ -6,6 +6,8 @@
  */
 #pragma once
 
+#include <sys/queue.h>
+
 #include "contract/record.h"
 
 enum kz_intake_state { KZ_INTAKE_ACCEPTED, KZ_INTAKE_DUPLICATE, KZ_INTAKE_REJECTED };
@@ -35,6 +37,8 @@ struct kz_wait_pending {
                         * "not_triggered", "debounced", "delayed", "stopping" */
 };
 
+LIST_HEAD(kz_waiter_list, kz_waiter);
+
 struct kz_submission {
     struct kz_intake_item **items; /* borrowed until done */
     size_t item_count;
@@ -54,11 +58,14 @@ struct kz_submission {
     struct kz_wait_pending *pending;
     size_t pending_count;
 
-    /* The pipeline's own. */
+    /* The own of whoever takes it. */
     struct kz_submission *next;
     kz_lsn durable_at;
     int64_t wait_until_us;
     size_t wait_open;
+    size_t wait_place; /* among those that wait, from 1; 0: it is not there */
+    struct kz_waiter_list waiters;
+    void *waiter; /* where collect is a role of its own */
 };
 
 struct kz_intake {

@@ -288,12 +288,8 @@ static void release_failed(struct kz_pipeline *p)
         q->head = (q->head + 1) & (q->capacity - 1);
         q->count--;
         if (due.kind == DUE_SUBMISSION) {
-            kz_pl_forget_waiters(p, due.submission);
-            for (struct kz_submission **at = &p->waiting; *at; at = &(*at)->next)
-                if (*at == due.submission) {
-                    *at = due.submission->next;
-                    break;
-                }
+            kz_pl_forget_waiters(due.submission);
+            kz_waiting_remove(&p->waiting, due.submission);
             kz_pl_submission_done(due.submission, KZ_IO, &p->failure);
         } else if (due.kind == DUE_CALL) {
             due.call.then(due.call.arg, KZ_IO, &p->failure);
@@ -482,6 +478,7 @@ void kz_pipeline_turn(struct kz_pipeline *p)
     }
     if (p->failed) {
         release_failed(p);
+        kz_pl_waiters_timeout(p);
         return;
     }
     hand_over_jobs(p);
@@ -495,12 +492,13 @@ void kz_pipeline_turn(struct kz_pipeline *p)
 
 int kz_pipeline_next_ms(struct kz_pipeline *p)
 {
+    const struct kz_submission *waiting = kz_waiting_first(&p->waiting);
     int64_t wait_ms = 1000;
 
     if (p->timers.count)
         wait_ms = KZ_MIN(wait_ms, p->timers.items[0].at_ms - kz_pl_now(p));
-    if (p->waiting)
-        wait_ms = KZ_MIN(wait_ms, (p->waiting_until_us - kz_mono_us() + 999) / 1000);
+    if (waiting)
+        wait_ms = KZ_MIN(wait_ms, (waiting->wait_until_us - kz_mono_us() + 999) / 1000);
     return (int)KZ_MAX(wait_ms, (int64_t)0);
 }
 
@@ -967,13 +965,7 @@ void kz_pipeline_close(struct kz_pipeline *p)
     kz_log_close(p->log);
     if (p->lock)
         kz_file_close(p->lock);
-    for (size_t b = 0; b < WAITER_BUCKETS; b++)
-        while (p->waiters[b]) {
-            struct waiter *w = p->waiters[b];
-
-            p->waiters[b] = w->next;
-            free(w);
-        }
+    kz_pl_waiting_done(p);
     free(p->due.items);
     free(p->timers.items);
     kz_buf_done(&p->body);

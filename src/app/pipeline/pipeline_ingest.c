@@ -464,7 +464,8 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     if (!submission->received_us)
         submission->received_us = kz_mono_us();
     submission->durable_at = 0;
-    submission->wait_open = 0;
+    submission->wait_open = submission->wait_place = 0;
+    LIST_INIT(&submission->waiters);
     p->current = wait ? submission : NULL;
     for (size_t i = 0; i < submission->item_count; i++) {
         struct kz_intake_item *item = submission->items[i];
@@ -482,7 +483,7 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     }
     p->current = NULL;
     if (p->failed) {
-        kz_pl_forget_waiters(p, submission);
+        kz_pl_forget_waiters(submission);
         kz_pl_submission_done(submission, KZ_IO, &p->failure);
         return;
     }
@@ -490,9 +491,6 @@ void kz_pl_submit(struct kz_intake *intake, struct kz_submission *submission)
     if (wait) {
         submission->wait_until_us = submission->received_us +
                                     (int64_t)submission->wait_timeout_ms * 1000;
-        if (!p->waiting || submission->wait_until_us < p->waiting_until_us)
-            p->waiting_until_us = submission->wait_until_us;
-        submission->next = p->waiting;
-        p->waiting = submission;
+        kz_waiting_add(&p->waiting, submission);
     }
 }

@@ -9,6 +9,7 @@
 #include "app/pipeline/journal.h"
 #include "app/pipeline/pipeline.h"
 #include "app/pipeline/receiver.h"
+#include "app/pipeline/waiting.h"
 #include "history/checkpoint.h"
 #include "history/views.h"
 #include "infer/infer.h"
@@ -72,13 +73,6 @@ struct backlog_entry {
 struct backlog { /* what waits for a place: a model's requests, an action's webhooks; a ring */
     struct backlog_entry *items;
     size_t head, count, capacity;
-};
-
-struct waiter {
-    uint64_t request;
-    unsigned model;
-    struct kz_submission *submission;
-    struct waiter *next;
 };
 
 struct action { /* an action rule, compiled */
@@ -204,9 +198,8 @@ struct kz_pipeline {
 
     struct due_queue due;
     struct timers timers;
-    struct waiter *waiters[WAITER_BUCKETS];
-    struct kz_submission *waiting; /* submissions that wait for predictions, by `next` */
-    int64_t waiting_until_us;      /* no time-out of theirs is before it */
+    struct kz_waiter_list waiters[WAITER_BUCKETS]; /* by the request */
+    struct kz_waiting waiting;
     struct kz_submission *current; /* being ingested */
     struct kz_subscription *subscriptions;
     struct kz_infer_job *jobs, **jobs_tail; /* to be handed over after the commit */
@@ -309,15 +302,21 @@ void kz_pl_backlog_push(struct backlog *backlog, struct backlog_entry entry);
 struct backlog_entry kz_pl_backlog_pop(struct backlog *backlog);
 /* Ends every pending request of a model (UINT_MAX: of all); gives how many. */
 uint64_t kz_pl_drop_requests(struct kz_pipeline *p, unsigned model);
+
+/* pipeline_wait.c */
+void kz_pl_wait_for(
+        struct kz_pipeline *p, uint64_t request, unsigned model, struct kz_submission *submission);
+void kz_pl_forget_waiters(struct kz_submission *submission);
 /* Tells who submitted, and frees what was gathered for them. */
 void kz_pl_submission_done(
         struct kz_submission *submission, enum kz_code code, const struct kz_err *err);
 void kz_pl_finish_waiting(struct kz_pipeline *p, struct kz_submission *submission);
 /* The submission being ingested matched a rule that asks at the end of its window or delay. */
 void kz_pl_asked_later(struct kz_pipeline *p, const struct kz_rule *rule);
+/* Answers those whose time is over, as many as a turn may. */
 void kz_pl_waiters_timeout(struct kz_pipeline *p);
+void kz_pl_waiting_done(struct kz_pipeline *p);
 void kz_pl_result_durable(struct kz_pipeline *p, const struct due *due);
-void kz_pl_forget_waiters(struct kz_pipeline *p, struct kz_submission *submission);
 /* Where the answer is given elsewhere: of each model why the events of p->current did not ask it, as of
  * struct kz_wait_pending; NULL: it was asked. Nothing is waited for here any more. */
 void kz_pl_unasked(

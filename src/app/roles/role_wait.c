@@ -3,8 +3,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
+#include "app/pipeline/waiting.h"
 #include "app/roles/news.h"
 #include "base/diag.h"
 #include "base/hash.h"
@@ -19,6 +21,7 @@ enum {
     PULL_MAX = 500,
     PULL_WAIT_MS = 200,
     HELD_MAX = 5000,
+    TIMEOUTS_TURN_MAX = 1000, /* answered in one turn; the next follows at once */
     OPEN_AGAIN_US = 100000
 };
 
@@ -37,7 +40,10 @@ struct awaited {               /* an item */
     char words[AWAITED_BYTES]; /* <this process>-<waiter's number>-<item>; empty: rejected */
     bool heard;                /* what it has not asked */
     bool *told;                /* [model_count] whether it asks a model: the first word counts */
+    struct waiter *waiter;
+    LIST_ENTRY(awaited) of_bucket;
 };
+LIST_HEAD(awaited_list, awaited);
 
 struct unasked { /* a model, by items of a submission */
     size_t count;
@@ -54,14 +60,21 @@ struct waiter {
     size_t item_slots;       /* of the array */
     size_t item_count;       /* that are not rejected */
     struct kz_buf *results;
-    struct waiter *next;
+    bool is_told; /* among those that were told something since the last turn */
+    TAILQ_ENTRY(waiter) of_told;
+    LIST_ENTRY(waiter) of_bucket;
 };
+LIST_HEAD(waiter_list, waiter);
+TAILQ_HEAD(waiter_queue, waiter);
 
 struct kz_waits {
     struct kz_role_env *env;
     struct kz_query query;
     struct kz_history_reader reader;
-    struct waiter *waiters;
+    struct waiter_queue told;             /* those that may have all by now */
+    struct kz_waiting waiting;            /* the submissions that have landed */
+    struct waiter_list numbers[BUCKETS];  /* waiters by their number */
+    struct awaited_list awaited[BUCKETS]; /* items by their event id */
     size_t count;
     uint64_t process, last_number; /* of the words of items: random, unlike another's */
     const char **reasons;          /* [model_count], scratch */
@@ -76,9 +89,14 @@ struct kz_waits {
 
 /* ---- the puller --------------------------------------------------------------------------------------- */
 
+static size_t bucket_of(struct kz_str event_id)
+{
+    return kz_hash_str(event_id) % BUCKETS;
+}
+
 static uint32_t *watched_of(struct kz_waits *waits, struct kz_str event_id)
 {
-    return &waits->watched[kz_hash_str(event_id) % BUCKETS];
+    return &waits->watched[bucket_of(event_id)];
 }
 
 static void piece_free(struct piece *piece)
@@ -210,13 +228,31 @@ static void add_pending(struct kz_submission *s, unsigned model, const char *rea
     s->pending[s->pending_count++] = (struct kz_wait_pending){model, reason};
 }
 
+/* It is looked at in this turn or the next. */
+static void mark_told(struct kz_waits *waits, struct waiter *waiter)
+{
+    if (waiter->is_told)
+        return;
+    waiter->is_told = true;
+    TAILQ_INSERT_TAIL(&waits->told, waiter, of_told);
+}
+
+static void unmark_told(struct kz_waits *waits, struct waiter *waiter)
+{
+    if (waiter->is_told)
+        TAILQ_REMOVE(&waits->told, waiter, of_told);
+    waiter->is_told = false;
+}
+
 static void remove_waiter(struct kz_waits *waits, struct waiter *waiter)
 {
-    struct waiter **at = &waits->waiters;
-
-    while (*at != waiter)
-        at = &(*at)->next;
-    *at = waiter->next;
+    LIST_REMOVE(waiter, of_bucket);
+    unmark_told(waits, waiter);
+    for (size_t i = 0; i < waiter->item_slots; i++)
+        if (waiter->items[i].waiter)
+            LIST_REMOVE(&waiter->items[i], of_bucket);
+    kz_waiting_remove(&waits->waiting, waiter->submission);
+    waiter->submission->waiter = NULL;
     waits->count--;
     watch_ids(waits, waiter->submission, -1);
 }
@@ -331,7 +367,8 @@ static void tell_after(struct kz_waits *waits, struct waiter *waiter, size_t ite
     }
 }
 
-static void tell(struct kz_waits *waits, struct waiter *waiter, const struct piece *piece)
+static void tell(
+        struct kz_waits *waits, struct waiter *waiter, size_t item, const struct piece *piece)
 {
     const struct kz_record *record = (const void *)piece->record.data;
     struct kz_str bytes = kz_record_body(record);
@@ -339,11 +376,10 @@ static void tell(struct kz_waits *waits, struct waiter *waiter, const struct pie
     const struct kz_project *project = waits->env->project;
     const struct kz_model_def *def = kz_project_model(project, kz_span_str(bytes, body->model));
     unsigned model = def ? (unsigned)(def - project->models) : 0;
-    size_t item = item_about(waiter->submission, kz_span_str(bytes, body->event_id),
-            kz_span_str(bytes, body->user_id));
 
-    if (!def || item == waiter->submission->item_count)
+    if (!def)
         return;
+    mark_told(waits, waiter);
     tell_after(waits, waiter, item, model, body->end == KZ_END_DONE, kz_buf_view(&piece->asked));
     if (!waiter->submission->wait_models[model] || waiter->ended[model])
         return;
@@ -356,17 +392,39 @@ static void tell(struct kz_waits *waits, struct waiter *waiter, const struct pie
                                          : kz_request_end_name((enum kz_request_end)body->end));
 }
 
+/* Of a submission's items that are about the same event, the first is told. */
+static void tell_result(struct kz_waits *waits, const struct piece *piece)
+{
+    const struct kz_record *record = (const void *)piece->record.data;
+    struct kz_str bytes = kz_record_body(record);
+    const struct kz_result_body *body = (const void *)bytes.ptr;
+    struct kz_str event_id = kz_span_str(bytes, body->event_id);
+    struct kz_str user_id = kz_span_str(bytes, body->user_id);
+    struct awaited *item;
+
+    LIST_FOREACH(item, &waits->awaited[bucket_of(event_id)], of_bucket)
+    {
+        struct waiter *waiter = item->waiter;
+        size_t at = (size_t)(item - waiter->items);
+
+        if (kz_str_eq(waiter->submission->items[at]->event.event_id, event_id) &&
+                item_about(waiter->submission, event_id, user_id) == at)
+            tell(waits, waiter, at, piece);
+    }
+}
+
 static void tell_unasked(struct kz_waits *waits, const struct piece *piece)
 {
-    struct waiter *waiter = waits->waiters;
+    struct waiter *waiter = LIST_FIRST(&waits->numbers[piece->number % BUCKETS]);
     struct kz_err err;
 
     while (waiter && waiter->number != piece->number)
-        waiter = waiter->next;
+        waiter = LIST_NEXT(waiter, of_bucket);
     if (!waiter || piece->item >= waiter->submission->item_count ||
             waiter->items[piece->item].heard)
         return;
     waiter->items[piece->item].heard = true;
+    mark_told(waits, waiter);
     if (kz_unasked_read(kz_buf_view(&piece->unasked), waits->env->project, waits->reasons, &err) !=
             KZ_OK) {
         kz_diag_warn("a message on news is none", "error=\"%s\"", err.message);
@@ -393,7 +451,7 @@ bool kz_waits_hears(struct kz_waits *waits)
     return hears;
 }
 
-static void mark_items(const struct kz_waits *waits, struct waiter *waiter)
+static void mark_items(struct kz_waits *waits, struct waiter *waiter)
 {
     struct kz_submission *s = waiter->submission;
 
@@ -405,6 +463,8 @@ static void mark_items(const struct kz_waits *waits, struct waiter *waiter)
         if (s->items[i]->state == KZ_INTAKE_REJECTED)
             continue;
         waiter->item_count++;
+        item->waiter = waiter;
+        LIST_INSERT_HEAD(&waits->awaited[bucket_of(s->items[i]->event.event_id)], item, of_bucket);
         snprintf(item->words, sizeof(item->words), "%016" PRIx64 "-%" PRIu64 "-%zu", waits->process,
                 waiter->number, i);
         s->items[i]->awaited = kz_str(item->words);
@@ -421,34 +481,28 @@ void kz_waits_watch(struct kz_waits *waits, struct kz_submission *submission)
     waiter->ended = kz_calloc(models + 1, sizeof(*waiter->ended));
     waiter->unasked = kz_calloc(models + 1, sizeof(*waiter->unasked));
     waiter->results = kz_calloc(models + 1, sizeof(*waiter->results));
-    waiter->next = waits->waiters;
-    waits->waiters = waiter;
+    LIST_INSERT_HEAD(&waits->numbers[waiter->number % BUCKETS], waiter, of_bucket);
+    submission->waiter = waiter;
+    submission->wait_place = 0;
     waits->count++;
     mark_items(waits, waiter);
     watch_ids(waits, submission, 1);
 }
 
-static struct waiter *waiter_of(struct kz_waits *waits, const struct kz_submission *submission)
-{
-    struct waiter *waiter = waits->waiters;
-
-    while (waiter && waiter->submission != submission)
-        waiter = waiter->next;
-    return waiter;
-}
-
 void kz_waits_landed(struct kz_waits *waits, struct kz_submission *submission)
 {
-    struct waiter *waiter = waiter_of(waits, submission);
+    struct waiter *waiter = submission->waiter;
 
     waiter->landed = true;
     if (has_all(waits, waiter))
         finish(waits, waiter, "");
+    else
+        kz_waiting_add(&waits->waiting, submission);
 }
 
 void kz_waits_forget(struct kz_waits *waits, struct kz_submission *submission)
 {
-    struct waiter *waiter = waiter_of(waits, submission);
+    struct waiter *waiter = submission->waiter;
 
     if (!waiter)
         return;
@@ -458,10 +512,21 @@ void kz_waits_forget(struct kz_waits *waits, struct kz_submission *submission)
     waiter_free(waits, waiter);
 }
 
+static void finish_late(struct kz_waits *waits)
+{
+    struct kz_submission *s = kz_waiting_first(&waits->waiting);
+    int64_t now_us = s ? kz_mono_us() : 0;
+
+    for (unsigned i = 0; i < TIMEOUTS_TURN_MAX && s && s->wait_until_us <= now_us; i++) {
+        finish(waits, s->waiter, "timeout");
+        s = kz_waiting_first(&waits->waiting);
+    }
+}
+
 void kz_waits_turn(struct kz_waits *waits)
 {
     struct piece *heard;
-    int64_t now_us = kz_mono_us();
+    struct waiter *waiter;
 
     pthread_mutex_lock(&waits->lock);
     heard = waits->heard;
@@ -474,37 +539,34 @@ void kz_waits_turn(struct kz_waits *waits)
         if (heard->unasked.size)
             tell_unasked(waits, heard);
         else
-            for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
-                tell(waits, waiter, heard);
+            tell_result(waits, heard);
         piece_free(heard);
         heard = next;
     }
-    for (struct waiter *waiter = waits->waiters, *next; waiter; waiter = next) {
-        next = waiter->next;
+    while ((waiter = TAILQ_FIRST(&waits->told))) {
+        unmark_told(waits, waiter);
         if (has_all(waits, waiter))
             finish(waits, waiter, "");
-        else if (waiter->landed && now_us >= waiter->submission->wait_until_us)
-            finish(waits, waiter, "timeout");
     }
+    finish_late(waits);
 }
 
 int kz_waits_next_ms(struct kz_waits *waits)
 {
-    int64_t now_us = kz_mono_us(), next_us = 1000000;
+    const struct kz_submission *first = kz_waiting_first(&waits->waiting);
+    int64_t next_us = 1000000;
 
-    for (struct waiter *waiter = waits->waiters; waiter; waiter = waiter->next)
-        if (waiter->landed)
-            next_us = KZ_MIN(next_us, waiter->submission->wait_until_us - now_us);
+    if (first)
+        next_us = KZ_MIN(next_us, first->wait_until_us - kz_mono_us());
     return (int)(KZ_MAX(next_us, (int64_t)0) / 1000 + (next_us > 0 && next_us < 1000000));
 }
 
 void kz_waits_stop(struct kz_waits *waits)
 {
-    for (struct waiter *waiter = waits->waiters, *next; waiter; waiter = next) {
-        next = waiter->next;
-        if (waiter->landed)
-            finish(waits, waiter, "stopping");
-    }
+    struct kz_submission *s;
+
+    while ((s = kz_waiting_first(&waits->waiting)))
+        finish(waits, s->waiter, "stopping");
 }
 
 size_t kz_waits_count(const struct kz_waits *waits)
@@ -542,6 +604,7 @@ struct kz_waits *kz_waits_new(struct kz_role_env *env)
     waits->reasons = kz_calloc(env->project->model_count + 1, sizeof(*waits->reasons));
     waits->reader.ops = &reader_ops;
     waits->query = (struct kz_query){.project = env->project, .reader = &waits->reader};
+    TAILQ_INIT(&waits->told);
     waits->heard_last = &waits->heard;
     pthread_mutex_init(&waits->lock, NULL);
     return waits;
@@ -555,7 +618,8 @@ void kz_waits_free(struct kz_waits *waits)
     waits->stop = true;
     pthread_mutex_unlock(&waits->lock);
     kz_thread_join(&waits->puller);
-    KZ_BUG_ON(waits->waiters);
+    KZ_BUG_ON(waits->count);
+    kz_waiting_done(&waits->waiting);
     while (waits->heard) {
         struct piece *piece = waits->heard;
 
