@@ -157,11 +157,61 @@ static void a_decision_that_cannot_be_read_ends_as_a_dead_letter(void **state)
     end(&rig);
 }
 
+static bool has(struct kz_str text, const char *part)
+{
+    return memmem(text.ptr, text.size, part, strlen(part)) != NULL;
+}
+
+/* The project was changed while a receiver was down. */
+static void a_webhook_that_the_project_has_no_more_ends_as_a_dead_letter(void **state)
+{
+    int64_t until_ms = kz_mono_ms() + DEADLINE_MS;
+    struct kz_buf letter = {0};
+    struct kz_dead_letter place;
+    struct kz_str text;
+    int well = 0, silent = 0;
+    struct rig rig;
+
+    (void)state;
+    begin(&rig, "http://127.0.0.1:9/", "http://127.0.0.1:9/");
+    rig_send(&rig, (struct sent){.user_id = "ada", .name = "view"});
+    while (rig_counters(&rig).deliveries_failed_total < 2 && kz_mono_ms() < until_ms)
+        kz_pipeline_turn(rig.p);
+    rig_close(&rig);
+    rig.project.action_count = 1;
+    actions[0].deliver.kind = KZ_DELIVER_WEB;
+    rig_open(&rig);
+    while (rig_counters(&rig).deliveries_given_up_total < 2 && kz_mono_ms() < until_ms)
+        kz_pipeline_turn(rig.p);
+    actions[0].deliver.kind = KZ_DELIVER_WEBHOOK;
+    assert_int_equal(rig_counters(&rig).deliveries_given_up_total, 2);
+    kz_pipeline_turn(rig.p);
+    assert_int_equal(kz_views_stats(rig.p->views).waiting_deliveries, 0);
+    assert_int_equal(kz_views_dead_letter_count(rig.p->views), 2);
+    for (size_t i = 0; i < 2; i++) {
+        place = *kz_views_dead_letter_at(rig.p->views, i);
+        assert_int_equal(
+                rig.p->reader->ops->get(rig.p->reader, place.lsn, place.owner, &letter, NULL),
+                KZ_OK);
+        text = kz_record_body((const void *)letter.data);
+        assert_true(has(text, "the project has no such webhook any more"));
+        well += has(text, "{\"action\":\"well\"");
+        silent += has(text, "{\"action\":\"silent\"");
+    }
+    assert_int_equal(well, 1);
+    assert_int_equal(silent, 1);
+    kz_buf_done(&letter);
+    rig_again(&rig, true);
+    assert_int_equal(kz_views_stats(rig.p->views).waiting_deliveries, 0);
+    end(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(a_receiver_that_hangs_does_not_hold_up_another),
             cmocka_unit_test(a_decision_that_cannot_be_read_ends_as_a_dead_letter),
+            cmocka_unit_test(a_webhook_that_the_project_has_no_more_ends_as_a_dead_letter),
     };
 
     (void)rig_upkeep, (void)rig_wait; /* of other tests */

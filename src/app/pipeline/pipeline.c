@@ -961,6 +961,7 @@ void kz_pipeline_close(struct kz_pipeline *p)
         free(p->actions[i].posts.items);
     }
     free(p->actions);
+    kz_places_done(&p->places);
     kz_views_free(p->views);
     kz_log_close(p->log);
     if (p->lock)

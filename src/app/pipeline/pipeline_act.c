@@ -33,6 +33,7 @@ enum kz_code kz_pl_actions_open(struct kz_pipeline *p, struct kz_err *err)
     const struct kz_project *project = p->project;
 
     p->actions = kz_calloc(project->action_count + 1, sizeof(*p->actions));
+    kz_places_init(&p->places, project);
     for (size_t i = 0; i < project->action_count; i++) {
         struct action *action = &p->actions[i];
         const struct kz_action_def *def = &project->actions[i];
@@ -402,17 +403,34 @@ static enum kz_code put_delivery(struct kz_pipeline *p, uint32_t user, const str
     return kz_pl_put(p, &entry, NULL, NULL, err);
 }
 
+/* What is posted, and kept where it is given up. */
+static void delivery_json(const struct kz_record *decision, struct kz_buf *buf)
+{
+    struct kz_str bytes = kz_record_body(decision);
+    const struct kz_decision_body *body = (const void *)bytes.ptr;
+    struct kz_json_out out = kz_json_out(buf);
+    char id[24];
+
+    snprintf(id, sizeof(id), "%llu", (unsigned long long)decision->seq);
+    kz_json_out_object(&out);
+    kz_json_out_kv_str(&out, "action", kz_span_str(bytes, body->action_name));
+    kz_json_out_kv_cstr(&out, "action_id", id);
+    kz_json_out_kv_str(&out, body->user_kind == 'a' ? "anonymous_id" : "user_id",
+            kz_span_str(bytes, body->user_id));
+    kz_json_out_kv_str(&out, "model", kz_span_str(bytes, body->model));
+    kz_json_out_kv_str(&out, "event_id", kz_span_str(bytes, body->event_id));
+    kz_json_out_kv_i64(&out, "decided_at", decision->at_ms);
+    kz_json_out_kv_i64(&out, "expires_at", body->expires_at_ms);
+    kz_json_out_kv_raw(&out, "payload", kz_span_str(bytes, body->payload));
+    kz_json_out_object_end(&out);
+}
+
 /* Starts an attempt at a webhook delivery. */
 static void attempt(struct kz_pipeline *p, struct action *action, uint32_t user,
         const struct kz_slot *slot, const struct kz_record *record)
 {
-    struct kz_str bytes = kz_record_body(record);
-    const struct kz_decision_body *body = (const void *)bytes.ptr;
-    struct kz_webhook_attempt *a;
-    struct kz_json_out out;
-    char id[24];
+    struct kz_webhook_attempt *a = kz_calloc(1, sizeof(*a));
 
-    a = kz_calloc(1, sizeof(*a));
     a->decision = slot->delivery.decision;
     a->decision_lsn = slot->delivery.decision_lsn;
     a->owner = kz_views_user(p->views, user)->owner;
@@ -422,22 +440,9 @@ static void attempt(struct kz_pipeline *p, struct action *action, uint32_t user,
     a->secret = action->def->deliver.secret ? kz_strdup(action->def->deliver.secret) : NULL;
     a->project = kz_strdup(p->project->name);
     a->timeout_ms = action->def->deliver.timeout_ms;
-    out = kz_json_out(&a->body);
-    kz_json_out_object(&out);
-    kz_json_out_kv_cstr(&out, "action", action->def->name);
-    kz_json_out_key(&out, "action_id");
-    snprintf(id, sizeof(id), "%llu", (unsigned long long)a->decision);
-    kz_json_out_cstr(&out, id);
-    kz_json_out_kv_str(&out, body->user_kind == 'a' ? "anonymous_id" : "user_id",
-            kz_span_str(bytes, body->user_id));
-    kz_json_out_kv_str(&out, "model", kz_span_str(bytes, body->model));
-    kz_json_out_kv_str(&out, "event_id", kz_span_str(bytes, body->event_id));
-    kz_json_out_kv_i64(&out, "decided_at", record->at_ms);
-    kz_json_out_kv_i64(&out, "expires_at", body->expires_at_ms);
-    kz_json_out_kv_raw(&out, "payload", kz_span_str(bytes, body->payload));
-    kz_json_out_object_end(&out);
-    KZ_BUG_ON(!kz_webhooks_submit(p->webhooks, a)); /* may_post() */
-    action->posting++;
+    delivery_json(record, &a->body);
+    KZ_BUG_ON(!kz_webhooks_submit(p->webhooks, a)); /* there was a place */
+    kz_places_take(&p->places, (size_t)(action - p->actions));
 }
 
 static bool read_decision(struct kz_pipeline *p, uint32_t user, kz_lsn lsn)
@@ -446,28 +451,11 @@ static bool read_decision(struct kz_pipeline *p, uint32_t user, kz_lsn lsn)
     return kz_pl_get(p, user, KZ_CHAIN_NOTES, lsn, &p->record, NULL) == KZ_OK;
 }
 
-/* Half of the places for posts are shared out among the actions that post, the other half is for
- * whoever needs it: a receiver that does not answer leaves the others theirs. */
-static bool may_post(const struct kz_pipeline *p, const struct action *action)
-{
-    unsigned count = 0, share, beyond = 0;
-
-    for (size_t i = 0; i < p->project->action_count; i++)
-        count += p->actions[i].def->deliver.kind == KZ_DELIVER_WEBHOOK;
-    share = KZ_WEBHOOKS_ACTIVE_MAX / 2 / KZ_MAX(count, 1u);
-    if (action->posting < share)
-        return true;
-    for (size_t i = 0; i < p->project->action_count; i++)
-        if (p->actions[i].posting > share)
-            beyond += p->actions[i].posting - share;
-    return beyond < KZ_WEBHOOKS_ACTIVE_MAX - share * count;
-}
-
 /* Posts what is due as far as there are places. One whose decision cannot be read (a sector of the
  * disk is bad) comes back by its timer, which gives it up. */
 static void post_due(struct kz_pipeline *p, struct action *action)
 {
-    while (action->posts.count && may_post(p, action)) {
+    while (action->posts.count && kz_places_any(&p->places, (size_t)(action - p->actions))) {
         struct backlog_entry entry = kz_pl_backlog_pop(&action->posts);
         uint32_t user = kz_views_state_user(p->views, entry.owner);
         const struct kz_slot *slot = user ? kz_views_delivery(p->views, user, entry.request) : NULL;
@@ -477,20 +465,30 @@ static void post_due(struct kz_pipeline *p, struct action *action)
         if (read_decision(p, user, slot->delivery.decision_lsn))
             attempt(p, action, user, slot, (const struct kz_record *)(void *)p->record.data);
         else
-            kz_pl_set_timer(p, TIMER_UNREADABLE, p->now_ms, entry.owner, entry.request);
+            kz_pl_set_timer(p, TIMER_GIVE_UP, p->now_ms, entry.owner, entry.request);
     }
+}
+
+/* The action that posts it; NULL: the project has none any more. */
+static struct action *poster(const struct kz_pipeline *p, const struct kz_slot *slot)
+{
+    struct action *action = action_by_name(p, slot->name);
+
+    return action && action->def->deliver.kind == KZ_DELIVER_WEBHOOK ? action : NULL;
 }
 
 static void post(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot)
 {
-    struct action *action = action_by_name(p, slot->name);
+    struct action *action = poster(p, slot);
+    uint64_t owner = kz_views_user(p->views, user)->owner, decision = slot->delivery.decision;
 
-    if (!action || action->def->deliver.kind != KZ_DELIVER_WEBHOOK || !p->webhooks)
+    if (!p->webhooks)
         return;
-    kz_pl_backlog_push(&action->posts, (struct backlog_entry){
-                                               .owner = kz_views_user(p->views, user)->owner,
-                                               .request = slot->delivery.decision,
-                                       });
+    if (!action) {
+        kz_pl_set_timer(p, TIMER_GIVE_UP, p->now_ms, owner, decision);
+        return;
+    }
+    kz_pl_backlog_push(&action->posts, (struct backlog_entry){.owner = owner, .request = decision});
     post_due(p, action);
 }
 
@@ -507,35 +505,50 @@ void kz_pl_decision_durable(struct kz_pipeline *p, const struct due *due)
         kz_pl_publish(p, KZ_NEWS_ACTION, (const struct kz_record *)(void *)p->record.data);
 }
 
-/* Ends a webhook that is not tried any more. */
+/* Ends a webhook that is not tried any more. `action` NULL: it is not known; `body`: what would be posted. */
 static void give_up(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot,
-        const struct kz_webhook_attempt *a)
+        uint32_t attempt_count, const char *action, struct kz_str detail, struct kz_str body)
 {
     struct kz_err err;
 
-    if (kz_pl_dead_letter(p, KZ_STAGE_DELIVER, a->decision, kz_views_user(p->views, user)->owner,
-                "webhook", kz_str(a->detail), p->actions[a->action].def->name,
-                kz_buf_view(&a->body), &err) == KZ_OK)
-        KZ_IGNORE(put_delivery(p, user, slot, KZ_DELIVERY_GAVE_UP, a->attempt_count, 0,
-                kz_str(a->detail), &err)); /* a failed log shows at the commit */
+    if (kz_pl_dead_letter(p, KZ_STAGE_DELIVER, slot->delivery.decision,
+                kz_views_user(p->views, user)->owner, "webhook", detail, action, body,
+                &err) == KZ_OK)
+        KZ_IGNORE(put_delivery(p, user, slot, KZ_DELIVERY_GAVE_UP, attempt_count, 0, detail,
+                &err)); /* a failed log shows at the commit */
     p->counters.deliveries_given_up_total++;
 }
 
-static void give_up_unreadable(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot)
+/* One that cannot be posted: its decision cannot be read, or the project has no such webhook. */
+static void give_up_untried(struct kz_pipeline *p, uint32_t user, const struct kz_slot *slot)
 {
-    const struct action *action = action_by_name(p, slot->name);
-    struct kz_webhook_attempt a = {
-            .decision = slot->delivery.decision,
-            .action = (unsigned)(action - p->actions),
-            .attempt_count = slot->delivery.attempt_count,
-            .detail = "the decision cannot be read",
-    };
+    const struct action *action = poster(p, slot);
+    bool readable = read_decision(p, user, slot->delivery.decision_lsn);
+    struct kz_str detail = action ? KZ_STR("the decision cannot be read")
+                                  : KZ_STR("the project has no such webhook any more");
+    char *name = action ? kz_strdup(action->def->name) : NULL;
+    struct kz_buf body = {0};
+    struct kz_err err;
 
-    kz_diag_warn("a decision cannot be read", "decision=%llu", (unsigned long long)a.decision);
-    give_up(p, user, slot, &a);
+    if (readable) {
+        const struct kz_record *decision = (const void *)p->record.data;
+        struct kz_str bytes = kz_record_body(decision);
+        const struct kz_decision_body *fixed = (const void *)bytes.ptr;
+        struct kz_str said = kz_span_str(bytes, fixed->action_name);
+
+        delivery_json(decision, &body);
+        if (!name)
+            name = kz_strndup(said.ptr, said.size);
+    }
+    kz_diag_warn("a webhook is given up", "action=%s decision=%llu why=\"" KZ_STR_FMT "\"",
+            name ? name : "?", (unsigned long long)slot->delivery.decision, KZ_STR_ARG(detail));
+    if (kz_pl_group(p, body.size, &err) == KZ_OK)
+        give_up(p, user, slot, slot->delivery.attempt_count, name, detail, kz_buf_view(&body));
+    kz_buf_done(&body);
+    free(name);
 }
 
-/* A retry is due, a delivery has expired, or one could not be read. */
+/* A retry is due, a delivery has expired, or one cannot be posted. */
 void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer)
 {
     uint32_t user = kz_views_state_user(p->views, timer->owner);
@@ -544,9 +557,8 @@ void kz_pl_delivery_timer(struct kz_pipeline *p, const struct timer *timer)
 
     if (!slot || p->failed)
         return;
-    if (timer->kind == TIMER_UNREADABLE) {
-        if (kz_pl_group(p, 0, &err) == KZ_OK)
-            give_up_unreadable(p, user, slot);
+    if (timer->kind == TIMER_GIVE_UP) {
+        give_up_untried(p, user, slot);
         return;
     }
     if (p->now_ms >= slot->delivery.expires_at_ms && slot->delivery.kind == KZ_DELIVER_WEB) {
@@ -585,7 +597,8 @@ static void take_outcome(struct kz_pipeline *p, const struct kz_webhook_attempt 
     p->counters.deliveries_failed_total++;
     retry_at_ms = p->now_ms + kz_webhook_retry_ms(a->attempt_count, roll(p));
     if (a->final || a->attempt_count >= def->deliver.attempts_max) {
-        give_up(p, user, slot, a);
+        give_up(p, user, slot, a->attempt_count, def->name, kz_str(a->detail),
+                kz_buf_view(&a->body));
         return;
     }
     if (put_delivery(p, user, slot, KZ_DELIVERY_FAILED, a->attempt_count, retry_at_ms,
@@ -603,7 +616,7 @@ void kz_pl_webhook_outcomes(struct kz_pipeline *p)
         struct kz_webhook_attempt *next = a->next;
 
         kz_receiver_say(&p->actions[a->action].receiver, p->actions[a->action].def, a);
-        p->actions[a->action].posting--;
+        kz_places_give(&p->places, a->action);
         take_outcome(p, a);
         kz_webhook_attempt_free(a);
         a = next;

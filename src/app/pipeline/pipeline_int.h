@@ -5,6 +5,7 @@
 #include <semaphore.h>
 #include <sys/types.h>
 
+#include "act/places.h"
 #include "act/webhook.h"
 #include "app/pipeline/journal.h"
 #include "app/pipeline/pipeline.h"
@@ -52,7 +53,7 @@ struct due_queue {
     size_t uncommitted;           /* at the tail, lsn not known yet */
 };
 
-enum timer_kind { TIMER_TRIGGER, TIMER_RETRY, TIMER_EXPIRY, TIMER_UNREADABLE };
+enum timer_kind { TIMER_TRIGGER, TIMER_RETRY, TIMER_EXPIRY, TIMER_GIVE_UP };
 struct timer {
     int64_t at_ms;
     uint64_t owner; /* whose state it is about; found again through kz_views_state_user() */
@@ -82,7 +83,6 @@ struct action { /* an action rule, compiled */
     bool *models; /* [model_count] those `when` speaks of */
     struct kz_receiver receiver;
     struct backlog posts; /* webhooks that are due and wait for a place */
-    unsigned posting;     /* attempts under way */
 };
 
 struct model {
@@ -176,6 +176,7 @@ struct kz_pipeline {
     struct kz_webhooks *webhooks;
     struct model *models;
     struct action *actions;
+    struct kz_places places;           /* of attempts that are under way */
     size_t post_first;                 /* whose webhooks get a free place first */
     const struct kz_pl_remote *remote; /* NULL: all is here */
 
