@@ -1,4 +1,5 @@
 /* The log as it is used: reopened, read, dropped, backed up, beside readers and upkeep. */
+#include "codec/crc32c.h"
 #include "log/log_rig.h"
 
 /* ---- the ordinary -----------------------------------------------------------------------------
@@ -271,6 +272,65 @@ static void test_backup_and_read_only_beside_a_writer(void **state)
     kz_fs_sim_free(f.fs);
 }
 
+static enum kz_code count_read(void *arg, kz_lsn lsn, const struct kz_record *record)
+{
+    (void)lsn;
+    *(uint64_t *)arg += kz_crc32c(0, record, record->size) != 0;
+    return KZ_OK;
+}
+
+static bool is_leaving(struct kz_log *log)
+{
+    bool leaving;
+
+    pthread_mutex_lock(&log->space_lock);
+    leaving = log->leaving != NULL;
+    pthread_mutex_unlock(&log->space_lock);
+    return leaving;
+}
+
+/* `sql`, `dump` and `export` are processes of their own: what the sealer gives back to the disk piece
+ * by piece was cut off under their mapping, and they died of SIGBUS. */
+static void test_what_another_process_reads_is_not_cut_off_when_it_is_sealed(void **state)
+{
+    char dir[] = "/tmp/kz-log-XXXXXX";
+    char path[64];
+    struct fixture f = {.fs = kz_fs_posix(), .threaded = true};
+    struct kz_log_options options = {.fs = f.fs, .dir = path, .segment_size_bytes = 16 << 20};
+    struct kz_log_seal seal = {.below = UINT64_MAX, .segments_max = 1};
+    int64_t until_ms = kz_mono_ms() + 60000;
+    struct kz_history_reader *reader;
+    struct kz_log_recovery recovery;
+    struct kz_err err = {0};
+    struct kz_log *other;
+    uint64_t count = 0, size = 0;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/log", dir);
+    must(kz_log_open(&options, &f.log, &f.recovery, &err), &err);
+    for (int i = 0; i < 20; i++)
+        put(&f, 1, 1 << 20);
+    must(kz_log_wait(f.log, &err), &err);
+    options.read_only = true;
+    must(kz_log_open(&options, &other, &recovery, &err), &err);
+    must(kz_log_seal(f.log, &seal, &err), &err);
+    assert_int_equal(seal.ret_sealed, 1);
+    while (is_leaving(f.log) && kz_mono_ms() < until_ms)
+        (void)usleep(1000);
+    assert_false(is_leaving(f.log));
+    must(other->view->segments[0]->file->ops->size(other->view->segments[0]->file, &size, &err),
+            &err);
+    assert_int_equal(size, 16 << 20);
+    reader = kz_log_reader(other);
+    must(reader->ops->scan_all(reader, 0, UINT64_MAX, count_read, &count, &err), &err);
+    assert_int_equal(count, 20);
+    kz_log_close(other);
+    close_log(&f);
+    snprintf(path, sizeof(path), "rm -r %s", dir);
+    assert_int_equal(system(path), 0);
+}
+
 struct racer {
     struct fixture *f;
     _Atomic kz_lsn heads[OWNERS + 1]; /* published after commit */
@@ -366,6 +426,7 @@ int main(void)
             cmocka_unit_test(test_history_is_merged_limited_and_as_of),
             cmocka_unit_test(test_writer_sees_what_it_has_staged),
             cmocka_unit_test(test_backup_and_read_only_beside_a_writer),
+            cmocka_unit_test(test_what_another_process_reads_is_not_cut_off_when_it_is_sealed),
             cmocka_unit_test(test_readers_see_whole_histories_while_written_and_sealed),
     };
 

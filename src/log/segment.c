@@ -66,6 +66,13 @@ enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, uint32_t num
 
     KZ_TRY(fs->ops->open(
             fs, path, writable ? KZ_OPEN_READ | KZ_OPEN_WRITE : KZ_OPEN_READ, &seg->file, err));
+    if (!writable) {
+        enum kz_code rc = seg->file->ops->lock_shared(seg->file, err);
+
+        if (rc == KZ_LOCKED)
+            return kz_fail(err, KZ_NOT_FOUND, "\"%s\" is gone: it has just been sealed", path);
+        KZ_TRY(rc);
+    }
     KZ_TRY(kz_segment_map(seg, err));
     *ret_seg = kz_take(&seg);
     return KZ_OK;

@@ -96,7 +96,9 @@ struct kz_log_view {
 char *kz_segment_path(const char *dir, uint32_t number, bool sealed);
 /* Whether a file of the log's directory is a segment, and which. */
 bool kz_segment_parse_name(const char *name, uint32_t *ret_number, bool *ret_sealed);
-/* Opens and maps an existing raw file of any contents: recover.c reads header and frames. */
+/* Opens and maps an existing raw file of any contents: recover.c reads header and frames. Not
+ * `writable`: as somebody beside the writer, who then cuts nothing off it (P5); KZ_NOT_FOUND where
+ * that has begun. */
 KZ_MUST_USE enum kz_code kz_segment_open_raw(struct kz_fs *fs, const char *dir, uint32_t number,
         bool writable, struct kz_segment **ret_seg, struct kz_err *err);
 /* Makes a file of zeros, durable with its name, `step_bytes` between syncs so that the disk stays

@@ -7,6 +7,9 @@
  *  P3  Intake is taken again when the reserve could be made again and the next segment is there or
  *      not asked for.
  *  P4  A segment that is in no view any more is closed here, once nobody reads it.
+ *  P5  What another process has opened to read (`sql`, `dump`: kz_log_options.read_only) is not cut off
+ *      under its mapping: a reader has a shared lock on the file, and without the other kind it goes
+ *      as a whole when the last of them closes it.
  *
  * All of it happens in one step function, run by a thread of its own, or inline where there are no
  * threads. The disk is never touched with space_lock held.
@@ -249,6 +252,8 @@ static void shrink(struct kz_log *log, struct kz_segment *seg)
     bool stop = false;
 
     kz_segment_unmap(seg);
+    if (seg->file->ops->lock(seg->file, NULL) != KZ_OK) /* P5 */
+        return;
     while (size > SHRINK_BYTES && !stop) {
         size -= SHRINK_BYTES;
         if (seg->file->ops->truncate(seg->file, size, NULL) != KZ_OK)

@@ -178,11 +178,11 @@ static void posix_unmap(struct kz_file *file, const void *data, uint64_t size)
         KZ_BUG_ON(munmap((void *)data, size) != 0);
 }
 
-static enum kz_code posix_lock(struct kz_file *file, struct kz_err *err)
+static enum kz_code lock_whole(struct kz_file *file, short type, struct kz_err *err)
 {
     /* An open-file-description lock: unlike a process's lock, closing some other handle of the same
      * file does not drop it, and a second open in this process is refused as well. */
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct flock whole = {.l_type = type, .l_whence = SEEK_SET};
     int rc;
 
     do {
@@ -192,6 +192,16 @@ static enum kz_code posix_lock(struct kz_file *file, struct kz_err *err)
         return kz_fail(
                 err, KZ_LOCKED, "could not lock \"%s\": another process holds it", file->path);
     return rc < 0 ? fail_path(err, "lock", file->path) : KZ_OK;
+}
+
+static enum kz_code posix_lock(struct kz_file *file, struct kz_err *err)
+{
+    return lock_whole(file, F_WRLCK, err);
+}
+
+static enum kz_code posix_lock_shared(struct kz_file *file, struct kz_err *err)
+{
+    return lock_whole(file, F_RDLCK, err);
 }
 
 static const struct kz_file_ops posix_file_ops = {
@@ -205,6 +215,7 @@ static const struct kz_file_ops posix_file_ops = {
         .map = posix_map,
         .unmap = posix_unmap,
         .lock = posix_lock,
+        .lock_shared = posix_lock_shared,
 };
 
 static int open_fd(const char *path, int flags)

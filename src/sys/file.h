@@ -60,6 +60,9 @@ struct kz_file_ops {
     /* An exclusive lock for as long as the file, opened for writing, is open; KZ_LOCKED where
      * somebody has it. */
     enum kz_code (*lock)(struct kz_file *file, struct kz_err *err);
+    /* A lock that others may have as well, but nobody beside one by lock(): for as long as the file,
+     * opened for reading, is open. KZ_LOCKED where somebody has the other kind. */
+    enum kz_code (*lock_shared)(struct kz_file *file, struct kz_err *err);
 };
 
 struct kz_fs {

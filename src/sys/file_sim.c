@@ -38,6 +38,7 @@ struct inode {
     unsigned refs;
     bool is_dir;
     bool locked;
+    unsigned sharers; /* handles with a shared lock */
     struct image cache;
     struct image disk;
     struct write *writes;
@@ -87,7 +88,7 @@ struct sim_file {
     struct inode *inode;
     uint64_t epoch;
     int flags;
-    bool has_lock;
+    bool has_lock, has_share;
 };
 
 /* -- images and inodes ---------------------------------------------------------------------- */
@@ -395,6 +396,8 @@ static void sim_close(struct kz_file *file)
         LOCKED(self->sim);
         if (self->has_lock && self->epoch == self->sim->epoch)
             self->inode->locked = false;
+        if (self->has_share && self->epoch == self->sim->epoch)
+            self->inode->sharers--;
         inode_unref(self->inode);
         self->sim->handles--;
     }
@@ -579,11 +582,25 @@ static enum kz_code sim_lock(struct kz_file *file, struct kz_err *err)
 
     KZ_TRY(check_writable(self, "lock", err));
     KZ_TRY(enter_file(self, "lock", err));
-    if (self->inode->locked && !self->has_lock)
+    if ((self->inode->locked && !self->has_lock) || self->inode->sharers)
         return kz_fail(
                 err, KZ_LOCKED, "could not lock \"%s\": another process holds it", file->path);
     self->inode->locked = true;
     self->has_lock = true;
+    return KZ_OK;
+}
+
+static enum kz_code sim_lock_shared(struct kz_file *file, struct kz_err *err)
+{
+    struct sim_file *self = file_of(file);
+    LOCKED(self->sim);
+
+    KZ_TRY(enter_file(self, "lock", err));
+    if (self->inode->locked)
+        return kz_fail(
+                err, KZ_LOCKED, "could not lock \"%s\": another process holds it", file->path);
+    self->inode->sharers += !self->has_share;
+    self->has_share = true;
     return KZ_OK;
 }
 
@@ -598,6 +615,7 @@ static const struct kz_file_ops sim_file_ops = {
         .map = sim_map,
         .unmap = sim_unmap,
         .lock = sim_lock,
+        .lock_shared = sim_lock_shared,
 };
 
 /* -- the file system --------------------------------------------------------------------------- */
@@ -995,6 +1013,8 @@ void kz_fs_sim_crash(struct kz_fs *fs)
     LOCKED(sim);
 
     begin_epoch(sim);
-    for (size_t i = 0; i < sim->names.count; i++)
+    for (size_t i = 0; i < sim->names.count; i++) {
         sim->names.items[i].inode->locked = false;
+        sim->names.items[i].inode->sharers = 0;
+    }
 }

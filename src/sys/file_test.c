@@ -102,6 +102,17 @@ static void exercise_files(struct kz_fs *fs, const char *root)
     assert_non_null(strstr(err.message, "another process holds it"));
     kz_file_close(file);
     assert_int_equal(other->ops->lock(other, &err), KZ_OK);
+    file = must_open(fs, path.data, KZ_OPEN_READ);
+    assert_int_equal(file->ops->lock_shared(file, &err), KZ_LOCKED);
+    kz_file_close(other);
+    other = must_open(fs, path.data, RW);
+    assert_int_equal(file->ops->lock_shared(file, &err), KZ_OK);
+    assert_int_equal(other->ops->lock(other, &err), KZ_LOCKED);
+    assert_int_equal(other->ops->lock_shared(other, &err), KZ_OK);
+    kz_file_close(file);
+    kz_file_close(other);
+    other = must_open(fs, path.data, RW);
+    assert_int_equal(other->ops->lock(other, &err), KZ_OK);
     kz_file_close(other);
     assert_true(kz_fs_exists(fs, path.data));
     kz_buf_done(&path);

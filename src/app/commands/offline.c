@@ -91,6 +91,11 @@ static enum kz_code lazy_lock(struct kz_file *file, struct kz_err *err)
     return real_of(file)->ops->lock(real_of(file), err);
 }
 
+static enum kz_code lazy_lock_shared(struct kz_file *file, struct kz_err *err)
+{
+    return real_of(file)->ops->lock_shared(real_of(file), err);
+}
+
 static const struct kz_file_ops lazy_file_ops = {
         .close = lazy_close,
         .pread = lazy_pread,
@@ -102,6 +107,7 @@ static const struct kz_file_ops lazy_file_ops = {
         .map = lazy_map,
         .unmap = lazy_unmap,
         .lock = lazy_lock,
+        .lock_shared = lazy_lock_shared,
 };
 
 static enum kz_code lazy_open(struct kz_fs *fs, const char *path, int flags,
