@@ -10,6 +10,8 @@
 #include <stdio.h>
 
 #include "act/act.h"
+#include "act/localtime.h"
+#include "codec/timefmt.h"
 
 enum { MON, TUE, WED, THU, FRI, SAT, SUN };
 enum { MON_FRI = 0x1f };
@@ -178,6 +180,49 @@ static void caps_count_a_sliding_window_or_the_local_day(void **state)
     assert_int_equal(kz_act_cap_since(&daily, 100000000, 86400000), 86400000);
 }
 
+static int64_t ms_of(const char *time)
+{
+    int64_t ms = 0;
+
+    assert_int_equal(kz_time_parse(kz_str(time), &ms, NULL), KZ_OK);
+    return ms;
+}
+
+/* It was reckoned with the offset of now: on a day whose clock was put forward the last hour of the
+ * day before counted too, and on one put back the first hour of the day did not. */
+static void a_cap_by_the_day_begins_at_midnight_also_where_the_clock_was_changed_since(void **state)
+{
+    static const struct {
+        const char *tz, *now, *begins;
+    } rows[] = {
+            {"Asia/Tokyo", "2025-03-09T03:00:00Z", "2025-03-08T15:00:00Z"},
+            {"America/New_York", "2025-03-09T06:30:00Z", "2025-03-09T05:00:00Z"},
+            {"America/New_York", "2025-03-09T16:00:00Z", "2025-03-09T05:00:00Z"},
+            {"America/New_York", "2025-03-10T16:00:00Z", "2025-03-10T04:00:00Z"},
+            {"America/New_York", "2025-11-02T04:30:00Z", "2025-11-02T04:00:00Z"},
+            {"America/New_York", "2025-11-02T17:00:00Z", "2025-11-02T04:00:00Z"},
+            {"America/New_York", "2025-11-03T17:00:00Z", "2025-11-03T05:00:00Z"},
+            {"Australia/Lord_Howe", "2025-10-05T03:00:00Z", "2025-10-04T13:30:00Z"},
+            /* There is no midnight: the day begins at one. */
+            {"America/Havana", "2025-03-09T05:00:00Z", "2025-03-09T05:00:00Z"},
+            {"America/Havana", "2025-03-09T16:00:00Z", "2025-03-09T05:00:00Z"},
+            /* There are two: the first counts. */
+            {"America/Havana", "2025-11-02T04:30:00Z", "2025-11-02T04:00:00Z"},
+            {"America/Havana", "2025-11-02T05:30:00Z", "2025-11-02T04:00:00Z"},
+            {"America/Havana", "2025-11-02T17:00:00Z", "2025-11-02T04:00:00Z"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < KZ_ARRAY_COUNT(rows); i++) {
+        int64_t begins_ms;
+
+        kz_local_time(rows[i].tz, ms_of(rows[i].now), NULL, NULL, &begins_ms);
+        if (begins_ms != ms_of(rows[i].begins))
+            fail_msg("%s at %s: the day begins %lld ms off", rows[i].tz, rows[i].now,
+                    (long long)(begins_ms - ms_of(rows[i].begins)));
+    }
+}
+
 static void the_first_reason_wins(void **state)
 {
     static const struct {
@@ -218,6 +263,8 @@ int main(void)
             cmocka_unit_test(an_assignment_sticks_whatever_the_share_becomes),
             cmocka_unit_test(any_full_cap_stops_it),
             cmocka_unit_test(caps_count_a_sliding_window_or_the_local_day),
+            cmocka_unit_test(
+                    a_cap_by_the_day_begins_at_midnight_also_where_the_clock_was_changed_since),
             cmocka_unit_test(the_first_reason_wins),
     };
 
