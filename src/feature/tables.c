@@ -66,8 +66,9 @@ struct stream {
     struct kz_history_rows rows; /* of the chain */
     size_t at;                   /* index into rows, or offset into batch */
     struct kz_buf batch;
-    kz_lsn from; /* where the next batch begins */
-    bool last;   /* nothing behind this batch */
+    size_t batch_max; /* bytes; more from batch to batch */
+    kz_lsn from;      /* where the next batch begins */
+    bool last;        /* nothing behind this batch */
 };
 
 static void stream_end(struct stream *s)
@@ -85,6 +86,7 @@ static void stream_all(struct stream *s, struct kz_tables *tables, uint32_t type
     s->tables = tables;
     s->types = types;
     s->from = 0;
+    s->batch_max = KZ_TABLES_BATCH_BYTES;
     s->last = false;
     s->at = 0;
     kz_buf_clear(&s->batch);
@@ -128,9 +130,11 @@ static enum kz_code stream_take(void *arg, kz_lsn lsn, const struct kz_record *r
         memcpy(entry + sizeof(lsn), record, record->size);
         memset(entry + sizeof(lsn) + record->size, 0, size - record->size);
     }
-    return s->batch.size >= KZ_TABLES_BATCH_BYTES ? KZ_END : KZ_OK;
+    return s->batch.size >= s->batch_max ? KZ_END : KZ_OK;
 }
 
+/* A sealed segment lies sorted by user, so the log reads all of it for each batch: a small one at first,
+ * for who looks at a few rows, then few large ones. */
 static enum kz_code stream_fill(struct stream *s, struct kz_err *err)
 {
     struct kz_history_reader *reader = s->tables->reader;
@@ -141,7 +145,8 @@ static enum kz_code stream_fill(struct stream *s, struct kz_err *err)
     code = reader->ops->scan_all(reader, s->from, s->tables->hooks->until, stream_take, s, err);
     if (code != KZ_OK && code != KZ_END)
         return code;
-    s->last = s->batch.size < KZ_TABLES_BATCH_BYTES;
+    s->last = s->batch.size < s->batch_max;
+    s->batch_max = KZ_MIN(8 * s->batch_max, (size_t)KZ_TABLES_BATCH_BYTES_MAX);
     return KZ_OK;
 }
 

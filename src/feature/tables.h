@@ -1,9 +1,9 @@
 /* feature/tables.h -- SQL over everything: what `kizashi sql DIR` asks.
  *
  * Tables: events, predictions, actions, dead_letters (DESIGN.md section 5) and the reference
- * tables. Reading is streaming and bounded: all records are read by address, a batch of at most
- * KZ_TABLES_BATCH_BYTES at a time, copied out of the reader's hands, so that nothing is held while
- * SQLite or the terminal takes its time. `user_id = ...` goes to that user's chain instead. Only
+ * tables. Reading is streaming and bounded: all records are read by address, a batch of
+ * KZ_TABLES_BATCH_BYTES, then up to KZ_TABLES_BATCH_BYTES_MAX at a time, copied out of the reader's
+ * hands, so that nothing is held while SQLite or the terminal takes its time. `user_id = ...` goes to that user's chain instead. Only
  * actions.delivered_at needs more: a pass over all deliveries first, 16 bytes kept for each.
  *
  * Here the operator asks, not a model: date('now'), random() and @now are permitted; writing is
@@ -19,7 +19,11 @@
 #include "contract/history.h"
 #include "contract/project.h"
 
-enum { KZ_TABLES_BATCH_BYTES = 1 << 20, KZ_TABLES_DELIVERIES_MAX = 16 * 1000 * 1000 };
+enum {
+    KZ_TABLES_BATCH_BYTES = 1 << 20,
+    KZ_TABLES_BATCH_BYTES_MAX = 32 << 20,
+    KZ_TABLES_DELIVERIES_MAX = 16 * 1000 * 1000,
+};
 
 struct kz_tables;
 

@@ -327,7 +327,7 @@ static void test_batches(void **state)
     }
     CHECK("SELECT count(*) AS n, count(DISTINCT seq) AS d, max(seq) AS m FROM events",
             "n,d,m\n3993,3993,4000\n");
-    assert_true(m->scan_alls > 3);
+    assert_int_equal(m->scan_alls, 2); /* not one a MiB: of a sealed segment each reads all of it */
     m->scan_alls = 0;
     CHECK("SELECT seq FROM events LIMIT 2", "seq\n1\n2\n");
     assert_int_equal(m->scan_alls, 1);
