@@ -510,6 +510,44 @@ static void two_erasures_of_one_id_are_both_carried_out(void **state)
     end(&rig);
 }
 
+struct half_reader { /* reads everything, but no single record */
+    struct kz_history_reader base, *real;
+};
+
+static enum kz_code pass_on(struct kz_history_reader *reader, kz_lsn from, kz_lsn until,
+        enum kz_code (*each)(void *arg, kz_lsn lsn, const struct kz_record *record), void *arg,
+        struct kz_err *err)
+{
+    struct kz_history_reader *real = ((struct half_reader *)reader)->real;
+
+    return real->ops->scan_all(real, from, until, each, arg, err);
+}
+
+/* It was called done, and the user's records were all there. */
+static void an_erasure_whose_word_cannot_be_read_stays_open(void **state)
+{
+    static const struct kz_history_reader_ops ops = {.scan_all = pass_on, .get = get_fails};
+    struct rig rig;
+    struct half_reader half = {.base = {&ops}};
+    uint64_t erasure;
+
+    (void)state;
+    begin(&rig, 23);
+    rig.project.events.retention_size_bytes = 0;
+    rig_send(&rig, (struct sent){.user_id = "ann", .props = "{\"x\":\"secret\"}"});
+    erasure = erase(&rig, 'u', "ann");
+    half.real = rig.p->reader;
+    rig.p->reader = &half.base;
+    rig_upkeep(&rig);
+    rig.p->reader = half.real;
+    assert_int_equal(records_with_secret(&rig), 1);
+    assert_false(is_carried_out(&rig, erasure));
+    rig_upkeep(&rig);
+    assert_int_equal(records_with_secret(&rig), 0);
+    assert_true(is_carried_out(&rig, erasure));
+    end(&rig);
+}
+
 struct search {
     struct rig *rig;
     const char *what;
@@ -669,6 +707,7 @@ int main(void)
             cmocka_unit_test(visitors_are_forgotten_and_links_are_not),
             cmocka_unit_test(state_comes_out_the_same_from_whatever_is_left),
             cmocka_unit_test(two_erasures_of_one_id_are_both_carried_out),
+            cmocka_unit_test(an_erasure_whose_word_cannot_be_read_stays_open),
             cmocka_unit_test(many_erasures_end_one_segment),
             cmocka_unit_test(upkeep_beside_traffic_keeps_what_is_live),
             cmocka_unit_test(imported_history_is_not_old_at_once),

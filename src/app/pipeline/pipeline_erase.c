@@ -27,16 +27,6 @@ int kz_pl_by_owner(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The asking ERASE, in the pipeline's scratch; NULL where it cannot be read. */
-static const struct kz_erase_body *read_erasure(
-        struct kz_pipeline *p, const struct kz_tombstone *stone)
-{
-    kz_buf_clear(&p->record);
-    if (p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL) != KZ_OK)
-        return NULL;
-    return (const void *)(p->record.data + sizeof(struct kz_record));
-}
-
 struct going { /* an owner whose records before an address go */
     uint64_t owner;
     kz_lsn below;
@@ -62,6 +52,19 @@ static void add_going(
     }
 }
 
+/* Adds whom the asking ERASE names. False: it cannot be read now, so nobody knows whom. Where retention
+ * has taken it, what lay before it is gone as well. */
+static bool add_named(struct kz_pipeline *p, const struct kz_tombstone *stone, struct kz_buf *list)
+{
+    enum kz_code rc;
+
+    kz_buf_clear(&p->record);
+    rc = p->reader->ops->get(p->reader, stone->lsn, 0, &p->record, NULL);
+    if (rc == KZ_OK)
+        add_going(list, (const void *)(p->record.data + sizeof(struct kz_record)), stone);
+    return rc == KZ_OK || rc == KZ_NOT_FOUND;
+}
+
 /* Into upkeep: sorted, of each owner the newest word. */
 static void set_going(struct upkeep *u, struct kz_buf *list)
 {
@@ -82,7 +85,8 @@ static void set_going(struct upkeep *u, struct kz_buf *list)
 
 /* What the next sealing leaves out: of the erasures whose word lies in a segment that is complete and
  * that both checkpoints lie behind, the owners' records before the word. What they did since stays.
- * Gives how many erasures are open. */
+ * Gives how many erasures are open, without those whose word cannot be read: no round helps them, so
+ * none is begun, and they are tried again at each step. */
 size_t kz_pl_collect_erased(struct kz_pipeline *p)
 {
     struct upkeep *u = &p->upkeep;
@@ -94,17 +98,15 @@ size_t kz_pl_collect_erased(struct kz_pipeline *p)
     u->seal_below = u->checkpoint_before;
     for (size_t i = 0; i < stats.tombstones; i++) {
         const struct kz_tombstone *stone = kz_views_tombstone_at(p->views, i);
-        const struct kz_erase_body *body;
 
         if (stone->done_at_ms)
             continue;
-        open++;
-        if (KZ_LSN_SEGMENT(stone->lsn) >= KZ_LSN_SEGMENT(u->checkpoint_before))
-            continue;
-        body = read_erasure(p, stone);
-        if (body)
-            add_going(&list, body, stone);
-        kz_buf_u64(&u->erasures, stone->seq);
+        if (KZ_LSN_SEGMENT(stone->lsn) >= KZ_LSN_SEGMENT(u->checkpoint_before)) {
+            open++;
+        } else if (add_named(p, stone, &list)) {
+            open++;
+            kz_buf_u64(&u->erasures, stone->seq);
+        }
     }
     set_going(u, &list);
     kz_buf_done(&list);
