@@ -24,8 +24,10 @@
 
 struct kz_auth;
 
+/* What a key permits; each of the first three also what those before it do. */
 enum kz_key_kind { KZ_KEY_WRITE = 1, KZ_KEY_READ, KZ_KEY_ADMIN, KZ_KEY_SIGNING };
 const char *kz_key_kind_name(enum kz_key_kind kind); /* "write", "read", "admin", "signing" */
+/* False, and nothing is set: it is none of these words. */
 bool kz_key_kind_parse(struct kz_str text, enum kz_key_kind *ret);
 
 enum {
@@ -38,6 +40,7 @@ enum {
     KZ_CORS_HEADERS_MAX = 3,
 };
 
+/* A key as the store has it; owned by it and good until the next reload, create or revoke. */
 struct kz_key {
     char id[KZ_KEY_ID_BYTES];
     char name[KZ_KEY_NAME_SIZE_MAX + 1];
@@ -61,12 +64,13 @@ struct kz_key {
 /* No file is no key. */
 KZ_MUST_USE enum kz_code kz_auth_open(
         struct kz_fs *fs, const char *data_dir, struct kz_auth **ret_auth, struct kz_err *err);
-void kz_auth_close(struct kz_auth *auth);
+void kz_auth_close(struct kz_auth *auth); /* takes NULL */
 KZ_DEFINE_FREEP(struct kz_auth, kz_auth_close)
 /* Reads the file again where another process has changed it; cheap, call it every second. What was
  * loaded stays in force where that fails. */
 KZ_MUST_USE enum kz_code kz_auth_reload(struct kz_auth *auth, struct kz_err *err);
 
+/* What a new key is to be; everything is copied. */
 struct kz_key_spec {
     const char *name; /* unique among valid keys */
     enum kz_key_kind kind;
@@ -83,10 +87,11 @@ KZ_MUST_USE enum kz_code kz_auth_create(struct kz_auth *auth, const struct kz_ke
 /* By id or name. KZ_NOT_FOUND, also where it is revoked already. */
 KZ_MUST_USE enum kz_code kz_auth_revoke(
         struct kz_auth *auth, const char *id_or_name, int64_t now_ms, struct kz_err *err);
+/* All keys in the order they were made, revoked ones, too; `index` < count. */
 size_t kz_auth_key_count(const struct kz_auth *auth);
-const struct kz_key *kz_auth_key_at(
-        const struct kz_auth *auth, size_t index); /* revoked ones, too */
+const struct kz_key *kz_auth_key_at(const struct kz_auth *auth, size_t index);
 
+/* Whether there never was a key but for signing: then callers on this machine need none. */
 bool kz_auth_is_open(const struct kz_auth *auth);
 /* Whether the process may listen on `address`: KZ_CONFIG where it is reachable from elsewhere and
  * there are no keys. Its host then counts as this machine's name in open mode. */
@@ -96,6 +101,7 @@ KZ_MUST_USE enum kz_code kz_auth_listen(
 /* ---- a request --------------------------------------------------------------------------------
  */
 
+/* What a request asks for. */
 enum kz_auth_need {
     KZ_NEED_WRITE, /* send events */
     KZ_NEED_TAG,   /* what a page reads with its write key: actions of a proven user */
@@ -108,6 +114,7 @@ enum kz_auth_flags {
             1, /* ?key= counts, for write keys: EventSource and Pub/Sub set no headers */
 };
 
+/* Who sent a request; the key is borrowed from the store, so not kept beyond the loop turn. */
 struct kz_identity {
     const struct kz_key *key;           /* NULL: a local caller in open mode */
     char who[KZ_KEY_NAME_SIZE_MAX + 1]; /* the key's name, or "local": for the audit */
@@ -124,6 +131,7 @@ KZ_MUST_USE enum kz_code kz_auth_check(struct kz_auth *auth, struct kz_http_requ
 KZ_MUST_USE enum kz_code kz_auth_admit(
         struct kz_auth *auth, const struct kz_http_request *req, struct kz_err *err);
 
+/* Whether the key takes events of this name; one without a list takes all. */
 bool kz_auth_may_send(const struct kz_identity *identity, struct kz_str event_name);
 /* Takes `count` events from the key's rate. KZ_LIMIT: nothing is taken; the hint says when to come
  * back. */

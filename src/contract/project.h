@@ -201,6 +201,7 @@ struct kz_project {
     struct kz_backends_def backends;
 };
 
+/* By name, borrowed from the project; NULL where there is none. */
 const struct kz_model_def *kz_project_model(const struct kz_project *project, struct kz_str name);
 const struct kz_trigger_def *kz_project_trigger(
         const struct kz_project *project, struct kz_str name);

@@ -36,9 +36,11 @@ KZ_MUST_USE enum kz_code kz_push_auth_open(const struct kz_push_auth_options *op
  * key. */
 KZ_MUST_USE enum kz_code kz_push_auth_open_project(
         const struct kz_project *project, struct kz_push_auth **ret_auth, struct kz_err *err);
+/* Waits for a fetch that is under way; takes NULL. */
 void kz_push_auth_close(struct kz_push_auth *auth);
 KZ_DEFINE_FREEP(struct kz_push_auth, kz_push_auth_close)
 
-/* `authorization` is the request's header, empty where it has none. */
+/* `authorization` is the request's header, empty where it has none. KZ_UNAUTHENTICATED, KZ_FORBIDDEN;
+ * KZ_UNAVAILABLE while the signer's keys are not here. */
 KZ_MUST_USE enum kz_code kz_push_auth_check(
         struct kz_push_auth *auth, struct kz_str authorization, int64_t now_ms, struct kz_err *err);

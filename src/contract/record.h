@@ -38,6 +38,7 @@ typedef uint64_t kz_lsn;
     X(CLOCK, 12, NONE, "virtual time advanced (replay --clock event)")                             \
     X(COPY, 13, NONE, "a record that is still needed, copied forward before its segment goes")
 
+/* Numbers are on disk: none is used again. */
 enum kz_record_type {
 #define X(name, number, chain, what) KZ_RECORD_##name = number,
     KZ_RECORD_TYPES(X)
@@ -45,8 +46,10 @@ enum kz_record_type {
             KZ_RECORD_TYPE_END
 };
 
+/* Which of its owner's two chains of `prev` a record hangs on: what SQL sees, or all else. */
 enum kz_chain { KZ_CHAIN_EVENTS, KZ_CHAIN_NOTES, KZ_CHAIN_COUNT, KZ_CHAIN_NONE = KZ_CHAIN_COUNT };
 
+/* What every record begins with; a body of its type follows. */
 struct kz_record {
     uint32_t size;    /* header and body, without padding */
     uint8_t type;     /* enum kz_record_type */
@@ -60,11 +63,13 @@ struct kz_record {
 };
 _Static_assert(sizeof(struct kz_record) == 48, "on disk");
 
+/* Borrowed from the record, whose size was checked. */
 static inline struct kz_str kz_record_body(const struct kz_record *record)
 {
     return kz_str_n(record + 1, record->size - sizeof(*record));
 }
 
+/* KZ_CHAIN_NONE also for a type that is not known. */
 enum kz_chain kz_record_chain(enum kz_record_type type);
 const char *kz_record_name(enum kz_record_type type); /* "event", ...; "unknown" */
 
@@ -91,6 +96,7 @@ struct kz_span {
     uint32_t size;
 };
 
+/* The string, borrowed from `body`; KZ_STR_NULL where the span reaches beyond it. */
 static inline struct kz_str kz_span_str(struct kz_str body, struct kz_span span)
 {
     if ((uint64_t)span.offset + span.size > body.size)
@@ -193,6 +199,7 @@ struct kz_request_body {   /* the request's id is this record's seq; as-of is th
 };
 _Static_assert(sizeof(struct kz_request_body) == 104, "on disk");
 
+/* How a request ended; each ends once. */
 enum kz_request_end {
     KZ_END_DONE = 1,
     KZ_END_SUPERSEDED, /* a newer request for the same user and model overtook it in the queue */
@@ -200,7 +207,7 @@ enum kz_request_end {
     KZ_END_DROPPED,    /* by `requests drop` or because the model is gone */
     KZ_END_DEAD,       /* a dead letter holds the reason */
 };
-const char *kz_request_end_name(enum kz_request_end end);
+const char *kz_request_end_name(enum kz_request_end end); /* "done", ...; "unknown" */
 
 /* Record flags of a RESULT. */
 enum kz_result_flags {
@@ -246,7 +253,7 @@ enum kz_decision {
     KZ_DECISION_SCHEDULE, /* outside the schedule */
     KZ_DECISION_PAUSED,
 };
-const char *kz_decision_name(enum kz_decision decision);
+const char *kz_decision_name(enum kz_decision decision); /* "deliver", ...; "unknown" */
 
 struct kz_decision_body { /* the delivery's idempotency key is made of this record's seq */
     uint64_t request;     /* seq of the REQUEST whose result led here */
@@ -303,7 +310,7 @@ enum kz_stage {
 #undef X
             KZ_STAGE_COUNT
 };
-const char *kz_stage_name(enum kz_stage stage);
+const char *kz_stage_name(enum kz_stage stage); /* "collect", ...; "unknown" */
 
 struct kz_deadletter_body { /* its id is the record's seq; owner may be set for erasure */
     uint8_t stage;          /* enum kz_stage */
@@ -382,5 +389,7 @@ void kz_record_dump(const struct kz_record *record, kz_lsn lsn, struct kz_buf *o
 /* A row of values as bytes: u16 count, then type byte and 8 bytes or u32 size and text each. The
  * bytes are a function of the values alone, so hashes of rows can be compared. */
 void kz_row_encode(const struct kz_value *values, size_t count, struct kz_buf *out);
+/* Back again; texts are borrowed from `bytes`. KZ_CORRUPT where they are no row, KZ_TOO_LARGE where it has
+ * more than `count_max` values. */
 enum kz_code kz_row_decode(struct kz_str bytes, struct kz_value *values, size_t count_max,
         size_t *ret_count, struct kz_err *err);

@@ -40,6 +40,7 @@ struct kz_sql_prediction { /* a model's latest valid prediction; absent: NULLs *
     struct kz_str output; /* JSON */
 };
 
+/* One row of a query's values, in the order of its columns. */
 struct kz_row {
     size_t count;
     const struct kz_value *values; /* valid until the next evaluation with the same kz_sql */
@@ -49,8 +50,9 @@ struct kz_row {
  * and file:line:column. `tables_hash` covers the tables' contents. */
 KZ_MUST_USE enum kz_code kz_sql_open(
         const struct kz_project *project, struct kz_sql **ret_sql, struct kz_err *err);
-void kz_sql_close(struct kz_sql *sql);
+void kz_sql_close(struct kz_sql *sql); /* and its expressions; takes NULL */
 KZ_DEFINE_FREEP(struct kz_sql, kz_sql_close)
+/* Of names, types and rows of all reference tables: a part of a version's hash. */
 uint64_t kz_sql_tables_hash(const struct kz_sql *sql);
 const char *kz_sql_engine(void); /* "sqlite 3.40.1" */
 
@@ -73,6 +75,7 @@ void kz_sql_reads(const struct kz_sql_expr *expr, struct kz_event_parts *ret_par
 /* NULL and 0 are false. `event` has its columns set (typed by the project's definitions). */
 KZ_MUST_USE enum kz_code kz_sql_event_true(
         struct kz_sql_expr *expr, const struct kz_event *event, bool *ret_true, struct kz_err *err);
+/* The same of a PREDICTION expression; a model that is not among them, or not present, is NULL. */
 KZ_MUST_USE enum kz_code kz_sql_prediction_true(struct kz_sql_expr *expr,
         const struct kz_sql_prediction *predictions, size_t count, bool *ret_true,
         struct kz_err *err);

@@ -139,8 +139,10 @@ static inline kz_lsn kz_slot_address(const struct kz_slot *slot)
     return 0;
 }
 
+/* Of a rule's, model's or action's name, as slots have it; never 0. */
 uint64_t kz_name_hash(struct kz_str name);
 
+/* What is known of a user beside their slots. */
 struct kz_user {
     uint64_t owner;
     kz_lsn events_head, notes_head;

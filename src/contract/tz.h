@@ -14,13 +14,15 @@
 
 struct kz_zone;
 
+/* Zones that were read, each once; zero-initialise. One thread. */
 struct kz_zones {
     struct kz_zone *head;
 };
 
+/* Frees them all: what kz_zones_get() gave goes with it. */
 void kz_zones_done(struct kz_zones *zones);
 
-/* The zone of that name ("Asia/Tokyo", "UTC"), read on first use. */
+/* The zone of that name ("Asia/Tokyo", "UTC"), read on first use; borrowed. KZ_NOT_FOUND, KZ_CORRUPT. */
 KZ_MUST_USE enum kz_code kz_zones_get(struct kz_zones *zones, struct kz_str name,
         const struct kz_zone **ret_zone, struct kz_err *err);
 
