@@ -28,9 +28,11 @@ def test_a_key_made_while_requests_come_without_a_pause_counts_within_a_second(s
 
 def held(server):
     """A request that is begun and never finished: stopping waits for it until connections are cut."""
-    client = socket.create_connection(("127.0.0.1", server.port))
-    client.sendall(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n[")
-    server.wait(lambda: metric(server, "kizashi_http_requests_open") >= 2, 5, "the request half sent")
+    client = socket.create_connection(("127.0.0.1", server.port), harness.PATIENCE_S * harness.SLOW)
+    client.sendall(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+                   b"Content-Length: 100\r\n\r\n")
+    assert client.recv(100).startswith(b"HTTP/1.1 100 ")  # the server has it
+    client.sendall(b"[")
     return client
 
 
