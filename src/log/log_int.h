@@ -7,7 +7,7 @@
  *     segment.c  a raw segment's file; views (lists of segments)
  *     reader.c   kz_history_reader over a view
  *     cache.c    what is kept of histories for it
- *     sealed.c   a sealed segment's file (sealed.h)
+ *     sealed.c   a sealed segment's file (sealed.h); sealed_pool.c what its readers borrow
  *     sealer.c   kz_log_seal(), kz_log_drop(): make sealed segments, replace and drop
  */
 #pragma once

@@ -9,7 +9,6 @@
 #include "log/sealed.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,33 +17,10 @@
 #include "codec/zstd.h"
 #include "log/dictionary.h"
 #include "log/filter.h"
+#include "log/sealed_pool.h"
 
 enum {
     SEALED_MAGIC = 0x7a736c64, /* in memory */
-    RECORD_BYTES_MIN = KZ_SEALED_PREFIX_BYTES + sizeof(struct kz_record),
-    BLOCK_RECORDS_MAX = KZ_SEALED_BLOCK_BYTES_V1 / RECORD_BYTES_MIN,
-    KEPT_BYTES_MAX = 2 * KZ_SEALED_BLOCK_BYTES_V1, /* of a scratch that waits for its next use */
-};
-#define NO_BLOCK UINT32_MAX
-
-/* A decompressor and the block it has decompressed last. */
-struct kz_sealed_scratch {
-    struct kz_zstd *zstd;
-    struct kz_buf raw;
-    uint64_t serial;                /* of the segment whose block is in raw */
-    uint32_t block;                 /* NO_BLOCK: none */
-    uint32_t count;                 /* of its records */
-    uint32_t at[BLOCK_RECORDS_MAX]; /* their prefixes' places in raw */
-};
-
-struct kz_sealed_pool {
-    atomic_uint_fast64_t serial;
-    pthread_mutex_t lock;
-    atomic_uint_fast64_t damages;  /* met by readers */
-    char damage[KZ_PROBLEM_BYTES]; /* the last of them; under the lock */
-    unsigned idle_max;
-    unsigned idle_count, lent_count;
-    struct kz_sealed_scratch *idle[]; /* the one given back longest ago first */
 };
 
 enum filter_state { FILTER_UNKNOWN, FILTER_GOOD };
@@ -71,15 +47,11 @@ typedef enum kz_code (*each_fn)(void *arg, kz_lsn lsn, const struct kz_record *r
 static enum kz_code fail_corrupt(
         const struct kz_sealed *sealed, struct kz_err *err, const char *what)
 {
-    struct kz_sealed_pool *pool = sealed->pool;
     struct kz_err why;
 
     (void)kz_fail(
             &why, KZ_CORRUPT, "sealed segment \"%s\" is damaged: %s", sealed->file->path, what);
-    pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add(&pool->damages, 1);
-    snprintf(pool->damage, sizeof(pool->damage), "%s", why.message);
-    pthread_mutex_unlock(&pool->lock);
+    kz_sealed_pool_damaged(sealed->pool, why.message);
     if (err)
         *err = why;
     return KZ_CORRUPT;
@@ -195,8 +167,9 @@ static bool is_before(uint64_t owner_a, uint32_t offset_a, uint64_t owner_b, uin
 
 static bool is_sound(const struct kz_sealed_block *block, const struct kz_sealed_block *before)
 {
-    if (block->raw_size < RECORD_BYTES_MIN || block->raw_size % 8 || !block->stored_size ||
-            !block->record_count || block->flags & ~(uint32_t)KZ_SEALED_CONTINUES)
+    if (block->raw_size < KZ_SEALED_RECORD_BYTES_MIN || block->raw_size % 8 ||
+            !block->stored_size || !block->record_count ||
+            block->flags & ~(uint32_t)KZ_SEALED_CONTINUES)
         return false;
     if (block->record_count > 1 ? block->raw_size > KZ_SEALED_BLOCK_BYTES_V1
                                 : block->raw_size > KZ_SEALED_PREFIX_BYTES +
@@ -245,7 +218,7 @@ enum kz_code kz_sealed_open(struct kz_fs *fs, const char *path, struct kz_sealed
 
     sealed->magic = SEALED_MAGIC;
     sealed->pool = pool;
-    sealed->serial = atomic_fetch_add(&pool->serial, 1) + 1;
+    sealed->serial = kz_sealed_pool_serial(pool);
     sealed->filters = kz_calloc(1, sizeof(*sealed->filters));
     if (!kz_sealed_name_parse(slash ? slash + 1 : path, &number, &temporary))
         return kz_fail(err, KZ_INVALID, "\"%s\" is not the name of a sealed segment", path);
@@ -284,119 +257,6 @@ const struct kz_sealed_header *kz_sealed_get_header(const struct kz_sealed *seal
     return sealed->header;
 }
 
-/* ---- the pool ------------------------------------------------------------------------------- */
-
-struct kz_sealed_pool *kz_sealed_pool_new(unsigned idle_max)
-{
-    struct kz_sealed_pool *pool;
-
-    KZ_BUG_ON(!idle_max);
-    pool = kz_calloc(1, sizeof(*pool) + idle_max * sizeof(pool->idle[0]));
-    pool->idle_max = idle_max;
-    pthread_mutex_init(&pool->lock, NULL);
-    return pool;
-}
-
-uint64_t kz_sealed_pool_damages(struct kz_sealed_pool *pool, char ret_last[KZ_PROBLEM_BYTES])
-{
-    uint64_t damages = atomic_load(&pool->damages);
-
-    if (!damages || !ret_last)
-        return damages;
-    pthread_mutex_lock(&pool->lock);
-    memcpy(ret_last, pool->damage, sizeof(pool->damage));
-    pthread_mutex_unlock(&pool->lock);
-    return damages;
-}
-
-static void free_scratch(struct kz_sealed_scratch *scratch)
-{
-    if (!scratch)
-        return;
-    kz_zstd_free(scratch->zstd);
-    kz_buf_done(&scratch->raw);
-    free(scratch);
-}
-
-void kz_sealed_pool_free(struct kz_sealed_pool *pool)
-{
-    if (!pool)
-        return;
-    KZ_BUG_ON(pool->lent_count);
-    for (unsigned i = 0; i < pool->idle_count; i++)
-        free_scratch(pool->idle[i]);
-    pthread_mutex_destroy(&pool->lock);
-    free(pool);
-}
-
-/* The idle one that holds the block, else the one that has waited longest; NULL where a new one is
- * to be made, which is so as long as there are fewer than may wait. Under the lock. */
-static struct kz_sealed_scratch *take_idle(
-        struct kz_sealed_pool *pool, uint64_t serial, uint32_t block)
-{
-    struct kz_sealed_scratch *scratch;
-    unsigned found = 0;
-
-    while (found < pool->idle_count &&
-            (pool->idle[found]->serial != serial || pool->idle[found]->block != block))
-        found++;
-    if (found == pool->idle_count) {
-        if (!found || pool->idle_count + pool->lent_count < pool->idle_max)
-            return NULL;
-        found = 0;
-    }
-    scratch = pool->idle[found];
-    pool->idle_count--;
-    memmove(&pool->idle[found], &pool->idle[found + 1],
-            (pool->idle_count - found) * sizeof(pool->idle[0]));
-    return scratch;
-}
-
-/* `block` is the first that will be asked for; NO_BLOCK: none in particular. */
-static struct kz_sealed_scratch *take_scratch(const struct kz_sealed *sealed, uint32_t block)
-{
-    struct kz_sealed_pool *pool = sealed->pool;
-    struct kz_sealed_scratch *scratch;
-
-    pthread_mutex_lock(&pool->lock);
-    scratch = take_idle(pool, sealed->serial, block);
-    pool->lent_count++;
-    pthread_mutex_unlock(&pool->lock);
-    if (scratch)
-        return scratch;
-    scratch = kz_calloc(1, sizeof(*scratch));
-    scratch->zstd = kz_zstd_new(KZ_STR_NULL, KZ_SEALED_LEVEL, 0);
-    KZ_BUG_ON(!scratch->zstd);
-    scratch->block = NO_BLOCK;
-    return scratch;
-}
-
-static void forget_block(struct kz_sealed_scratch *scratch)
-{
-    scratch->block = NO_BLOCK;
-    kz_buf_clear(&scratch->raw);
-}
-
-static void put_scratch(const struct kz_sealed *sealed, struct kz_sealed_scratch *scratch)
-{
-    struct kz_sealed_pool *pool = sealed->pool;
-    struct kz_sealed_scratch *extra = NULL;
-
-    if (scratch->raw.capacity > KEPT_BYTES_MAX) {
-        kz_buf_done(&scratch->raw);
-        scratch->raw = (struct kz_buf){0};
-        forget_block(scratch);
-    }
-    pthread_mutex_lock(&pool->lock);
-    pool->lent_count--;
-    if (pool->idle_count < pool->idle_max)
-        pool->idle[pool->idle_count++] = scratch;
-    else
-        extra = scratch;
-    pthread_mutex_unlock(&pool->lock);
-    free_scratch(extra);
-}
-
 /* ---- blocks --------------------------------------------------------------------------------- */
 
 static kz_lsn lsn_at(const struct kz_sealed_scratch *scratch, uint32_t k)
@@ -423,7 +283,7 @@ static bool find_records(
         const struct kz_record *before = record;
         kz_lsn lsn_before = lsn;
 
-        if (count == block->record_count || raw->size - at < RECORD_BYTES_MIN)
+        if (count == block->record_count || raw->size - at < KZ_SEALED_RECORD_BYTES_MIN)
             return false;
         scratch->at[count] = (uint32_t)at;
         record = record_at(scratch, count);
@@ -461,7 +321,7 @@ static enum kz_code load_block(const struct kz_sealed *sealed, uint32_t number,
 
     if (scratch->block == number && scratch->serial == sealed->serial)
         return KZ_OK;
-    forget_block(scratch);
+    kz_sealed_scratch_forget(scratch);
     if (kz_crc32c(0, frame, block->stored_size) == block->crc) {
         rc = kz_zstd_decompress_with(scratch->zstd, sealed->dictionary,
                 kz_str_n(frame, block->stored_size), block->raw_size, &scratch->raw, NULL);
@@ -507,7 +367,7 @@ static uint32_t guess_block(const struct kz_sealed *sealed, uint64_t owner)
     return blocks < guess ? guess - blocks : 0;
 }
 
-/* The last block whose first record is not behind (owner, offset); NO_BLOCK where all are. From the
+/* The last block whose first record is not behind (owner, offset); KZ_SEALED_NO_BLOCK where all are. From the
  * guess in growing steps, then by halves: a handful of cache misses, where halving all of the index
  * would take one a step. */
 static uint32_t find_block(const struct kz_sealed *sealed, uint64_t owner, uint32_t offset)
@@ -515,7 +375,7 @@ static uint32_t find_block(const struct kz_sealed *sealed, uint64_t owner, uint3
     uint32_t low = 0, high = sealed->header->block_count, step = 2, guess;
 
     if (!high)
-        return NO_BLOCK;
+        return KZ_SEALED_NO_BLOCK;
     guess = guess_block(sealed, owner);
     if (begins_behind(sealed, guess, owner, offset)) {
         high = guess;
@@ -573,13 +433,13 @@ void kz_sealed_seek(struct kz_sealed_cursor *cursor, const struct kz_sealed *sea
             .offset = offset,
             .block = find_block(sealed, owner, offset),
     };
-    cursor->ended = KZ_LSN_SEGMENT(head) < segment || cursor->block == NO_BLOCK;
+    cursor->ended = KZ_LSN_SEGMENT(head) < segment || cursor->block == KZ_SEALED_NO_BLOCK;
 }
 
 void kz_sealed_cursor_done(struct kz_sealed_cursor *cursor)
 {
     if (cursor->scratch)
-        put_scratch(cursor->sealed, cursor->scratch);
+        kz_sealed_pool_put(cursor->sealed->pool, cursor->scratch);
     cursor->scratch = NULL;
     cursor->ended = true;
 }
@@ -589,7 +449,8 @@ static enum kz_code load_cursor(struct kz_sealed_cursor *cursor, struct kz_err *
     enum kz_code rc;
 
     if (!cursor->scratch)
-        cursor->scratch = take_scratch(cursor->sealed, cursor->block);
+        cursor->scratch = kz_sealed_pool_take(
+                cursor->sealed->pool, cursor->sealed->serial, cursor->block);
     rc = load_block(cursor->sealed, cursor->block, cursor->scratch, err);
     if (rc != KZ_OK) {
         cursor->ended = true;
@@ -833,9 +694,9 @@ enum kz_code kz_sealed_scan_sorted(
     enum kz_code rc;
 
     KZ_CHECK_MAGIC(sealed, SEALED_MAGIC);
-    scratch = take_scratch(sealed, NO_BLOCK);
+    scratch = kz_sealed_pool_take(sealed->pool, sealed->serial, KZ_SEALED_NO_BLOCK);
     rc = each_block(sealed, scratch, each, arg, err);
-    put_scratch(sealed, scratch);
+    kz_sealed_pool_put(sealed->pool, scratch);
     return rc;
 }
 
@@ -940,7 +801,7 @@ static void check_blocks(struct check *check, struct kz_sealed_scratch *scratch)
 {
     struct kz_err problem;
 
-    forget_block(scratch); /* what is remembered proves nothing about the file */
+    kz_sealed_scratch_forget(scratch); /* what is remembered proves nothing about the file */
     for (uint32_t number = 0; number < check->sealed->header->block_count; number++) {
         if (load_block(check->sealed, number, scratch, &problem) != KZ_OK) {
             note(check, &problem);
@@ -986,9 +847,9 @@ enum kz_code kz_sealed_fsck(const struct kz_sealed *sealed,
         note(&check, &problem);
     if (check_owners(sealed, &problem) != KZ_OK)
         note(&check, &problem);
-    scratch = take_scratch(sealed, NO_BLOCK);
+    scratch = kz_sealed_pool_take(sealed->pool, sealed->serial, KZ_SEALED_NO_BLOCK);
     check_blocks(&check, scratch);
-    put_scratch(sealed, scratch);
+    kz_sealed_pool_put(sealed->pool, scratch);
     if (check.denied_count) {
         (void)fail_corrupt(sealed, &problem, "a record is denied by a filter or the header");
         note(&check, &problem);

@@ -1,4 +1,5 @@
-/* The disk in memory.
+/* The disk in memory. One file, though a long one: names, handles and what survives a power cut are one
+ * state under one lock.
  *
  * Invariants:
  *  S1  `cache` of an inode is what readers see, `disk` what would survive; `cache` is `disk` with

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 
 #include "act/act.h"
-#include "app/pipeline/pipeline_int.h"
+#include "act/delivery.h"
 #include "act/localtime.h"
+#include "app/pipeline/pipeline_int.h"
 #include "base/diag.h"
 #include "codec/json_out.h"
 #include "sys/clock.h"
@@ -403,28 +404,6 @@ static enum kz_code put_delivery(struct kz_pipeline *p, uint32_t user, const str
     return kz_pl_put(p, &entry, NULL, NULL, err);
 }
 
-/* What is posted, and kept where it is given up. */
-static void delivery_json(const struct kz_record *decision, struct kz_buf *buf)
-{
-    struct kz_str bytes = kz_record_body(decision);
-    const struct kz_decision_body *body = (const void *)bytes.ptr;
-    struct kz_json_out out = kz_json_out(buf);
-    char id[24];
-
-    snprintf(id, sizeof(id), "%llu", (unsigned long long)decision->seq);
-    kz_json_out_object(&out);
-    kz_json_out_kv_str(&out, "action", kz_span_str(bytes, body->action_name));
-    kz_json_out_kv_cstr(&out, "action_id", id);
-    kz_json_out_kv_str(&out, body->user_kind == 'a' ? "anonymous_id" : "user_id",
-            kz_span_str(bytes, body->user_id));
-    kz_json_out_kv_str(&out, "model", kz_span_str(bytes, body->model));
-    kz_json_out_kv_str(&out, "event_id", kz_span_str(bytes, body->event_id));
-    kz_json_out_kv_i64(&out, "decided_at", decision->at_ms);
-    kz_json_out_kv_i64(&out, "expires_at", body->expires_at_ms);
-    kz_json_out_kv_raw(&out, "payload", kz_span_str(bytes, body->payload));
-    kz_json_out_object_end(&out);
-}
-
 /* Starts an attempt at a webhook delivery. */
 static void attempt(struct kz_pipeline *p, struct action *action, uint32_t user,
         const struct kz_slot *slot, const struct kz_record *record)
@@ -440,7 +419,7 @@ static void attempt(struct kz_pipeline *p, struct action *action, uint32_t user,
     a->secret = action->def->deliver.secret ? kz_strdup(action->def->deliver.secret) : NULL;
     a->project = kz_strdup(p->project->name);
     a->timeout_ms = action->def->deliver.timeout_ms;
-    delivery_json(record, &a->body);
+    kz_delivery_json(record, &a->body);
     KZ_BUG_ON(!kz_webhooks_submit(p->webhooks, a)); /* there was a place */
     kz_places_take(&p->places, (size_t)(action - p->actions));
 }
@@ -536,7 +515,7 @@ static void give_up_untried(struct kz_pipeline *p, uint32_t user, const struct k
         const struct kz_decision_body *fixed = (const void *)bytes.ptr;
         struct kz_str said = kz_span_str(bytes, fixed->action_name);
 
-        delivery_json(decision, &body);
+        kz_delivery_json(decision, &body);
         if (!name)
             name = kz_strndup(said.ptr, said.size);
     }

@@ -128,27 +128,6 @@ enum kz_code kz_unasked_read(struct kz_str text, const struct kz_project *projec
 
 /* ---- deliveries --------------------------------------------------------------------------------- */
 
-void kz_delivery_json(const struct kz_record *record, struct kz_buf *buf)
-{
-    struct kz_str bytes = kz_record_body(record);
-    const struct kz_decision_body *body = decision_of(record);
-    struct kz_json_out out = kz_json_out(buf);
-    char id[24];
-
-    snprintf(id, sizeof(id), "%" PRIu64, record->seq);
-    kz_json_out_object(&out);
-    kz_json_out_kv_str(&out, "action", kz_span_str(bytes, body->action_name));
-    kz_json_out_kv_cstr(&out, "action_id", id);
-    kz_json_out_kv_str(&out, body->user_kind == 'a' ? "anonymous_id" : "user_id",
-            kz_span_str(bytes, body->user_id));
-    kz_json_out_kv_str(&out, "model", kz_span_str(bytes, body->model));
-    kz_json_out_kv_str(&out, "event_id", kz_span_str(bytes, body->event_id));
-    kz_json_out_kv_i64(&out, "decided_at", record->at_ms);
-    kz_json_out_kv_i64(&out, "expires_at", body->expires_at_ms);
-    kz_json_out_kv_raw(&out, "payload", kz_span_str(bytes, body->payload));
-    kz_json_out_object_end(&out);
-}
-
 void kz_delivery_key(const struct kz_project *project, uint64_t owner, uint64_t decision,
         char out[KZ_DELIVERY_KEY_BYTES])
 {

@@ -48,8 +48,6 @@ KZ_MUST_USE enum kz_code kz_unasked_read(struct kz_str text, const struct kz_pro
 /* Attribute asked: `model` is among those that a RESULT names as asked. */
 bool kz_asked_has(struct kz_str asked, const char *model);
 
-/* What is delivered: the body of a webhook, the data of an ACTIONS message. `record` is a DECISION. */
-void kz_delivery_json(const struct kz_record *record, struct kz_buf *out);
 /* Unique for the project: kz-<project>-<owner>-<seq>. */
 enum { KZ_DELIVERY_KEY_BYTES = 160 };
 void kz_delivery_key(const struct kz_project *project, uint64_t owner, uint64_t decision,

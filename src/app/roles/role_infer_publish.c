@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "act/delivery.h"
 #include "app/roles/news.h"
 #include "app/roles/role_infer_int.h"
 #include "base/diag.h"

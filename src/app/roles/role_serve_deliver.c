@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "act/delivery.h"
 #include "app/pipeline/receiver.h"
 #include "app/roles/news.h"
 #include "base/diag.h"
