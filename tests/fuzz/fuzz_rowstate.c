@@ -2,6 +2,7 @@
  * says of what was not asked). Sizes and checksums are made to fit, or nothing behind them would ever be looked at. The first byte says which it is. */
 #include <stdlib.h>
 
+#include "act/delivery.h"
 #include "app/roles/news.h"
 #include "app/roles/openerasures.h"
 #include "app/roles/rowstate.h"
