@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include "act/webhook.h"
 #include "app/roles/news.h"
 #include "app/roles/process.h"
 #include "app/roles/role_serve_int.h"
@@ -583,6 +584,56 @@ static void a_forgotten_webhook_is_found_by_the_sweep(void **state)
     action->deliver.url = "http://127.0.0.1:1/";
 }
 
+/* The one that hangs would take every place there is; the other's are posted all the same. */
+static void a_receiver_that_hangs_holds_up_no_other(void **state)
+{
+    enum { USERS = 2 * KZ_WEBHOOKS_ACTIVE_MAX };
+    struct receiver receiver = {.hits = 1};
+    struct kz_action_def before[2] = {rig_actions[0], rig_actions[1]};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(at);
+    int silent = socket(AF_INET, SOCK_STREAM, 0); /* listens, and accepts nobody */
+    struct role_serve *serve;
+    struct deployment *d;
+    char urls[2][64];
+
+    (void)state;
+    coupon_for_all();
+    assert_int_equal(bind(silent, (void *)&at, size), 0);
+    assert_int_equal(listen(silent, USERS), 0);
+    assert_int_equal(getsockname(silent, (void *)&at, &size), 0);
+    receiver_open(&receiver);
+    snprintf(urls[0], sizeof(urls[0]), "http://127.0.0.1:%u/", ntohs(at.sin_port));
+    snprintf(urls[1], sizeof(urls[1]), "http://127.0.0.1:%u/", receiver.port);
+    rig_actions[1].when = rig_actions[0].when;
+    rig_actions[1].having = NULL;
+    for (int i = 0; i < 2; i++) {
+        rig_actions[i].deliver.kind = KZ_DELIVER_WEBHOOK;
+        rig_actions[i].deliver.url = urls[i];
+        rig_actions[i].deliver.timeout_ms = 10 * WAIT_MS;
+    }
+    rig_project.action_count = 2;
+    d = deploy();
+    serve = KZ_CONTAINER_OF(d->serve, struct role_serve, base);
+    for (int i = 0; i < 3 * USERS; i++) {
+        char user[16];
+
+        snprintf(user, sizeof(user), "u%d", i / 3);
+        send_event(d, user, "", "view", KZ_IDENTITY_NONE);
+    }
+    for (int64_t until_ms = kz_mono_ms() + WAIT_MS;
+            serve->counters.deliveries_sent_total < USERS && kz_mono_ms() < until_ms;) {
+        d->serve->ops->turn(d->serve);
+        usleep(1000);
+    }
+    assert_int_equal(serve->counters.deliveries_sent_total, USERS);
+    undeploy(d);
+    receiver_close(&receiver);
+    close(silent);
+    rig_actions[0] = before[0];
+    rig_actions[1] = before[1];
+}
+
 /* ---- words ------------------------------------------------------------------------------------------------ */
 
 static void say(struct deployment *d, const char *verb, const char *object)
@@ -659,6 +710,7 @@ int main(void)
             cmocka_unit_test(an_erasure_that_one_serve_began_another_finishes),
             cmocka_unit_test(a_webhook_is_posted_again_under_the_same_key),
             cmocka_unit_test(a_forgotten_webhook_is_found_by_the_sweep),
+            cmocka_unit_test(a_receiver_that_hangs_holds_up_no_other),
             cmocka_unit_test(a_paused_model_leaves_its_requests_on_the_bus),
             cmocka_unit_test(a_trace_knows_how_long_an_event_was_on_its_way_into_the_store),
     };

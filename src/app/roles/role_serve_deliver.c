@@ -1,16 +1,18 @@
 /* app/roles/role_serve_deliver.c -- webhooks: decisions that wait in users' rows are posted, at least once,
  * under one idempotency key.
  *
- *     message of "deliver" --> LOOK --> POST --> END --> gone (acknowledged)
- *     found by the sweep   -->  ^ worker   libcurl  worker
- *                               +------- WAIT ------+ failed: the row says when again
+ *     message of "deliver" --> QUEUE --> LOOK --> POST --> END --> gone (acknowledged)
+ *     found by the sweep   -->   ^      worker   libcurl  worker
+ *                                +-------- WAIT ----------+ failed: the row says when again
  *
  * Invariants
  *   D1  the row is what counts: an attempt is made only while the delivery waits there, and its end
  *       is put there by check-and-set, attempts and the time of the next one included.
  *   D2  a message is acknowledged once the delivery has ended. One that waits long lets its message
  *       go when many are held: then the row, and the sweep, are what is left of it.
- *   D3  the sweep goes through all rows, part by part, and finds what was due and nobody has tried.
+ *   D3  whoever is looked at or posted has one of its action's places (act/places.h); in QUEUE are those
+ *       who have none yet, so that a receiver that hangs holds up its own deliveries only.
+ *   D4  the sweep goes through all rows, part by part, and finds what was due and nobody has tried.
  *
  * Two processes may post the same at once (a message that came again, a sweep): the receiver drops
  * what it has seen under the key.
@@ -23,6 +25,7 @@
 #include <stdlib.h>
 
 #include "act/delivery.h"
+#include "act/places.h"
 #include "app/pipeline/receiver.h"
 #include "app/roles/news.h"
 #include "base/diag.h"
@@ -30,8 +33,9 @@
 #include "sys/random.h"
 
 enum {
-    HELD_MAX = 1000,        /* messages of the subscription */
-    HELD_WAITING_MAX = 500, /* of these by deliveries that wait for their next attempt */
+    HELD_MAX = 1000, /* messages of the subscription */
+    HELD_WAITING_MAX =
+            500, /* of these by deliveries that wait, for a place or their next attempt */
     PULL_MAX = 100,
     PULL_WAIT_MS = 200,
     SWEEP_PARTS = 64,
@@ -40,13 +44,14 @@ enum {
     AGAIN_MS = 1000,
 };
 
-enum parcel_state { PARCEL_LOOK, PARCEL_POST, PARCEL_END, PARCEL_WAIT };
+enum parcel_state { PARCEL_LOOK, PARCEL_POST, PARCEL_END, PARCEL_WAIT, PARCEL_QUEUE };
 
 struct parcel {
     struct job job; /* first */
     enum parcel_state state;
     struct kz_bus_delivery *delivery; /* NULL: none is held */
     struct kz_buf record;             /* the DECISION */
+    size_t place;                     /* D3: the action's index and 1; 0: it has none */
     bool waits;                       /* LOOK: it still does */
     uint32_t attempt_count;
     int64_t due_ms; /* our clock */
@@ -59,8 +64,9 @@ struct deliveries {
     struct kz_webhooks *webhooks;
     struct kz_thread puller;
     struct kz_bus_source *source; /* the puller's until it has ended; ack and nack from any */
-    struct parcel *parcels;       /* the loop's */
+    struct parcel *parcels;       /* the loop's; who came first is first */
     size_t count, waiting_held;
+    struct kz_places places;
     unsigned part;    /* of the next sweep */
     int64_t sweep_ms; /* monotonic */
     bool sweeping;
@@ -85,6 +91,11 @@ static const struct kz_action_def *action_of(
 
 /* ---- life of a parcel: the loop's ----------------------------------------------------------------- */
 
+static bool is_waiting(const struct parcel *parcel)
+{
+    return parcel->state == PARCEL_QUEUE || parcel->state == PARCEL_WAIT;
+}
+
 static void let_go(struct role_serve *role, struct parcel *parcel, bool done)
 {
     struct kz_bus *bus = role->env->bus;
@@ -92,8 +103,31 @@ static void let_go(struct role_serve *role, struct parcel *parcel, bool done)
     if (!parcel->delivery)
         return;
     (done ? bus->ops->ack : bus->ops->nack)(role->deliveries->source, &parcel->delivery, 1);
-    role->deliveries->waiting_held -= parcel->state == PARCEL_WAIT;
+    role->deliveries->waiting_held -= is_waiting(parcel);
     parcel->delivery = NULL;
+}
+
+/* True as well where the project has no such action any more: what needs no post needs no place. */
+static bool take_place(struct role_serve *role, struct parcel *parcel)
+{
+    const struct kz_action_def *def = action_of(role, parcel);
+    struct kz_places *places = &role->deliveries->places;
+    size_t action = def ? (size_t)(def - role->env->project->actions) : 0;
+
+    if (!def)
+        return true;
+    if (!kz_places_any(places, action))
+        return false;
+    kz_places_take(places, action);
+    parcel->place = action + 1;
+    return true;
+}
+
+static void give_place(struct role_serve *role, struct parcel *parcel)
+{
+    if (parcel->place)
+        kz_places_give(&role->deliveries->places, parcel->place - 1);
+    parcel->place = 0;
 }
 
 static void parcel_free(struct parcel *parcel)
@@ -110,21 +144,28 @@ static void gone(struct role_serve *role, struct parcel *parcel, bool done)
         at = &(*at)->next;
     *at = parcel->next;
     role->deliveries->count--;
+    give_place(role, parcel);
     let_go(role, parcel, done);
     parcel_free(parcel);
 }
 
-static void wait_until(struct role_serve *role, struct parcel *parcel, int64_t due_ms)
+static void wait_in(struct role_serve *role, struct parcel *parcel, enum parcel_state state)
 {
     struct deliveries *d = role->deliveries;
 
-    parcel->state = PARCEL_WAIT;
-    parcel->due_ms = due_ms;
+    give_place(role, parcel);
+    parcel->state = state;
     if (!parcel->delivery)
         return;
     d->waiting_held++;
     if (d->waiting_held > HELD_WAITING_MAX)
         let_go(role, parcel, true); /* D2 */
+}
+
+static void wait_until(struct role_serve *role, struct parcel *parcel, int64_t due_ms)
+{
+    parcel->due_ms = due_ms;
+    wait_in(role, parcel, PARCEL_WAIT);
 }
 
 /* ---- END ---------------------------------------------------------------------------------------------- */
@@ -241,22 +282,24 @@ static void post(struct role_serve *role, struct parcel *parcel)
     wait_until(role, parcel, kz_clock_ms() + AGAIN_MS);
 }
 
-static struct parcel *find_parcel(const struct role_serve *role, uint64_t owner, uint64_t decision)
+/* Where it is linked, or where it would be. */
+static struct parcel **find_parcel(const struct role_serve *role, uint64_t owner, uint64_t decision)
 {
-    struct parcel *parcel = role->deliveries->parcels;
+    struct parcel **at = &role->deliveries->parcels;
 
-    while (parcel && (decision_of(parcel)->owner != owner || decision_of(parcel)->seq != decision))
-        parcel = parcel->next;
-    return parcel;
+    while (*at && (decision_of(*at)->owner != owner || decision_of(*at)->seq != decision))
+        at = &(*at)->next;
+    return at;
 }
 
 static void take_outcome(struct role_serve *role, const struct kz_webhook_attempt *a)
 {
-    struct parcel *parcel = find_parcel(role, a->owner, a->decision);
+    struct parcel *parcel = *find_parcel(role, a->owner, a->decision);
     const struct kz_action_def *def = parcel ? action_of(role, parcel) : NULL;
 
     if (!parcel || parcel->state != PARCEL_POST)
         return;
+    give_place(role, parcel);
     memcpy(parcel->detail, a->detail, sizeof(parcel->detail));
     if (def)
         kz_receiver_say(&role->deliveries->receivers[def - role->env->project->actions], def, a);
@@ -316,10 +359,15 @@ static void looked(struct job *job)
         post(role, parcel);
 }
 
+/* Or waits for a place. */
 static void look(struct role_serve *role, struct parcel *parcel)
 {
-    if (parcel->state == PARCEL_WAIT && parcel->delivery)
+    if (is_waiting(parcel) && parcel->delivery)
         role->deliveries->waiting_held--;
+    if (!take_place(role, parcel)) {
+        wait_in(role, parcel, PARCEL_QUEUE);
+        return;
+    }
     parcel->state = PARCEL_LOOK;
     parcel->job = (struct job){.role = role, .run = run_look, .done = looked};
     kz_serve_job(role, &parcel->job);
@@ -330,15 +378,14 @@ static void arrived(struct job *job)
 {
     struct parcel *parcel = KZ_CONTAINER_OF(job, struct parcel, job);
     struct role_serve *role = job->role;
-    struct parcel *there = find_parcel(role, decision_of(parcel)->owner, decision_of(parcel)->seq);
+    struct parcel **at = find_parcel(role, decision_of(parcel)->owner, decision_of(parcel)->seq);
 
-    if (there || role->stopping) {
-        let_go(role, parcel, there != NULL);
+    if (*at || role->stopping) {
+        let_go(role, parcel, *at != NULL);
         parcel_free(parcel);
         return;
     }
-    parcel->next = role->deliveries->parcels;
-    role->deliveries->parcels = parcel;
+    *at = parcel;
     role->deliveries->count++;
     look(role, parcel);
 }
@@ -455,7 +502,7 @@ static void swept(struct job *job)
         const struct kz_record *record = (const void *)(sweep->found.data + at);
 
         at += KZ_ALIGN8((size_t)record->size);
-        if (find_parcel(role, record->owner, record->seq))
+        if (*find_parcel(role, record->owner, record->seq))
             continue;
         role->counts.webhooks_swept_total++;
         arrived(&new_parcel(role, record)->job);
@@ -509,6 +556,7 @@ enum kz_code kz_deliveries_open(struct role_serve *role, struct kz_err *err)
     if (!role->sweep_grace_ms)
         role->sweep_grace_ms = SWEEP_GRACE_MS;
     d->sweep_ms = kz_mono_ms() + role->sweep_every_ms;
+    kz_places_init(&d->places, role->env->project);
     if (!has_webhooks(role->env->project))
         return KZ_OK;
     KZ_TRY(kz_webhooks_open(role->env->wake, role->env->wake_arg, &d->webhooks, err));
@@ -531,7 +579,8 @@ void kz_deliveries_turn(struct role_serve *role)
     }
     for (struct parcel *parcel = d->parcels, *next; parcel && !role->stopping; parcel = next) {
         next = parcel->next;
-        if (parcel->state == PARCEL_WAIT && parcel->due_ms <= now_ms)
+        if (parcel->state == PARCEL_QUEUE ||
+                (parcel->state == PARCEL_WAIT && parcel->due_ms <= now_ms))
             look(role, parcel);
     }
     if (d->webhooks && !d->sweeping && !role->stopping && kz_mono_ms() >= d->sweep_ms)
@@ -547,7 +596,7 @@ void kz_deliveries_stop(struct role_serve *role)
 {
     for (struct parcel *parcel = role->deliveries->parcels, *next; parcel; parcel = next) {
         next = parcel->next;
-        if (parcel->state == PARCEL_WAIT)
+        if (is_waiting(parcel))
             gone(role, parcel, false);
     }
 }
@@ -573,6 +622,7 @@ void kz_deliveries_close(struct role_serve *role)
     }
     if (d->source)
         role->env->bus->ops->close_source(d->source);
+    kz_places_done(&d->places);
     free(d->receivers);
     free(d);
     role->deliveries = NULL;
