@@ -295,16 +295,22 @@ def test_idle_callers_leave_descriptors_for_the_log_where_there_are_few(project,
         assert server.stop() == 0
 
 
-def test_damage_in_a_sealed_segment_was_told_to_nobody_but_who_asked(project, tmp_path):
+def large_event(user, n):
+    return {"event_id": f"{user}{n}", "user_id": user, "name": "seen", "props": {"pad": base64.b64encode(random.randbytes(30000)).decode()}}
+
+
+def fill_segments(server, user):
+    """Two segments of 16 MiB and more, with a checkpoint behind which all may be sealed."""
+    for n in range(0, 1000, 20):
+        server.send(*[large_event(user, n + i) for i in range(20)])
+    assert server.stop() == 0
+
+
+def with_damaged_segment(project, tmp_path):
+    """A log whose first segment, of the user "old", is sealed and damaged."""
     harness.write_project(project, yaml=harness.YAML + "limits: {segment_size: 16Mi, reserve: 0}\n")
-
-    def old(n):
-        return {"event_id": f"old{n}", "user_id": "old", "name": "seen", "props": {"pad": base64.b64encode(random.randbytes(30000)).decode()}}
-
     with harness.Server(project, tmp_path / "data") as server:
-        for n in range(0, 1000, 20):
-            server.send(*[old(n + i) for i in range(20)])
-        assert server.stop() == 0  # with a checkpoint, behind which all may be sealed
+        fill_segments(server, "old")
     with harness.Server(project, tmp_path / "data") as server:
         server.wait(lambda: (tmp_path / "data/log/00000001.kzs").exists(), 60, "a sealed segment")
         assert server.stop() == 0
@@ -315,9 +321,13 @@ def test_damage_in_a_sealed_segment_was_told_to_nobody_but_who_asked(project, tm
             byte = file.read(1)[0]
             file.seek(at)
             file.write(bytes([byte ^ 0x55]))
+
+
+def test_damage_in_a_sealed_segment_was_told_to_nobody_but_who_asked(project, tmp_path):
+    with_damaged_segment(project, tmp_path)
     with harness.Server(project, tmp_path / "data") as server:
         assert server.get("/v1/admin/status").json()["problems"] == []  # nobody has read it yet
-        answer = server.send(old(2), {"user_id": "new", "name": "view"})
+        answer = server.send(large_event("old", 2), {"user_id": "new", "name": "view"})
         assert answer["accepted"] == 1 and [item["code"] for item in answer["rejected"]] == ["corrupt"], answer
         problem, = [p for p in server.get("/v1/admin/status").json()["problems"] if p["what"] == "stored data is damaged"]
         assert problem["severity"] == "error" and "fsck" in problem["remedy"], problem
@@ -326,4 +336,17 @@ def test_damage_in_a_sealed_segment_was_told_to_nobody_but_who_asked(project, tm
         line, = [line for line in server.read_log().splitlines() if "stored data is damaged" in line]
         assert " error " in line and "00000001.kzs" in line and "fails its checksum" in line, line
         assert server.get("/readyz").status == 200  # all else goes on
+        assert server.stop() == 0
+
+
+def test_an_erasure_in_a_damaged_segment_kept_all_others_from_being_sealed(project, tmp_path):
+    with_damaged_segment(project, tmp_path)
+    with harness.Server(project, tmp_path / "data") as server:
+        assert server.request("DELETE", "/v1/users/old").status == 202
+        server.wait(lambda: "upkeep failed" in server.read_log(), 60, "the erasure to fail")
+        before = {path.stem for path in (tmp_path / "data/log").glob("*.kzs")}
+        fill_segments(server, "new")
+    with harness.Server(project, tmp_path / "data") as server:
+        server.wait(lambda: {path.stem for path in (tmp_path / "data/log").glob("*.kzs")} - before, 60, "another sealed segment")
+        server.wait(lambda: server.read_log().count("upkeep failed") >= 2, 60, "the erasure to be tried again")
         assert server.stop() == 0

@@ -109,6 +109,12 @@ struct kz_pl_remote {
 enum { KZ_DECISION_TOLD = 1 }; /* flag of a DECISION record made so */
 
 enum upkeep_state { UPKEEP_IDLE, UPKEEP_RUNNING, UPKEEP_DONE };
+/* Work that has failed: tried again after 1 s, 2 s ... a minute. */
+struct retry {
+    unsigned failures;
+    int64_t at_ms; /* monotonic; 0: at once */
+};
+
 struct upkeep {
     pthread_t thread;
     pthread_mutex_t lock;
@@ -139,10 +145,13 @@ struct upkeep {
     kz_lsn checkpoint_before;           /* of the one before it: segments below can be sealed */
     uint64_t checkpoint_log_bytes;      /* log bytes when it was written */
     int64_t checkpoint_tried_ms;
-    bool erasing;     /* a round: the words before `erase_lsn` are carried out */
-    kz_lsn erase_lsn; /* both checkpoints have to lie behind it first */
-    int64_t erase_ms; /* when the last round began */
-    uint64_t damages; /* that were said, and when */
+    bool erasing;             /* a round: the words before `erase_lsn` are carried out */
+    bool seal_erases;         /* the sealing under way is its last step */
+    kz_lsn erase_lsn;         /* both checkpoints have to lie behind it first */
+    int64_t erase_ms;         /* when the last round began */
+    struct retry erase_retry; /* of rounds; */
+    struct retry retry;       /* and of all else but checkpoints */
+    uint64_t damages;         /* that were said, and when */
     int64_t damage_said_ms;
     int64_t erase_waits_ms; /* since when there is no room to begin one; 0: there is */
     size_t noted;   /* tombstones, in their order, that the file beside the log has as well */

@@ -8,6 +8,9 @@
  *   two checkpoints past -> seal the segments before the older one (thread)
  *   too old or too large -> carry forward what is live in the oldest segment, then drop it
  *   erasures asked for   -> a segment ends, two checkpoints, then seal and rewrite without the users
+ *
+ * What fails is tried again less and less often. An erasure that fails, since a sealed segment that it has
+ * to rewrite is damaged, stays open and holds up nothing else.
  */
 
 #include <limits.h>
@@ -27,6 +30,8 @@ enum {
     COPY_SLICE = 50000,           /* the same, only looked at */
     DAMAGE_EVERY_MS = 60000,
     ERASE_EVERY_MS = 5000, /* a round ends a segment */
+    RETRY_FIRST_MS = 1000,
+    RETRY_MAX_MS = 60000,
     DAY_MS = 86400000,
 };
 
@@ -287,7 +292,7 @@ static void seal_work(struct kz_pipeline *p)
     struct upkeep *u = &p->upkeep;
     struct kz_log_seal seal = {
             .below = u->seal_below,
-            .segments_max = u->erasing ? UINT_MAX : 1,
+            .segments_max = u->seal_erases ? UINT_MAX : 1,
             .erased = (const uint64_t *)(void *)u->erased.data,
             .erased_below = (const kz_lsn *)(void *)u->erased_below.data,
             .erased_count = u->erased.size / sizeof(uint64_t),
@@ -600,6 +605,15 @@ enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
 
 /* ---- the tick ------------------------------------------------------------------------------------------ */
 
+static void note_end(struct retry *retry, enum kz_code code)
+{
+    retry->failures = code == KZ_OK ? 0 : retry->failures + 1;
+    retry->at_ms = code == KZ_OK ? 0
+                                 : kz_mono_ms() + KZ_MIN((int64_t)RETRY_FIRST_MS << KZ_MIN(
+                                                                 retry->failures - 1, 20u),
+                                                          (int64_t)RETRY_MAX_MS);
+}
+
 /* Takes up what the thread has done. */
 static void take_work(struct kz_pipeline *p)
 {
@@ -607,6 +621,8 @@ static void take_work(struct kz_pipeline *p)
 
     if (u->work == checkpoint_work)
         take_checkpoint(p);
+    else if (u->work != backup_work)
+        note_end(u->seal_erases ? &u->erase_retry : &u->retry, u->code);
     if (u->code != KZ_OK && u->work != backup_work)
         kz_diag_warn("upkeep failed, will be tried again", "error=\"%s\"", u->err.message);
     if (u->work == backup_work) {
@@ -615,14 +631,16 @@ static void take_work(struct kz_pipeline *p)
     } else if (u->work == seal_work && u->code == KZ_OK) {
         if (u->sealed || u->rewritten)
             kz_diag_info("segments sealed", "sealed=%u rewritten=%u", u->sealed, u->rewritten);
-        if (u->erasing)
+        if (u->seal_erases) {
             kz_pl_erasures_done(p);
-        u->erasing = false;
+            u->erasing = false;
+        }
     } else if (u->work == owners_work && u->code == KZ_OK) {
         carry_start(p);
     } else if (u->work == drop_work && u->code == KZ_OK) {
         kz_diag_info("old segments dropped", "below=%u", KZ_LSN_SEGMENT(u->drop_below));
     }
+    u->seal_erases = false;
     set_idle(u);
 }
 
@@ -670,10 +688,12 @@ static bool erase_step(struct kz_pipeline *p)
         return true;
     if (!kz_pl_collect_erased(p))
         u->erasing = false;
-    else if (u->erasing)
-        start_work(p, seal_work);
-    else if (!u->erase_ms || kz_mono_ms() - u->erase_ms >= ERASE_EVERY_MS)
+    else if (!u->erasing && (!u->erase_ms || kz_mono_ms() - u->erase_ms >= ERASE_EVERY_MS))
         begin_erasing(p);
+    else if (u->erasing) {
+        u->seal_erases = true;
+        start_work(p, seal_work);
+    }
     return u->erasing;
 }
 
@@ -702,7 +722,9 @@ void kz_pl_upkeep_tick(struct kz_pipeline *p)
             start_work(p, drop_work);
         return;
     }
-    if (erase_step(p))
+    if (now_ms >= u->erase_retry.at_ms && erase_step(p))
+        return;
+    if (now_ms < u->retry.at_ms)
         return;
     if (can_seal(p, u->checkpoint_before)) {
         kz_buf_clear(&u->erased);
@@ -740,8 +762,9 @@ static enum kz_code erase_now(struct kz_pipeline *p, struct kz_err *err)
     KZ_TRY(new_checkpoint(p, err));
     kz_pl_erasures_note(p);
     kz_pl_collect_erased(p);
+    u->seal_erases = true;
     seal_work(p);
-    u->erasing = false;
+    u->seal_erases = u->erasing = false;
     if (u->code != KZ_OK) {
         *err = u->err;
         return u->code;

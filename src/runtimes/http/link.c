@@ -125,7 +125,7 @@ static void try_next(struct link *link, int trouble)
     link->next = at->ai_next;
     rc = uv_tcp_connect(&link->connect, &link->tcp, at->ai_addr, on_connect);
     if (rc != 0)
-        fail_soon(link, rc);
+        try_next(link, rc);
 }
 
 static void on_lookup(uv_getaddrinfo_t *lookup, int status, struct addrinfo *addresses)
