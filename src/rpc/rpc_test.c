@@ -517,9 +517,9 @@ static void pause_ms(int ms)
     nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
 }
 
-/* How it is counted is silence_test.c's; here it is what counts as an answer, in bounds that were measured. */
-/* All is looked at before anything is asserted: a failed assertion leaves the function, and with it
- * `w`, which a call under way still writes to. */
+/* How it is counted is silence_test.c's; here it is what counts as an answer, in bounds that were measured.
+ * All is looked at before anything is asserted: a failed assertion leaves the function, and with it `w`,
+ * which a call under way still writes to. */
 static void test_silence_is_counted_from_the_last_answer(void **state)
 {
     enum { HELD_MS = 2000 };

@@ -16,8 +16,8 @@
 
 enum {
     /* Read or written by one call of the system. A kernel that is not preempted gives the core to nobody
-     * within one, and the page cache's new pages may cost a virtual machine 10 us each: 1 MiB at once
-     * kept the threads that somebody waits for from the core for 2 to 3 ms. */
+     * within one, and new pages may cost a virtual machine 4 us each and more: 1 MiB at once kept the
+     * threads that somebody waits for from the core for 2 to 3 ms. */
     TURN_BYTES = 64 << 10,
     FILE_MODE = 0640,
     DIR_MODE = 0750,

@@ -109,6 +109,7 @@ struct kz_pl_remote {
 enum { KZ_DECISION_TOLD = 1 }; /* flag of a DECISION record made so */
 
 enum upkeep_state { UPKEEP_IDLE, UPKEEP_RUNNING, UPKEEP_DONE };
+
 /* Work that has failed: tried again after 1 s, 2 s ... a minute. */
 struct retry {
     unsigned failures;

@@ -607,11 +607,16 @@ enum kz_code kz_pl_backup(struct kz_query *query, const char *dest,
 
 static void note_end(struct retry *retry, enum kz_code code)
 {
-    retry->failures = code == KZ_OK ? 0 : retry->failures + 1;
-    retry->at_ms = code == KZ_OK ? 0
-                                 : kz_mono_ms() + KZ_MIN((int64_t)RETRY_FIRST_MS << KZ_MIN(
-                                                                 retry->failures - 1, 20u),
-                                                          (int64_t)RETRY_MAX_MS);
+    int64_t wait_ms = RETRY_FIRST_MS;
+
+    if (code == KZ_OK) {
+        *retry = (struct retry){0};
+        return;
+    }
+    for (unsigned i = 0; i < retry->failures && wait_ms < RETRY_MAX_MS; i++)
+        wait_ms *= 2;
+    retry->failures++;
+    retry->at_ms = kz_mono_ms() + KZ_MIN(wait_ms, (int64_t)RETRY_MAX_MS);
 }
 
 /* Takes up what the thread has done. */

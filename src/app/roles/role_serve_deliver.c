@@ -33,9 +33,8 @@
 #include "sys/random.h"
 
 enum {
-    HELD_MAX = 1000, /* messages of the subscription */
-    HELD_WAITING_MAX =
-            500, /* of these by deliveries that wait, for a place or their next attempt */
+    HELD_MAX = 1000,        /* messages of the subscription */
+    HELD_WAITING_MAX = 500, /* of these by deliveries in QUEUE and WAIT */
     PULL_MAX = 100,
     PULL_WAIT_MS = 200,
     SWEEP_PARTS = 64,
